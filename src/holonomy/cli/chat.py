@@ -1,0 +1,173 @@
+"""`holonomy chat`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from holonomy.cli import options
+from holonomy.cli.generate import open_model
+from holonomy.core.errors import ConfigError, HolonomyError
+from holonomy.core.registry import nearest
+
+HELP = """\
+/help               this list
+/reset              forget the conversation
+/set NAME=VALUE     temperature, top_k, top_p or max_tokens
+/save FILE          write the conversation to a file
+/load FILE          continue a saved conversation
+/stats              what was said, and how fast
+/quit               leave (so does Ctrl-D); Ctrl-C stops a reply"""
+COMMANDS = tuple(line.split()[0] for line in HELP.splitlines())
+PARAGRAPH = "\n\n"
+"""A reply ends at an empty line: the model continues texts and has no other notion of a turn."""
+
+
+def chat(
+    run: options.Run,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest reply, characters.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal replies.")] = 1,
+    threads: options.Threads = "1",
+    root: options.Root = options.ROOT,
+) -> None:
+    """Talk to a run: it continues what you type, and remembers the conversation.
+
+    Example: holonomy chat first --temperature 0.6
+    """
+    from holonomy.infer.session import Session, check_max_tokens
+
+    if max_tokens is not None:
+        check_max_tokens(max_tokens)
+    model, sampling = open_model(run, root, threads, temperature=temperature, top_k=top_k, top_p=top_p)
+    talk = Talk(Session(model, sampling, seed=seed), max_tokens or model.config.infer.max_tokens)
+    if sys.stdin.isatty():
+        talk.say(f"{run}: it continues what you type. /help lists the commands.")
+    ask = reader()
+    while not talk.over:
+        try:
+            line = ask("> ")
+        except KeyboardInterrupt:
+            continue
+        except EOFError:
+            break
+        talk.take(line)
+
+
+def reader() -> Callable[[str], str]:
+    """Reads a line: with history where prompt_toolkit is installed and there is a terminal."""
+    if sys.stdin.isatty() and importlib.util.find_spec("prompt_toolkit"):
+        from prompt_toolkit import PromptSession
+
+        return PromptSession().prompt
+    return input if sys.stdin.isatty() else lambda _: input()
+
+
+class Talk:
+    """One interactive conversation: takes lines, prints replies.
+
+    Args:
+        session: the conversation.
+        max_tokens: longest reply.
+    """
+
+    def __init__(self, session: Any, max_tokens: int) -> None:
+        self.session, self.max_tokens = session, max_tokens
+        self.over = False
+        self.tokens, self.seconds = 0, 0.0
+
+    def say(self, text: str) -> None:
+        """Prints a line for the user."""
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+
+    def take(self, line: str) -> None:
+        """Obeys a command, or lets the model reply; mistakes are explained and change nothing."""
+        try:
+            if line.startswith("/"):
+                self.obey(line)
+            elif line:
+                self.reply(line)
+        except HolonomyError as error:
+            self.say(f"note: {error}")
+
+    def reply(self, line: str) -> None:
+        """Feeds a line and prints the reply as it comes; Ctrl-C ends it."""
+        self.session.feed(line + "\n")
+        begin = time.perf_counter()
+        pieces = self.session.reply(max_tokens=self.max_tokens, stop=[PARAGRAPH])
+        try:
+            for piece in pieces:
+                self.tokens += len(piece)
+                sys.stdout.write(piece)
+                sys.stdout.flush()
+        except KeyboardInterrupt:
+            pieces.close()
+        self.seconds += time.perf_counter() - begin
+        self.say("")
+
+    def obey(self, line: str) -> None:
+        """Runs a command.
+
+        Raises:
+            HolonomyError: unknown command, wrong value, or a file that cannot be used.
+        """
+        command, _, rest = line.partition(" ")
+        rest = rest.strip()
+        if command == "/quit":
+            self.over = True
+        elif command == "/help":
+            self.say(HELP)
+        elif command == "/reset":
+            self.session.reset()
+            self.say("the conversation is forgotten")
+        elif command == "/set":
+            self.set(rest)
+        elif command in ("/save", "/load"):
+            if not rest:
+                raise ConfigError(f"`{command}` needs a file, such as {command} talk.json")
+            (self.session.save if command == "/save" else self.session.load)(Path(rest))
+            self.say(f"{'saved to' if command == '/save' else 'continuing'} {rest}")
+        elif command == "/stats":
+            self.stats()
+        else:
+            near = nearest(command, COMMANDS)
+            raise ConfigError(
+                f"unknown command `{command}`; {f'did you mean `{near}`?' if near else '/help lists all'}"
+            )
+
+    def set(self, assignment: str) -> None:
+        """Changes a setting from text such as temperature=0.8."""
+        from holonomy.infer.session import check_max_tokens
+
+        name, _, text = assignment.replace(" ", "").partition("=")
+        kinds = {"temperature": float, "top_k": int, "top_p": float, "max_tokens": int}
+        if name not in kinds:
+            near = nearest(name, kinds)
+            raise ConfigError(f"unknown setting `{name}`; {f'did you mean `{near}`?' if near else ', '.join(kinds)}")
+        try:
+            value = kinds[name](text)
+        except ValueError as error:
+            raise ConfigError(f"`{name}` = {text!r} is not a number, such as /set {name}=1") from error
+        if name == "max_tokens":
+            check_max_tokens(int(value))
+            self.max_tokens = int(value)
+        else:
+            self.session.set(**{name: value})
+        self.say(f"{name} is {value}")
+
+    def stats(self) -> None:
+        """Prints what was said so far."""
+        speed = self.tokens / self.seconds if self.seconds else 0.0
+        self.say(
+            f"{len(self.session.turns)} turns, {self.tokens} characters written, {speed:,.0f} characters/s, "
+            f"{self.session.sampling}, max_tokens {self.max_tokens}"
+        )

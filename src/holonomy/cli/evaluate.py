@@ -1,0 +1,40 @@
+"""`holonomy eval`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from holonomy.cli import options
+from holonomy.cli.console import loss_table, out, print_json
+
+
+def evaluate(
+    run: options.Run,
+    data: Annotated[str | None, typer.Option("--data", help="Another text: known name or path.")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", help="train, validation or all (default: validation, all for --data)."),
+    ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines", help="Add n-gram models trained on the same characters.")
+    ] = False,
+    threads: options.Threads = None,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+) -> None:
+    """Evaluate a run on held-out text.
+
+    Example: holonomy eval first --baselines
+    """
+    from holonomy.cli.process import tune_process
+    from holonomy.recipes import launch
+
+    tune_process(threads=options.thread_count(threads) or "auto")  # type: ignore[arg-type]
+    metrics = launch.evaluate(run, root=root, data=data, split=split, with_baselines=baselines)
+    if as_json:
+        print_json({"run": run, "metrics": metrics})
+    else:
+        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol windows"))
+        out().print(f"perplexity {metrics['val/perplexity']:.3f} per character")

@@ -1,0 +1,78 @@
+"""`holonomy generate`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from holonomy.cli import options
+from holonomy.cli.console import print_json
+from holonomy.core.errors import ConfigError, DataError
+
+
+def generate(
+    run: options.Run,
+    prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads it from stdin.")] = "",
+    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Characters to write.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal text.")] = 1,
+    stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")] = None,
+    threads: options.Threads = "1",
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+) -> None:
+    """Continue a text.
+
+    Example: holonomy generate first --prompt "The with statement" --max-tokens 200 --seed 7
+    """
+    from holonomy.infer.session import Session, check_max_tokens
+
+    if max_tokens is not None:
+        check_max_tokens(max_tokens)
+    text = _prompt(prompt)
+    model, sampling = open_model(run, root, threads, temperature=temperature, top_k=top_k, top_p=top_p)
+    session = Session(model, sampling, seed=seed)
+    try:
+        session.feed(text)
+    except DataError as error:
+        raise ConfigError(f"`--prompt`: {error}") from error
+    begin, pieces = time.perf_counter(), []
+    for piece in session.reply(max_tokens=max_tokens or model.config.infer.max_tokens, stop=stop or ()):
+        pieces.append(piece)
+        if not as_json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+    if as_json:
+        written = "".join(pieces)
+        seconds = time.perf_counter() - begin
+        print_json({"run": run, "prompt": text, "text": written, "tokens": len(written), "seconds": seconds})
+    else:
+        sys.stdout.write("\n")
+
+
+def _prompt(prompt: str) -> str:
+    if prompt != "-":
+        return prompt
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"`--prompt -`: stdin is not UTF-8 at byte {error.start}") from error
+
+
+def open_model(run, root, threads, **chosen):
+    """Loads a run and its sampling, with the given values in place of the configured ones."""
+    from holonomy.cli.process import tune_process
+    from holonomy.infer.sampling import Sampling
+    from holonomy.recipes import launch
+
+    given = {name: value for name, value in chosen.items() if value is not None}
+    Sampling(**given)
+    tune_process(threads=options.thread_count(threads) or "auto")  # type: ignore[arg-type]
+    model = launch.load(run, root=root)
+    infer = model.config.infer
+    return model, Sampling(**{"temperature": infer.temperature, "top_k": infer.top_k, "top_p": infer.top_p, **given})

@@ -1,0 +1,97 @@
+"""The `holonomy` command."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from holonomy import __version__
+from holonomy.cli.console import err, make_streams_tolerant
+from holonomy.core.errors import HolonomyError, StorageError
+
+app = typer.Typer(
+    name="holonomy",
+    help="Models whose state lives on a manifold, and learning that need not be back-propagation.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+# typer brings its own copy of click in some releases and uses the installed one in others.
+USAGE_ERROR: type[Exception] = next(
+    c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException" and issubclass(c, Exception)
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error.")] = False,
+) -> None:
+    """Models whose state lives on a manifold, and learning that need not be back-propagation.
+
+    Example: holonomy train lior
+    """
+
+
+def _register() -> None:
+    from holonomy.cli import chat, evaluate, generate, recipes, train
+
+    app.command("train")(train.train)
+    app.command("eval")(evaluate.evaluate)
+    app.command("generate")(generate.generate)
+    app.command("chat")(chat.chat)
+    app.command("recipes")(recipes.recipes)
+    app.add_typer(recipes.config_commands, name="config")
+
+
+_register()
+
+
+def run() -> None:
+    """Runs the command line and exits with the code that belongs to what happened."""
+    make_streams_tolerant()
+    sys.exit(_guarded("--debug" in sys.argv))
+
+
+def _guarded(debug: bool) -> int:
+    try:
+        return app(standalone_mode=False) or 0
+    except HolonomyError as error:
+        return _explain(error, error.exit_code, debug)
+    except typer.Exit as error:
+        return error.exit_code
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; point stdout elsewhere so that its flush at exit stays silent.
+        sys.stdout = None  # type: ignore[assignment]
+        return 0
+    except OSError as error:
+        where = f" `{error.filename}`" if error.filename else ""
+        return _explain(StorageError(f"cannot use{where}: {error.strerror or error}"), 6, debug)
+    except USAGE_ERROR as error:
+        return _explain(error, 2, debug)
+
+
+def _explain(error: Exception, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    message = error.format_message() if hasattr(error, "format_message") else str(error)  # type: ignore[attr-defined]
+    err().print(f"error: {message}", markup=False)
+    return code

@@ -1,0 +1,30 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Run = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Run directory, its name under the root, or a checkpoint directory."),
+]
+Root = Annotated[Path, typer.Option("--root", help="Where run directories live.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; notices and errors only.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE.yaml", help="YAML file with some of the recipe's keys."),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=VALUE", help="Set one key; may be repeated.")
+]
+Threads = Annotated[str | None, typer.Option("--threads", metavar="N", help="CPU threads, or auto: cores minus load.")]
+ROOT = Path("runs")
+
+
+def thread_count(text: str | None) -> int | str | None:
+    """The value of --threads as the configuration wants it: a number where it is one."""
+    return int(text) if text is not None and text.lstrip("-").isdigit() else text

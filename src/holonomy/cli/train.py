@@ -1,0 +1,146 @@
+"""`holonomy train`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holonomy.cli import options
+from holonomy.cli.console import ConsoleProgress, loss_table, out, print_json
+from holonomy.core.errors import ConfigError
+from holonomy.recipes import configure
+
+if TYPE_CHECKING:
+    from holonomy.train.loop import FitReport
+
+SAMPLE_TOKENS = 300
+
+
+def train(
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe; `holonomy recipes` lists them.")] = None,
+    config: options.ConfigFile = None,
+    overrides: options.Overrides = None,
+    data: Annotated[str | None, typer.Option("--data", help="Known name or path of a UTF-8 text.")] = None,
+    run: Annotated[str | None, typer.Option("--run", help="Name of the run directory.")] = None,
+    root: options.Root = options.ROOT,
+    steps: Annotated[int | None, typer.Option("--steps", help="Stop after N updates.")] = None,
+    cpu_seconds: Annotated[float | None, typer.Option("--cpu-seconds", help="Stop after this CPU time.")] = None,
+    seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after this wall time.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and data order.")] = None,
+    threads: options.Threads = None,
+    device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")] = None,
+    strict_cuda: Annotated[bool, typer.Option("--strict-cuda", help="Refuse to train without a GPU.")] = False,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Continue a run.")] = None,
+    init_from: Annotated[
+        str | None, typer.Option("--init-from", metavar="RUN", help="Start from the weights of a run.")
+    ] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a recipe, or continue a run exactly where it stopped.
+
+    Example: holonomy train lior --cpu-seconds 60 --run first
+
+    --steps, --cpu-seconds and --seconds replace the budget of the recipe; of those given, the first one reached
+    stops the training. Ctrl-C saves a checkpoint and leaves.
+    """
+    given = {
+        "RECIPE": recipe,
+        "--config": config,
+        "--set": overrides,
+        "--data": data,
+        "--run": run,
+        "--steps": steps,
+        "--cpu-seconds": cpu_seconds,
+        "--seconds": seconds,
+        "--seed": seed,
+        "--device": device,
+        "--strict-cuda": strict_cuda,
+        "--init-from": init_from,
+    }
+    if resume is not None:
+        odd = [name for name, value in given.items() if value]
+        if odd:
+            raise ConfigError(
+                f"`--resume` continues a run with its own configuration; drop {', '.join(odd)}, "
+                "or start a new run with --init-from"
+            )
+        report = _resume(resume, root, threads, quiet or as_json)
+    elif recipe is None:
+        raise ConfigError("`RECIPE` is missing; name one (`holonomy recipes` lists them) or give --resume RUN")
+    else:
+        settings: dict[str, tuple[str, object]] = {}
+        budget = {"steps": steps, "tokens": None, "cpu_s": cpu_seconds, "seconds": seconds}
+        if any(v is not None for v in budget.values()):
+            names = ("--steps", "--cpu-seconds", "--seconds")
+            settings["train.budget"] = (" ".join(n for n in names if given[n] is not None), budget)
+        for key, option, value in (
+            ("data.source", "--data", data),
+            ("train.seed", "--seed", seed),
+            ("train.threads", "--threads", options.thread_count(threads)),
+            ("train.device", "--device", device),
+            ("train.strict_cuda", "--strict-cuda", strict_cuda or None),
+        ):
+            if value is not None:
+                settings[key] = (option, value)
+        resolved = configure(recipe, file=config, overrides=overrides or (), options=settings).config
+        report = _train(resolved, recipe, run, root, init_from, quiet or as_json)
+    if as_json:
+        print_json(report_json(report))
+    elif not quiet:
+        _print_report(report)
+
+
+def _train(config: Any, recipe: str, run: str | None, root: Path, init_from: str | None, quiet: bool) -> FitReport:
+    from holonomy.cli.process import tune_process
+    from holonomy.recipes import launch
+
+    tune_process(threads=config.train.threads)
+    progress = ConsoleProgress(quiet=quiet)
+    return launch.train(config, recipe=recipe, run=run, root=root, progress=progress, init_from=init_from)
+
+
+def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport:
+    from holonomy.cli.process import tune_process
+    from holonomy.recipes import launch
+
+    config = launch.config_of_run(run, root)
+    chosen = options.thread_count(threads) if threads is not None else config.train.threads
+    tune_process(threads=chosen)  # type: ignore[arg-type]
+    return launch.resume(run, root=root, progress=ConsoleProgress(quiet=quiet))
+
+
+def report_json(report: FitReport) -> dict[str, Any]:
+    """The final JSON object of a training."""
+    content = asdict(report)
+    content["run"], content["checkpoint"] = str(report.run), str(report.checkpoint)
+    content["tokens_or_samples"] = content.pop("tokens")
+    return content
+
+
+def _print_report(report: FitReport) -> None:
+    from holonomy.infer.sampling import Sampling
+    from holonomy.infer.session import generate
+    from holonomy.recipes import launch
+
+    console, root = out(), report.run.parent
+    console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same characters"))
+    console.print(
+        f"{report.steps:,} updates, {report.tokens:,} characters, {report.cpu_seconds:.0f} CPU-seconds, "
+        f"peak memory {report.peak_rss_mb:.0f} MB"
+    )
+    model = launch.load(report.run.name, root=root)
+    text = "".join(generate(model, "\n", sampling=Sampling(), max_tokens=SAMPLE_TOKENS, seed=1))
+    console.rule("sample")
+    console.print(text, markup=False)
+    console.rule()
+    name = report.run.name if root == options.ROOT else str(report.run)
+    for purpose, command in (
+        ("talk to it", f"holonomy chat {name}"),
+        ("continue a text", f'holonomy generate {name} --prompt "..."'),
+        ("evaluate it", f"holonomy eval {name} --baselines"),
+    ):
+        console.print(f"{purpose + ':':<17}{command}", markup=False)

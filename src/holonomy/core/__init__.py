@@ -1,0 +1,1 @@
+"""Foundations shared by every layer: errors, configuration, learner protocol, flat buffers."""

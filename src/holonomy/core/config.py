@@ -1,0 +1,295 @@
+"""Typed configuration trees: unknown keys are errors, every value knows where it came from. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from holonomy.core.errors import ConfigError
+from holonomy.core.registry import nearest
+
+FILE_LIMIT = 1_000_000
+DEPTH_LIMIT = 50
+
+
+class Config(BaseModel):
+    """Base of all configuration nodes: frozen, strict, no unknown keys, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+C = TypeVar("C", bound=Config)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A configuration and the origin of each of its leaves.
+
+    Attributes:
+        config: the validated tree.
+        origins: dotted key to where its value came from.
+    """
+
+    config: Any
+    origins: dict[str, str]
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses duplicate keys, aliases and deep nesting, and remembers lines."""
+
+    def __init__(self, text: str, name: str) -> None:
+        super().__init__(text)
+        self.name = name
+        self.lines: dict[str, int] = {}
+
+    def fail(self, mark: yaml.Mark | None, text: str) -> ConfigError:
+        place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
+        return ConfigError(f"{place}: {text}")
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise self.fail(self.peek_event().start_mark, "YAML aliases are not allowed; repeat the value")
+        return super().compose_node(parent, index)
+
+    def record(self, node: yaml.Node, path: str = "", depth: int = 0) -> None:
+        """Notes the line of every key and refuses duplicates and depth."""
+        if depth > DEPTH_LIMIT:
+            raise self.fail(node.start_mark, f"nested deeper than {DEPTH_LIMIT} levels")
+        if isinstance(node, yaml.MappingNode):
+            seen: set[str] = set()
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise self.fail(key.start_mark, "keys must be plain names")
+                dotted = f"{path}.{key.value}" if path else str(key.value)
+                if key.value in seen:
+                    raise self.fail(key.start_mark, f"`{dotted}` is given twice; keep one")
+                seen.add(key.value)
+                self.lines[dotted] = key.start_mark.line + 1
+                self.record(value, dotted, depth + 1)
+        elif isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self.record(item, path, depth + 1)
+
+
+def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
+    """Reads a configuration file.
+
+    Returns:
+        The tree, and the line of every dotted key.
+
+    Raises:
+        ConfigError: unreadable, too large, not UTF-8, not YAML, or not a mapping; names file, line and column.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"`--config` {path}: {error.strerror}; name a YAML file that can be read") from error
+    if len(raw) > FILE_LIMIT:
+        raise ConfigError(f"`--config` {path} has {len(raw):,} bytes; a configuration has at most {FILE_LIMIT:,}")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path}:{line}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
+    """Parses a configuration text; see `read_yaml`."""
+    try:
+        loader = _Loader(text, name)
+        node = loader.get_single_node()
+        if node is None:
+            return {}, {}
+        loader.record(node)
+        tree = loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
+        raise ConfigError(f"{place}: {error.problem or error.context}") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(f"{name}: not valid YAML: {reason}") from error
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{name}: holds {type(tree).__name__}, wanted keys and values such as `train:`")
+    return tree, loader.lines
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """Splits `dotted.key=value`; the value is YAML.
+
+    Raises:
+        ConfigError: no `=`, an empty key, or a value that is not YAML.
+    """
+    key, equals, value = text.partition("=")
+    key = key.strip()
+    if not equals or not key or any(not part for part in key.split(".")):
+        raise ConfigError(f"`--set {text}` is not of the form dotted.key=value, such as train.optim.lr=0.003")
+    try:
+        return key, yaml.safe_load(value)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise ConfigError(f"`--set {text}`: the value is not YAML; quote texts with special characters") from error
+
+
+def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
+    """All values that are not nodes, by dotted key, in the order of the tree."""
+    flat: dict[str, Any] = {}
+    for name in type(config).model_fields:
+        value = getattr(config, name)
+        dotted = f"{prefix}{name}"
+        flat.update(leaves(value, f"{dotted}.") if isinstance(value, Config) else {dotted: value})
+    return flat
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """The tree as JSON values."""
+    return config.model_dump(mode="json")
+
+
+def to_yaml(config: Config) -> str:
+    """The tree as YAML that `read_yaml` reads back."""
+    return yaml.safe_dump(to_json(config), sort_keys=False, allow_unicode=True, default_flow_style=None)
+
+
+def from_json(cls: type[C], tree: Mapping[str, Any], *, origin: str) -> C:
+    """Validates a stored tree.
+
+    Raises:
+        ConfigError: all mistakes, each with the dotted key and `origin`.
+    """
+    return _validate(cls, dict(tree), {}, origin)
+
+
+def resolve(
+    cls: type[C],
+    *,
+    base: C,
+    base_origin: str,
+    file: Path | None = None,
+    overrides: Sequence[str] = (),
+    options: Mapping[str, tuple[str, object]] | None = None,
+) -> Resolved:
+    """Layers a recipe, a YAML file, `--set` overrides and dedicated options; later layers win.
+
+    Args:
+        cls: type of the tree.
+        base: the recipe's configuration.
+        base_origin: its name in messages.
+        file: YAML file with any part of the tree.
+        overrides: texts `dotted.key=value`.
+        options: dotted key to (name of the option, value).
+
+    Raises:
+        ConfigError: all mistakes of all layers at once.
+    """
+    tree = to_json(base)
+    plain = leaves_of_defaults(cls)
+    origins = {k: "default" if plain.get(k) == v else base_origin for k, v in leaves(base).items()}
+    layers: list[tuple[dict[str, Any], dict[str, str]]] = []
+    if file is not None:
+        values, lines = read_yaml(file)
+        layers.append((values, {key: f"{file}:{line}" for key, line in lines.items()}))
+    for text in overrides:
+        key, value = parse_override(text)
+        layers.append((_nested(key, value), {key: f"--set {key}"}))
+    for key, (option, value) in (options or {}).items():
+        layers.append((_nested(key, value), {key: option}))
+    given: dict[str, str] = {}
+    for values, places in layers:
+        _merge(tree, values)
+        given.update(places)
+    config = _validate(cls, tree, given, base_origin)
+    for key in leaves(config):
+        origin = next((given[k] for k in _with_parents(key) if k in given), None)
+        origins[key] = origin or origins.get(key, base_origin)
+    return Resolved(config, origins)
+
+
+def leaves_of_defaults(cls: type[Config]) -> dict[str, Any]:
+    """Leaves of a tree that is built without any argument."""
+    return leaves(cls())
+
+
+def _with_parents(key: str) -> Iterator[str]:
+    while key:
+        yield key
+        key = key.rpartition(".")[0]
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _merge(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _validate(cls: type[C], tree: dict[str, Any], places: Mapping[str, str], origin: str) -> C:
+    try:
+        # JSON mode keeps strict typing yet reads lists as tuples; round-tripping also refuses what JSON cannot hold.
+        return cls.model_validate_json(json.dumps(tree, allow_nan=True), strict=True)
+    except ValidationError as error:
+        faults = [_fault(cls, detail, tree, places, origin) for detail in error.errors()]
+    except TypeError as error:
+        faults = [f"{origin}: a value has a type that a configuration cannot hold ({error})"]
+    raise ConfigError("; ".join(dict.fromkeys(faults)))
+
+
+def _fault(cls: type[Config], detail: Any, tree: Mapping[str, Any], places: Mapping[str, str], origin: str) -> str:
+    path = [str(p) for p in detail["loc"]]
+    key = _known_prefix(cls, path)
+    place = next((places[k] for k in _with_parents(".".join(path)) if k in places), origin)
+    if detail["type"] == "extra_forbidden":
+        return f"{place}: unknown key `{'.'.join(path)}`{_suggest(cls, path)}"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    came = detail["input"]
+    shown = "" if isinstance(came, Mapping) else f" = {json.dumps(came, ensure_ascii=False, default=str)}"
+    return f"{place}: `{key}`{shown}: {message}"
+
+
+def _known_prefix(cls: type[Config], path: Sequence[str]) -> str:
+    """The part of a pydantic location that is a key of the tree, without the names of union members."""
+    known: list[str] = []
+    node: Any = cls
+    for part in path:
+        fields = getattr(node, "model_fields", None)
+        if not fields or part not in fields:
+            break
+        known.append(part)
+        node = fields[part].annotation
+    return ".".join(known) or "configuration"
+
+
+def _suggest(cls: type[Config], path: Sequence[str]) -> str:
+    keys = all_keys(cls)
+    dotted = ".".join(path)
+    siblings = [k for k in keys if k.rpartition(".")[0] == ".".join(path[:-1])]
+    near = nearest(path[-1], [k.rpartition(".")[2] for k in siblings])
+    if near:
+        return f"; did you mean `{'.'.join([*path[:-1], near])}`?"
+    elsewhere = [k for k in keys if k.rpartition(".")[2] == path[-1]]
+    found = elsewhere[0] if elsewhere else nearest(dotted, keys)
+    return f"; did you mean `{found}`?" if found else f"; known here: {', '.join(siblings)}"
+
+
+def all_keys(cls: type[Config], prefix: str = "") -> list[str]:
+    """Dotted names of all nodes and leaves of a tree."""
+    keys: list[str] = []
+    for name, field in cls.model_fields.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Config):
+            keys += all_keys(field.annotation, f"{prefix}{name}.")
+    return keys

@@ -1,0 +1,96 @@
+"""The layer protocol of echo learning."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from holonomy.core.flat import StatBuffer
+from holonomy.core.tape import Tape
+
+
+class EchoLayer(nn.Module, ABC):
+    """A map from sequences to sequences that learns from a free and an echo phase.
+
+    A layer keeps no activation: what the echo needs lies on the caller's tape, so one layer may be used
+    twice and inference holds nothing. All layers are causal in time.
+    """
+
+    decays: frozenset[str] = frozenset()
+    """Names of this layer's own parameters that weight decay applies to."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same as `free` without a tape; differentiable where grad mode is on."""
+        return self.free(x, None)
+
+    @abstractmethod
+    def free(self, x: Tensor, tape: Tape | None) -> Tensor:
+        """Runs the free phase and pushes one record on the tape if there is one."""
+
+    @abstractmethod
+    def echo(self, tape: Tape, g: Tensor, acc: StatBuffer) -> Tensor:
+        """Pops this layer's record, adds its statistics to `acc`, returns the nudge for the layer below.
+
+        Args:
+            tape: the tape of the free phase.
+            g: nudge on this layer's output, the derivative of the loss by it, same shape as the output.
+            acc: receives the derivative of the loss by each parameter.
+        """
+
+    def project(self) -> None:
+        """Puts the parameters back into their domain after an update; idempotent."""
+
+    @abstractmethod
+    def start(self, batch: int) -> Any:
+        """Returns the state before the first token, for `batch` sequences."""
+
+    @abstractmethod
+    def advance(
+        self, x: Float[Tensor, "channels batch time"], state: Any
+    ) -> tuple[Float[Tensor, "out batch time"], Any]:
+        """Continues sequences by any number of tokens; equals `free` on the whole when chained."""
+
+    @abstractmethod
+    def step(self, x: Float[Tensor, "channels batch"], state: Any) -> tuple[Float[Tensor, "out batch"], Any]:
+        """Continues sequences by one token, in constant time and memory."""
+
+
+class PointwiseLayer(EchoLayer):
+    """A layer that maps each token by itself: it has no state."""
+
+    def start(self, batch: int) -> None:
+        """A pointwise layer has no state."""
+        return None
+
+    def advance(self, x: Tensor, state: None) -> tuple[Tensor, None]:
+        """Maps the tokens; there is no state to carry."""
+        return self.free(x, None), None
+
+    def step(self, x: Tensor, state: None) -> tuple[Tensor, None]:
+        """Maps one token a sequence."""
+        return self.free(x, None), None
+
+
+class EchoLoss(Protocol):
+    """A loss at the end of a network: a scalar in the free phase, a nudge at the start of the echo."""
+
+    def free(self, logits: Tensor, targets: Tensor, tape: Tape | None) -> Tensor:
+        """Returns the mean loss; the record is what `nudge` needs."""
+        ...
+
+    def nudge(self, tape: Tape) -> Tensor:
+        """Pops the record and returns the derivative of the loss by the logits."""
+        ...
+
+
+def decayed_names(module: nn.Module) -> frozenset[str]:
+    """Full names of all parameters under `module` that weight decay applies to."""
+    return frozenset(
+        f"{prefix}.{name}" if prefix else name
+        for prefix, layer in module.named_modules()
+        if isinstance(layer, EchoLayer)
+        for name in layer.decays
+    )

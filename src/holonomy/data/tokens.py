@@ -1,0 +1,124 @@
+"""Batches of token windows for training and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from holonomy.core.errors import CheckpointError, DataError
+from holonomy.core.learner import IGNORE_INDEX, Json
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Token ids and the ids to predict, [batch, time] int64; `IGNORE_INDEX` marks places without a target.
+
+    Attributes:
+        count: number of targets that count.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    count: int
+
+
+class WindowSampler:
+    """Training windows without replacement.
+
+    Each epoch shifts the grid of windows by a random offset and visits the windows in random order; both follow
+    from (seed, epoch), so the number of windows drawn is the whole state.
+
+    Args:
+        tokens: the training tokens, [n] int64.
+        seq_len: tokens per window.
+        batch: windows per batch.
+        seed: start of the random order.
+
+    Raises:
+        DataError: the text is shorter than one batch.
+    """
+
+    def __init__(self, tokens: Tensor, *, seq_len: int, batch: int, seed: int) -> None:
+        needed = seq_len * batch + 1
+        if len(tokens) < needed:
+            raise DataError(
+                f"the training part has {len(tokens):,} tokens, one batch needs {needed:,} "
+                f"(`data.batch` {batch} x `data.seq_len` {seq_len} + 1); give a longer text or "
+                "lower one of them with --set"
+            )
+        self.seq_len, self.batch, self.seed = seq_len, batch, seed
+        self._tokens = tokens
+        # Every epoch has the same number of windows: what the largest offset leaves.
+        self._per_epoch = max(1, (len(tokens) - seq_len) // seq_len)
+        self._drawn = 0
+        self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
+        self._reach = torch.arange(seq_len + 1, device=tokens.device)
+
+    def _epoch_starts(self, epoch: int) -> np.ndarray:
+        if epoch != self._epoch:
+            order = np.random.default_rng([self.seed, epoch])
+            spare = len(self._tokens) - 1 - self._per_epoch * self.seq_len
+            offset = order.integers(min(spare, self.seq_len - 1) + 1)
+            self._starts = offset + self.seq_len * order.permutation(self._per_epoch)
+            self._epoch = epoch
+        return self._starts
+
+    def next(self) -> TokenBatch:
+        """The next batch; a batch may end one epoch and begin the next."""
+        starts = []
+        while len(starts) < self.batch:
+            epoch, position = divmod(self._drawn, self._per_epoch)
+            taken = self._epoch_starts(epoch)[position : position + self.batch - len(starts)]
+            starts += taken.tolist()
+            self._drawn += len(taken)
+        index = torch.tensor(starts, device=self._tokens.device)[:, None] + self._reach
+        windows = self._tokens[index]
+        return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), self.batch * self.seq_len)
+
+    def state(self) -> dict[str, Json]:
+        """Number of windows drawn."""
+        return {"windows": self._drawn}
+
+    def load_state(self, state: Mapping[str, Json]) -> None:
+        """Continues after the given number of windows.
+
+        Raises:
+            CheckpointError: the state is not one of this sampler.
+        """
+        drawn = state.get("windows")
+        if not isinstance(drawn, int) or drawn < 0:
+            raise CheckpointError(f"`data` state is {dict(state)}; wanted {{'windows': number}}")
+        self._drawn = drawn
+
+
+def validation_batches(tokens: Tensor, *, seq_len: int, batch: int) -> Iterator[TokenBatch]:
+    """Protocol `windows`: cuts all tokens into windows and predicts each token but the first exactly once.
+
+    The last window is filled with token 0 and ignored targets; no context is carried from window to window.
+
+    Args:
+        tokens: the held-out tokens, [n] int64.
+        seq_len: tokens per window.
+        batch: windows per batch.
+
+    Raises:
+        DataError: fewer than two tokens.
+    """
+    count = len(tokens) - 1
+    if count < 1:
+        raise DataError(
+            f"the held-out part has {len(tokens)} tokens, wanted at least 2; give a longer text or lower "
+            "`data.train_share`"
+        )
+    fill = -count % seq_len
+    inputs = F.pad(tokens[:-1], (0, fill)).view(-1, seq_len)
+    targets = F.pad(tokens[1:], (0, fill), value=IGNORE_INDEX).view(-1, seq_len)
+    for first in range(0, len(inputs), batch):
+        part = slice(first, first + batch)
+        places = min(count, (first + batch) * seq_len) - first * seq_len
+        yield TokenBatch(inputs[part], targets[part], places)

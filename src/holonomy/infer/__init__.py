@@ -1,0 +1,1 @@
+"""Inference: the language-model protocol, sampling, and sessions."""

@@ -1,0 +1,50 @@
+"""The protocol behind generation, chat, evaluation and serving: one path for all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    def encode(self, text: str) -> Any: ...
+
+    def decode(self, ids: Any) -> str: ...
+
+
+class LanguageModel(Protocol):
+    """Next-token distributions, in parallel or token by token, always the same numbers.
+
+    Attributes:
+        tokenizer: the tokenizer the model was trained with.
+        context_limit: largest number of tokens a state can take, or None when there is no limit.
+    """
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    @property
+    def context_limit(self) -> int | None: ...
+
+    def log_probs(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Log probabilities of the token after each place, normalised over the vocabulary."""
+        ...
+
+    def start(self, batch: int) -> Any:
+        """State before the first token."""
+        ...
+
+    def prefill(self, ids: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        """Takes many tokens at once; returns the distribution after the last one."""
+        ...
+
+    def step(self, ids: Int[Tensor, " B"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
+        """Takes one token a sequence; returns the distribution after it."""
+        ...

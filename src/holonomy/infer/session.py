@@ -1,0 +1,168 @@
+"""Generation of text, and chat sessions that can be saved and continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError, DataError, StorageError
+from holonomy.infer.language_model import LanguageModel
+from holonomy.infer.sampling import Sampling, draw
+
+MAX_TOKENS = 10_000_000
+"""Largest reply that may be asked for: beyond it is a typing mistake, not a wish."""
+NEWLINE = "\n"
+
+
+def check_max_tokens(max_tokens: int) -> None:
+    """Refuses a reply length that makes no sense.
+
+    Raises:
+        ConfigError: it is below 1 or beyond `MAX_TOKENS`.
+    """
+    if not 1 <= max_tokens <= MAX_TOKENS:
+        raise ConfigError(f"`max_tokens` is {max_tokens}; wanted a whole number from 1 to {MAX_TOKENS:,}")
+
+
+class Session:
+    """A conversation with a language model: its state, its random numbers, and what was said.
+
+    Args:
+        model: the language model.
+        sampling: how tokens are drawn.
+        seed: start of the random numbers; equal seeds and equal inputs give equal text.
+    """
+
+    def __init__(self, model: LanguageModel, sampling: Sampling, *, seed: int) -> None:
+        self.model, self.sampling, self.seed = model, sampling, seed
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything that was said and starts the random numbers again."""
+        self.turns: list[tuple[str, str]] = []
+        self._generator = torch.Generator().manual_seed(self.seed)
+        self._state = self.model.start(1)
+        self._ahead: Tensor | None = None
+
+    def set(self, **values: float) -> None:
+        """Changes the sampling; a wrong value leaves it as it was."""
+        self.sampling = replace(self.sampling, **values)
+
+    def feed(self, text: str) -> None:
+        """Lets the model read `text`.
+
+        Raises:
+            DataError: a character is outside the vocabulary; nothing was read.
+        """
+        ids = torch.as_tensor(self.model.tokenizer.encode(text))
+        if len(ids) == 0:
+            return
+        limit = self.model.context_limit
+        if limit is not None and len(ids) > limit:
+            raise ConfigError(f"`prompt` has {len(ids)} tokens, the model takes {limit}; shorten it")
+        self._ahead, self._state = self.model.prefill(ids[None], self._state)
+        self.turns.append(("user", text))
+
+    def reply(self, *, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
+        """Yields the reply piece by piece; a stop string ends it and is not yielded.
+
+        Leaving the iterator early keeps the session usable: what was yielded has been said.
+
+        Raises:
+            ConfigError: `max_tokens` is out of range or a stop string is empty.
+        """
+        check_max_tokens(max_tokens)
+        if any(not s for s in stop):
+            raise ConfigError("`stop` holds an empty string; leave it out or name some text")
+        if self._ahead is None:
+            self.feed(NEWLINE)
+        return self._reply(max_tokens, tuple(stop))
+
+    def _reply(self, max_tokens: int, stop: tuple[str, ...]) -> Iterator[str]:
+        said: list[str] = []
+        held = ""
+        longest = max((len(s) for s in stop), default=0)
+        try:
+            for _ in range(max_tokens):
+                assert self._ahead is not None
+                token = draw(self._ahead, self.sampling, self._generator)
+                piece = self.model.tokenizer.decode(token)
+                self._ahead, self._state = self.model.step(token, self._state)
+                said.append(piece)
+                held += piece
+                end = min((at for s in stop if (at := held.find(s)) >= 0), default=-1)
+                if end >= 0:
+                    held = held[:end]
+                    break
+                if len(held) >= max(longest, 1):
+                    cut = len(held) - max(longest - 1, 0)
+                    ready, held = held[:cut], held[cut:]
+                    yield ready
+            if held:
+                yield held
+        finally:
+            self.turns.append(("model", "".join(said)))
+
+    def save(self, path: Path) -> None:
+        """Writes seed, sampling and turns as JSON.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        content = {
+            "seed": self.seed,
+            "sampling": vars(self.sampling),
+            "turns": self.turns,
+            "generator": self._generator.get_state().tolist(),
+        }
+        try:
+            path.write_text(json.dumps(content), encoding="utf-8")
+        except OSError as error:
+            raise StorageError(f"cannot save the session to `{path}`: {error.strerror}") from error
+
+    def load(self, path: Path) -> None:
+        """Continues a saved session: reads every turn again the way it was said.
+
+        Raises:
+            DataError: the file is missing or is not a saved session; this session stays as it was.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            sampling = Sampling(**content["sampling"])
+            seed = int(content["seed"])
+            turns = [(str(role), str(text)) for role, text in content["turns"]]
+            generator = torch.tensor(content["generator"], dtype=torch.uint8)
+            torch.Generator().set_state(generator)
+            ids = [torch.as_tensor(self.model.tokenizer.encode(text)) for _, text in turns]
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise DataError(f"`{path}` is not a saved session ({error}); save one with /save FILE") from error
+        self.sampling, self.seed = sampling, seed
+        self.reset()
+        for (role, _), tokens in zip(turns, ids, strict=True):
+            if role == "user":
+                self._ahead, self._state = self.model.prefill(tokens[None], self._state)
+            else:
+                for token in tokens:
+                    self._ahead, self._state = self.model.step(token[None], self._state)
+        self.turns = turns
+        self._generator.set_state(generator)
+
+
+def generate(
+    model: LanguageModel,
+    prompt: str,
+    *,
+    sampling: Sampling,
+    max_tokens: int,
+    seed: int,
+    stop: Sequence[str] = (),
+) -> Iterator[str]:
+    """Continues `prompt`; yields the new text piece by piece."""
+    session = Session(model, sampling, seed=seed)
+    session.feed(prompt)
+    return session.reply(max_tokens=max_tokens, stop=stop)

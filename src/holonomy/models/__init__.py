@@ -1,0 +1,1 @@
+"""Model families; siblings that do not import each other."""

@@ -1,0 +1,138 @@
+"""Configuration of the lior family. Free of torch, so that a wrong configuration is refused at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from holonomy.core.budget import Budget, Cadence
+from holonomy.core.config import Config
+
+ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
+"""Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
+
+
+class ModelConfig(Config):
+    """Shape of the network."""
+
+    architecture: Literal["hybrid", "causal_field", "field_transformer"] = Field(
+        default="hybrid",
+        description="preset of blocks: oscillators and one retrieval, oscillators only, retrieval only",
+    )
+    pattern: str | None = Field(
+        default=None,
+        pattern="^[omr]+$",
+        description="explicit blocks: o oscillator mixer, r retrieval, m gated map; overrides architecture and blocks",
+    )
+    blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
+    d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")
+    n_osc: int = Field(default=256, ge=1, le=16384, description="oscillators per mixer")
+    hidden: int = Field(default=256, ge=1, le=32768, description="width inside a gated map")
+    heads: int = Field(default=4, ge=1, le=128, description="retrieval heads; must divide d")
+    window: int | None = Field(
+        default=None, ge=1, description="tokens that retrieval sees; null is the training length data.seq_len"
+    )
+    fir: int = Field(default=4, ge=1, le=32, description="taps of the filter before the oscillators")
+    chunk: int = Field(default=32, ge=1, le=1024, description="chunk length of the oscillator scan; speed only")
+    theta_range: tuple[float, float] | None = Field(
+        default=None, description="slowest and fastest initial turn, rad/token; null is (pi / data.seq_len, 3.0)"
+    )
+    gamma_range: tuple[float, float] = Field(
+        default=(0.01, 1.0), description="weakest and strongest initial damping per token"
+    )
+    out_scale: float = Field(default=0.5, gt=0, le=10, description="scale of the last map of each block at the start")
+
+    @property
+    def letters(self) -> str:
+        """One letter a block."""
+        if self.pattern is not None:
+            return self.pattern
+        head = ARCHITECTURES[self.architecture]
+        repeat = "om" if self.architecture == "hybrid" else head
+        return (head + repeat * self.blocks)[: 2 * self.blocks]
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        if "r" in self.letters and self.d % self.heads:
+            raise ValueError(f"heads = {self.heads} does not divide d = {self.d}")
+        for name, top in (("theta_range", 3.14), ("gamma_range", 4.0)):
+            bounds = getattr(self, name)
+            if bounds is not None and not 0 < bounds[0] <= bounds[1] <= top:
+                raise ValueError(f"{name} = {list(bounds)} must rise within (0, {top}]")
+        return self
+
+
+class DataConfig(Config):
+    """Text and how it is cut."""
+
+    source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
+    seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
+    batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
+    train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
+    unk: bool = Field(
+        default=False,
+        description="give characters that the training part lacks one common symbol instead of an error",
+    )
+
+
+class OptimConfig(Config):
+    """AdamW and its schedule."""
+
+    lr: float = Field(default=4e-3, gt=0, le=1, description="peak learning rate")
+    betas: tuple[float, float] = Field(default=(0.9, 0.98), description="decay of first and second moment")
+    eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
+    decay: float = Field(default=0.1, ge=0, description="decoupled weight decay on embedding, linear maps and head")
+    clip: float = Field(default=1.0, gt=0, description="largest L2 norm of the statistics")
+    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the budget with rising learning rate")
+    floor: float = Field(default=0.03, ge=0, le=1, description="last learning rate as a share of the peak")
+
+    @model_validator(mode="after")
+    def _check(self) -> OptimConfig:
+        if not all(0 <= b < 1 for b in self.betas):
+            raise ValueError(f"betas = {list(self.betas)} must lie in [0, 1)")
+        return self
+
+
+class TrainConfig(Config):
+    """How long, how often, on what."""
+
+    budget: Budget = Field(default=Budget(cpu_s=180.0), description="stop conditions, the first one reached wins")
+    cadence: Cadence = Field(default=Cadence(), description="steps between logs, evaluations and checkpoints")
+    optim: OptimConfig = Field(default=OptimConfig(), description="optimiser and schedule")
+    seed: int = Field(default=1, ge=0, lt=2**32, description="initial weights and order of the windows")
+    threads: int | Literal["auto"] = Field(
+        default="auto", description="CPU threads; auto is cores minus load, at least 1"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where torch sees one")
+
+    strict_cuda: bool = Field(
+        default=False, description="refuse to train where torch sees no GPU, also with device auto"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> TrainConfig:
+        if self.strict_cuda and self.device == "cpu":
+            raise ValueError("strict_cuda contradicts device = cpu; drop one of them")
+        if self.threads != "auto" and not 1 <= self.threads <= 1024:
+            raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
+        return self
+
+
+class InferConfig(Config):
+    """Defaults of generation and chat."""
+
+    temperature: float = Field(default=0.7, ge=0, le=100, description="0 takes the most probable token")
+    top_k: int = Field(default=0, ge=0, description="keep the k most probable tokens; 0 keeps all")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="keep the most probable tokens up to this mass")
+    max_tokens: int = Field(default=256, ge=1, le=10_000_000, description="tokens of one reply")
+
+
+class LiorConfig(Config):
+    """A complete lior recipe."""
+
+    family: Literal["lior"] = Field(default="lior", description="model family")
+    model: ModelConfig = Field(default=ModelConfig(), description="network")
+    data: DataConfig = Field(default=DataConfig(), description="text")
+    train: TrainConfig = Field(default=TrainConfig(), description="training")
+    infer: InferConfig = Field(default=InferConfig(), description="generation")

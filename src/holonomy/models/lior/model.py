@@ -1,0 +1,62 @@
+"""The lior network, and the language model that wraps it for inference."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from holonomy.core.layer import EchoLayer
+from holonomy.models.lior.config import LiorConfig
+from holonomy.nn.containers import Chain, Residual
+from holonomy.nn.embedding import Embedding
+from holonomy.nn.oscillator import OscillatorMixer
+from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.static import GatedUnit, Linear, RMSNorm
+
+FASTEST_TURN = 3.0
+"""Radians per token of the fastest oscillator at the start: just below the Nyquist turn pi."""
+
+
+def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
+    """Builds the network from token ids [B, T] to logits [V, B, T]; equal seeds give equal weights.
+
+    x = E[:, ids]; x += block(rms(x)) for each block; logits = W rms(x).
+    """
+    model = config.model
+    generator = torch.Generator().manual_seed(config.train.seed)
+    layers: list[EchoLayer] = [Embedding(vocab_size, model.d, std=0.5, generator=generator)]
+    for letter in model.letters:
+        layers.append(Residual(Chain([RMSNorm(), *_block(letter, config, generator)])))
+    layers += [RMSNorm(), Linear(model.d, vocab_size, std=0.5 * model.d**-0.5, generator=generator)]
+    return Chain(layers)
+
+
+def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[EchoLayer]:
+    model, length = config.model, config.data.seq_len
+    if letter == "m":
+        return [
+            Linear(model.d, 2 * model.hidden, std=model.d**-0.5, generator=generator),
+            GatedUnit(),
+            Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
+        ]
+    if letter == "r":
+        window = model.window or length
+        return [Retrieval(model.d, model.heads, window=window, out_scale=model.out_scale, generator=generator)]
+    return [
+        OscillatorMixer(
+            model.d,
+            model.n_osc,
+            taps=model.fir,
+            theta_range=model.theta_range or (math.pi / length, FASTEST_TURN),
+            gamma_range=model.gamma_range,
+            chunk=model.chunk,
+            out_scale=model.out_scale,
+            generator=generator,
+        )
+    ]
+
+
+def count_parameters(net: EchoLayer) -> int:
+    """Number of learned scalars."""
+    return sum(p.numel() for p in net.parameters())

@@ -1,0 +1,1 @@
+"""Optimisers on flat buffers and learning-rate schedules."""

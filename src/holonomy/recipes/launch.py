@@ -1,0 +1,333 @@
+"""Turning a configuration into a trained run, and a run into metrics or a language model."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holonomy.core.config import from_json, read_yaml, to_json
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.data.kneser_ney import baselines
+from holonomy.data.splits import split_text
+from holonomy.data.text import load_text
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.data.tokens import TokenBatch, WindowSampler, validation_batches
+from holonomy.learn.echo import EchoLearner, check_tensors
+from holonomy.models.lior.config import DataConfig, LiorConfig
+from holonomy.models.lior.inference import LiorLanguageModel
+from holonomy.models.lior.learner import build_learner
+from holonomy.models.lior.model import build_network, count_parameters
+from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, steps
+from holonomy.train.loop import FitReport, fit
+from holonomy.train.monitor import Progress
+from holonomy.train.run import RunDirectory
+
+TOKENIZER_FILE = "tokenizer.json"
+EVALUATION_TOKENS = 8_192
+"""Tokens of one evaluation batch: large enough for speed, small enough for memory."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, cut and encoded.
+
+    Attributes:
+        tokenizer: characters of the training part.
+        train: token ids of the training part.
+        validation: token ids of the held-out part.
+        digest: sha256 of the whole text, so that a run never continues on another one.
+    """
+
+    tokenizer: CharTokenizer
+    train: np.ndarray
+    validation: np.ndarray
+    digest: str
+
+
+def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None) -> Corpus:
+    """Loads, splits and encodes the text of a configuration.
+
+    Args:
+        config: what to load and how to cut it.
+        tokenizer: use this one instead of building one from the training part.
+    """
+    source = load_text(config.source)
+    train, validation = split_text(source.text, config.train_share)
+    tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
+    digest = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
+    return Corpus(tokenizer, tokenizer.encode(train), tokenizer.encode(validation), digest)
+
+
+def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
+    """Device of a configuration: `auto` takes a GPU where torch sees one.
+
+    Raises:
+        ConfigError: CUDA is wanted and torch sees none.
+    """
+    if (name == "cuda" or strict_cuda) and not torch.cuda.is_available():
+        raise ConfigError(
+            "a CUDA device is wanted (`train.device`, `train.strict_cuda`), but torch sees none; "
+            "use --device cpu, or install a CUDA build of torch and check `nvidia-smi`"
+        )
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def evaluate_tokens(
+    loss_of: Callable[[TokenBatch], Tensor],
+    tokens: Tensor,
+    seq_len: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Held-out metrics by non-overlapping windows over all tokens; None when `should_stop` said so.
+
+    Args:
+        loss_of: mean loss of one batch, nats per token.
+        tokens: token ids, [n].
+        seq_len: tokens per window.
+        should_stop: asked before every batch.
+    """
+    total, count = torch.zeros((), dtype=torch.float64, device=tokens.device), 0
+    batch = max(1, EVALUATION_TOKENS // seq_len)
+    for part in validation_batches(tokens, seq_len=seq_len, batch=batch):
+        if should_stop():
+            return None
+        total += loss_of(part).double() * part.count
+        count += part.count
+    loss = float(total) / count
+    return {
+        "val/loss": loss,
+        "val/bits_per_char": loss / math.log(2),
+        "val/perplexity": math.exp(min(loss, 700.0)),
+        "val/tokens": float(count),
+    }
+
+
+def train(
+    config: LiorConfig,
+    *,
+    recipe: str,
+    run: str | None,
+    root: Path,
+    progress: Progress,
+    init_from: str | None = None,
+) -> FitReport:
+    """Trains a configuration as a new run.
+
+    Args:
+        config: what to train.
+        recipe: name that the run directory gets by default, with date and time.
+        run: name of the run directory, or None.
+        root: where run directories live.
+        progress: told about the run.
+        init_from: run whose weights to start from; its tokenizer is used.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
+        TrainingDiverged, Interrupted: while training.
+    """
+    weights = None if init_from is None else read_checkpoint(init_from, root)
+    work = _prepare(config, tokenizer_of(weights) if weights else None)
+    if weights is not None:
+        mine = {k: v for k, v in work.learner.state().items() if k.startswith("model.")}
+        found = {k: v for k, v in weights.tensors.items() if k.startswith("model.")}
+        check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, found)
+        work.learner.load_state({**work.learner.state(), **found})
+    with RunDirectory.create(root, run, prefix=recipe, config=config) as directory:
+        return _fit(work, directory, progress, None)
+
+
+def resume(run: str, *, root: Path, progress: Progress) -> FitReport:
+    """Continues a run from its newest whole checkpoint, or from the start when it has none.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
+        TrainingDiverged, Interrupted: while training.
+    """
+    with RunDirectory.open(run, root) as directory:
+        if not steps(directory.checkpoints):
+            return _fit(_prepare(config_of_run(run, root)), directory, progress, None)
+        saved, faults = newest_valid(directory.checkpoints)
+        for fault in faults:
+            progress.notice(f"passed over a damaged checkpoint: {fault}")
+        work = _prepare(config_of(saved), tokenizer_of(saved))
+        if saved.state["text_sha256"] != work.corpus.digest:
+            raise DataError(
+                f"`data.source` {work.config.data.source} is not the text that `{run}` was trained on; "
+                "bring the old text back, or start a run with --init-from"
+            )
+        progress.notice(f"continuing {directory.path} at step {saved.step}")
+        return _fit(work, directory, progress, saved)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Everything a run needs before it has a directory."""
+
+    config: LiorConfig
+    corpus: Corpus
+    sampler: WindowSampler
+    learner: EchoLearner
+    device: torch.device
+
+
+def _prepare(config: LiorConfig, tokenizer: CharTokenizer | None = None) -> _Work:
+    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    corpus = read_corpus(config.data, tokenizer)
+    if len(corpus.validation) < 2:
+        raise DataError(
+            f"the held-out part has {len(corpus.validation)} characters; give a longer text or lower `data.train_share`"
+        )
+    sampler = WindowSampler(
+        torch.from_numpy(corpus.train).to(device),
+        seq_len=config.data.seq_len,
+        batch=config.data.batch,
+        seed=config.train.seed,
+    )
+    learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device)
+    return _Work(config, corpus, sampler, learner, device)
+
+
+def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkpoint | None) -> FitReport:
+    config, corpus = work.config, work.corpus
+    held_out = torch.from_numpy(corpus.validation).to(work.device)
+
+    def loss_of(batch: TokenBatch) -> Tensor:
+        return work.learner.eval_step(batch).loss
+
+    progress.start(
+        {
+            "run": str(directory.path),
+            "data": config.data.source,
+            "training characters": len(corpus.train),
+            "held-out characters": len(corpus.validation),
+            "vocabulary": corpus.tokenizer.vocab_size,
+            "parameters": count_parameters(work.learner.net),
+            "device": str(work.device),
+            "threads": torch.get_num_threads(),
+        }
+    )
+    try:
+        report = fit(
+            work.learner,
+            work.sampler,
+            run=directory,
+            budget=config.train.budget,
+            cadence=config.train.cadence,
+            evaluate=lambda stop: evaluate_tokens(loss_of, held_out, config.data.seq_len, stop),
+            progress=progress,
+            family=config.family,
+            files={TOKENIZER_FILE: corpus.tokenizer.to_json()},
+            facts={"config": to_json(config), "text_sha256": corpus.digest},
+            restored=saved,
+        )
+    finally:
+        progress.stop()
+    plain = baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size)
+    return replace(report, metrics={**report.metrics, **plain})
+
+
+def read_checkpoint(run: str, root: Path) -> Checkpoint:
+    """The checkpoint that a run's name, its directory or a checkpoint directory means.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
+    directory = RunDirectory.open(run, root)
+    for exact in (Path(run), root / run):
+        if exact.parent.name == directory.checkpoints.name and exact.is_dir():
+            return read(exact)
+    path = find(directory.checkpoints, "latest")
+    if path is None:
+        raise CheckpointError(f"`{directory.path}` has no checkpoint yet; train it with --resume {run}")
+    return read(path)
+
+
+def config_of(saved: Checkpoint) -> LiorConfig:
+    """The configuration that a checkpoint was trained with."""
+    return from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
+
+
+def tokenizer_of(saved: Checkpoint) -> CharTokenizer:
+    """The tokenizer that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    if TOKENIZER_FILE not in saved.files:
+        raise CheckpointError(f"`{saved.path}` holds no {TOKENIZER_FILE}")
+    return CharTokenizer.from_json(saved.files[TOKENIZER_FILE])
+
+
+def load(run: str | Path, *, root: Path = Path("runs")) -> LiorLanguageModel:
+    """Loads a trained language model.
+
+    Args:
+        run: a run directory, its name under `root`, or a checkpoint directory inside it.
+        root: where run directories live.
+
+    Raises:
+        CheckpointError: there is none, it is damaged, or it does not fit its own configuration.
+    """
+    saved = read_checkpoint(str(run), root)
+    config, tokenizer = config_of(saved), tokenizer_of(saved)
+    net = build_network(config, vocab_size=tokenizer.vocab_size)
+    found = {k.removeprefix("model."): v for k, v in saved.tensors.items() if k.startswith("model.")}
+    check_tensors(dict(net.named_parameters()), found)
+    net.load_state_dict(found)
+    net.requires_grad_(False)
+    return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)
+
+
+def evaluate(
+    run: str, *, root: Path, data: str | None = None, split: str | None = None, with_baselines: bool = False
+) -> dict[str, float]:
+    """Held-out metrics of a run.
+
+    Args:
+        run: as for `load`.
+        root: where run directories live.
+        data: another text, known name or path; None is the text of the run.
+        split: train, validation or all; None is validation for the run's own text and all for another one.
+        with_baselines: adds plain n-gram models trained on the same characters as the run.
+
+    Raises:
+        ConfigError, DataError, CheckpointError.
+    """
+    model = load(run, root=root)
+    own = model.config.data
+    split = split or ("validation" if data is None else "all")
+    corpus = read_corpus(own if data is None else own.model_copy(update={"source": data}), model.tokenizer)
+    parts = {
+        "train": corpus.train,
+        "validation": corpus.validation,
+        "all": np.concatenate([corpus.train, corpus.validation]),
+    }
+    if split not in parts:
+        raise ConfigError(f"`--split` is {split}; wanted one of {', '.join(parts)}")
+    tokens = torch.from_numpy(parts[split]).to(model.device)
+    metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
+    assert metrics is not None
+    if with_baselines:
+        trained = corpus.train if data is None else read_corpus(own, model.tokenizer).train
+        metrics.update(baselines(trained, parts[split], model.tokenizer.vocab_size))
+    return metrics
+
+
+def config_of_run(run: str, root: Path) -> LiorConfig:
+    """The configuration in a run directory.
+
+    Raises:
+        CheckpointError: there is no such run.
+        ConfigError: its config.yaml is damaged.
+    """
+    path = RunDirectory.open(run, root).path / "config.yaml"
+    return from_json(LiorConfig, read_yaml(path)[0], origin=str(path))

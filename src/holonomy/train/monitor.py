@@ -1,0 +1,100 @@
+"""What a run writes while it trains, and who else is told."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from holonomy.core.errors import StorageError
+
+
+class Progress(Protocol):
+    """Told about a run as it goes; the command line shows it."""
+
+    def start(self, header: Mapping[str, str | int | float]) -> None:
+        """Training begins; `header` describes the run."""
+        ...
+
+    def update(self, step: int, fraction: float, metrics: Mapping[str, float]) -> None:
+        """A log point or an evaluation; `metrics` are the newest values."""
+        ...
+
+    def notice(self, text: str) -> None:
+        """Something the user should know."""
+        ...
+
+    def stop(self) -> None:
+        """Training ended, whatever the reason."""
+        ...
+
+
+class SilentProgress:
+    """Tells nobody."""
+
+    def start(self, header: Mapping[str, str | int | float]) -> None:
+        """Ignores the header."""
+
+    def update(self, step: int, fraction: float, metrics: Mapping[str, float]) -> None:
+        """Ignores the metrics."""
+
+    def notice(self, text: str) -> None:
+        """Ignores the text."""
+
+    def stop(self) -> None:
+        """Nothing to end."""
+
+
+def peak_rss_mb() -> float:
+    """Largest resident memory of this process so far, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
+
+
+class MetricsLog:
+    """JSON lines, one record a log point; each step appears once, also after a crash and a resume.
+
+    Args:
+        path: the file; created when the first record comes.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def truncate_after(self, step: int) -> None:
+        """Drops records of later steps and a half-written last line.
+
+        Raises:
+            StorageError: the file cannot be read or written.
+        """
+        try:
+            if not self.path.exists():
+                return
+            kept = [line for line in self.path.read_bytes().splitlines() if _step_of(line) <= step]
+            self.path.write_bytes(b"".join(line + b"\n" for line in kept))
+        except OSError as error:
+            raise StorageError(f"cannot repair `{self.path}`: {error.strerror}") from error
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one record.
+
+        Raises:
+            StorageError: no space or no permission.
+        """
+        record = json.dumps({"step": step, **metrics})
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(record + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write `{self.path}`: {error.strerror}") from error
+
+
+def _step_of(line: bytes) -> float:
+    """Step of a record; infinite for a damaged line."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")

@@ -1,0 +1,138 @@
+"""Run directories: one place for everything that belongs to a run, one writer at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import socket
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+
+from holonomy.core.config import Config, to_yaml
+from holonomy.core.errors import CheckpointError, ConfigError, StorageError
+from holonomy.core.registry import nearest
+
+CHECKPOINTS = "checkpoints"
+
+
+class RunDirectory:
+    """`<root>/<name>/` with config.yaml, env.json, metrics.jsonl, checkpoints/ and samples/.
+
+    As a context manager it holds the lock of the run: a second writer is refused.
+
+    Args:
+        path: the directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, root: Path, name: str | None, *, prefix: str, config: Config) -> RunDirectory:
+        """Makes a run directory and writes config.yaml and env.json.
+
+        Args:
+            root: where runs live.
+            name: of the directory; None makes one from `prefix`, date and time.
+            prefix: usually the recipe.
+            config: the resolved configuration.
+
+        Raises:
+            ConfigError: the directory holds something already.
+            StorageError: it cannot be written.
+        """
+        path = root / (name or f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise ConfigError(
+                    f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
+                )
+            (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+            (path / "env.json").write_text(json.dumps(_environment(), indent=1), encoding="utf-8")
+            (path / CHECKPOINTS).mkdir()
+        except OSError as error:
+            raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
+        return cls(path)
+
+    @classmethod
+    def open(cls, run: str | Path, root: Path) -> RunDirectory:
+        """Finds a run: a directory, its name under `root`, or a checkpoint directory inside it.
+
+        Raises:
+            CheckpointError: there is none; the message suggests the nearest name.
+        """
+        for path in (Path(run), root / run):
+            if path.parent.name == CHECKPOINTS and path.is_dir():
+                return cls(path.parent.parent)
+            if (path / CHECKPOINTS).is_dir():
+                return cls(path)
+        names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        near = nearest(Path(run).name, names)
+        hint = f"did you mean `{near}`? " if near else ""
+        known = f"there are: {', '.join(names)}" if names else f"there are no runs in {root}"
+        raise CheckpointError(f"`{run}` is not a run directory; {hint}{known}")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the checkpoints of this run live."""
+        return self.path / CHECKPOINTS
+
+    def __enter__(self) -> RunDirectory:
+        """Takes the lock.
+
+        Raises:
+            CheckpointError: another process holds it; names its pid and host.
+        """
+        path = self.path / "lock"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise StorageError(f"cannot open `{path}`: {error.strerror}") from error
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 200).decode("utf-8", "replace").strip() or "another process"
+            os.close(handle)
+            raise CheckpointError(
+                f"`{self.path}` is being trained by {holder}; wait for it, or stop it first"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+        self._lock = handle
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def _environment() -> dict[str, object]:
+    """What a reader needs to know about where a run was made."""
+    import torch
+
+    try:
+        version = metadata.version("holonomy")
+    except metadata.PackageNotFoundError:
+        version = "not installed"
+    return {
+        "holonomy": version,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "load": list(os.getloadavg()),
+        "argv": sys.argv,
+    }

@@ -1,0 +1,137 @@
+"""Sessions on a toy model whose next-token distribution is known: the next letter of the alphabet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session, generate
+
+LETTERS = "\nabcdefghijklmnopqrstuvwxyz"
+
+
+class Alphabet:
+    """After a letter comes the next one with probability 0.7, any other with equal shares of the rest."""
+
+    context_limit: int | None = None
+
+    def __init__(self) -> None:
+        self.tokenizer = CharTokenizer.from_text(LETTERS)
+
+    def log_probs(self, ids: Tensor) -> Tensor:
+        size = len(LETTERS)
+        probs = torch.full((*ids.shape, size), 0.3 / (size - 1), dtype=torch.float64)
+        return probs.scatter_(-1, ((ids + 1) % size).unsqueeze(-1), 0.7).log()
+
+    def start(self, batch: int) -> int:
+        return 0
+
+    def prefill(self, ids: Tensor, state: int) -> tuple[Tensor, int]:
+        return self.log_probs(ids)[:, -1], state + ids.shape[1]
+
+    def step(self, ids: Tensor, state: int) -> tuple[Tensor, int]:
+        return self.log_probs(ids), state + 1
+
+
+GREEDY, WARM = Sampling(temperature=0), Sampling(temperature=1.0)
+
+
+def said(model: Alphabet, prompt: str, sampling: Sampling = GREEDY, **options) -> str:
+    settings = {"max_tokens": 10, "seed": 1, **options}
+    return "".join(generate(model, prompt, sampling=sampling, **settings))
+
+
+def test_greedy_reply_is_the_alphabet() -> None:
+    assert said(Alphabet(), "xyzabc") == "defghijklm"
+    assert said(Alphabet(), "") == "abcdefghij"
+
+
+def test_stop_strings_end_the_reply_and_are_not_shown() -> None:
+    assert said(Alphabet(), "a", stop=["efg", "zz"]) == "bcd"
+    assert said(Alphabet(), "a", stop=["b"]) == ""
+    assert said(Alphabet(), "a", stop=["nothing"]) == "bcdefghijk"
+
+
+def test_equal_seeds_give_equal_text() -> None:
+    model = Alphabet()
+    texts = [said(model, "q", WARM, seed=seed, max_tokens=60) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    session = Session(model, WARM, seed=1)
+    session.feed("q")
+    assert "".join(session.reply(max_tokens=60)) == texts[0]
+
+
+def test_saved_session_continues_exactly(tmp_path: Path) -> None:
+    model, path = Alphabet(), tmp_path / "talk.json"
+    session = Session(model, WARM, seed=5)
+    session.feed("hello\n")
+    first = "".join(session.reply(max_tokens=30))
+    session.save(path)
+    session.feed("again\n")
+    expected = "".join(session.reply(max_tokens=30))
+    other = Session(model, GREEDY, seed=9)
+    other.load(path)
+    assert other.turns == [("user", "hello\n"), ("model", first)]
+    other.feed("again\n")
+    assert "".join(other.reply(max_tokens=30)) == expected
+
+
+def test_a_reply_left_early_has_been_said() -> None:
+    session = Session(Alphabet(), GREEDY, seed=1)
+    session.feed("a")
+    reply = session.reply(max_tokens=100)
+    pieces = [next(reply) for _ in range(3)]
+    reply.close()  # type: ignore[attr-defined]
+    assert pieces == ["b", "c", "d"]
+    assert session.turns[-1] == ("model", "bcd")
+    assert "".join(session.reply(max_tokens=2)) == "ef"
+
+
+def test_reset_starts_again() -> None:
+    session = Session(Alphabet(), WARM, seed=3)
+    session.feed("k")
+    before = "".join(session.reply(max_tokens=20))
+    session.reset()
+    assert session.turns == []
+    session.feed("k")
+    assert "".join(session.reply(max_tokens=20)) == before
+
+
+@pytest.mark.parametrize("max_tokens", [0, -1, 10**9])
+def test_absurd_lengths_are_refused(max_tokens: int) -> None:
+    with pytest.raises(ConfigError, match="max_tokens"):
+        said(Alphabet(), "a", max_tokens=max_tokens)
+
+
+def test_unknown_characters_leave_the_session_as_it_was() -> None:
+    session = Session(Alphabet(), GREEDY, seed=1)
+    session.feed("a")
+    with pytest.raises(DataError, match="é"):
+        session.feed("bé")
+    assert session.turns == [("user", "a")]
+    assert "".join(session.reply(max_tokens=2)) == "bc"
+
+
+def test_a_foreign_file_is_no_session(tmp_path: Path) -> None:
+    session = Session(Alphabet(), GREEDY, seed=1)
+    for name, content in {"a.json": "{}", "b.json": "not json", "c.json": '{"seed": 1}'}.items():
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=name):
+            session.load(tmp_path / name)
+    with pytest.raises(DataError, match=r"missing\.json"):
+        session.load(tmp_path / "missing.json")
+
+
+def test_wrong_sampling_changes_nothing() -> None:
+    session = Session(Alphabet(), WARM, seed=1)
+    with pytest.raises(ConfigError, match="temperature"):
+        session.set(temperature=-1)
+    assert session.sampling == WARM
+    session.set(temperature=0.5)
+    assert session.sampling.temperature == 0.5

@@ -1,0 +1,206 @@
+"""Every layer's echo statistics against torch.autograd of its forward pass in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from holonomy.core.errors import TapeError
+from holonomy.core.flat import FlatParams
+from holonomy.core.layer import EchoLayer
+from holonomy.core.tape import Tape
+from holonomy.nn.containers import Chain, Residual
+from holonomy.nn.embedding import Embedding
+from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
+from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.static import CausalFIR, GatedUnit, Linear, RMSNorm
+
+WIDTH, VOCABULARY = 8, 11
+TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-12}
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def bank() -> OscillatorBank:
+    return OscillatorBank(WIDTH, theta_range=(0.02, 3.0), gamma_range=(0.01, 1.0), chunk=32, generator=generator())
+
+
+def mixer() -> OscillatorMixer:
+    return OscillatorMixer(
+        WIDTH,
+        16,
+        taps=4,
+        theta_range=(0.02, 3.0),
+        gamma_range=(0.01, 1.0),
+        chunk=32,
+        out_scale=0.5,
+        generator=generator(),
+    )
+
+
+LAYERS: dict[str, Callable[[], EchoLayer]] = {
+    "linear": lambda: Linear(WIDTH, 5, std=0.3, generator=generator()),
+    "norm": RMSNorm,
+    "gate": GatedUnit,
+    "fir": lambda: CausalFIR(WIDTH, 4, generator=generator()),
+    "bank": bank,
+    "mixer": mixer,
+    "retrieval": lambda: Retrieval(WIDTH, 2, window=1000, out_scale=0.5, generator=generator()),
+    "windowed retrieval": lambda: Retrieval(WIDTH, 2, window=5, out_scale=0.5, generator=generator()),
+    "chain": lambda: Chain([RMSNorm(), Residual(mixer()), Linear(WIDTH, 5, std=0.3, generator=generator())]),
+    "shared layer": lambda: Chain([shared := Residual(bank()), RMSNorm(), shared]),
+}
+LENGTHS = (1, 7, 48, 64)
+
+
+def relative(a: Tensor, b: Tensor) -> float:
+    """|a - b| / |b|; where b is zero, a must be zero exactly."""
+    size = b.norm()
+    return float((a.double() - b).norm() / size) if size > 0 else float(a.abs().max())
+
+
+def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def worst_error(layer: EchoLayer, dtype: torch.dtype, x: Tensor) -> float:
+    """Worst relative error over all parameters and the nudge below, layer in `dtype`, autograd in float64."""
+    layer = layer.to(dtype)
+    reference = copy.deepcopy(layer).double()
+    x = x.to(dtype)
+    leaf = x.double().requires_grad_()
+    y = reference(leaf)
+    g = drawn(tuple(y.shape), seed=1).to(dtype)
+    y.backward(g.double())
+    flat = FlatParams(layer, frozenset()) if list(layer.parameters()) else None
+    acc = flat.statistics() if flat else None
+    tape = Tape()
+    with torch.no_grad():
+        layer.free(x, tape)
+        below = layer.echo(tape, g, acc)  # type: ignore[arg-type]
+    assert len(tape) == 0
+    errors = [relative(below, leaf.grad)]  # type: ignore[arg-type]
+    if flat and acc:
+        found = flat.named_views(acc.buffer)
+        errors += [relative(found[name], p.grad) for name, p in reference.named_parameters()]  # type: ignore[arg-type]
+    return max(errors)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_echo_equals_autograd(name: str, dtype: torch.dtype) -> None:
+    for batch in (1, 2, 3):
+        for length in LENGTHS:
+            error = worst_error(LAYERS[name](), dtype, drawn((WIDTH, batch, length)))
+            assert error <= TOLERANCE[dtype], (batch, length, error)
+
+
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, 1500])
+def test_embedding_statistic_equals_autograd(vocabulary: int, dtype: torch.dtype) -> None:
+    layer = Embedding(vocabulary, WIDTH, std=0.5, generator=generator()).to(dtype)
+    ids = torch.randint(vocabulary, (3, 40), generator=generator())
+    reference = copy.deepcopy(layer).double()
+    y = reference(ids)
+    g = drawn(tuple(y.shape), seed=1).to(dtype)
+    y.backward(g.double())
+    flat, tape = FlatParams(layer, frozenset({"weight"})), Tape()
+    acc = flat.statistics()
+    with torch.no_grad():
+        layer.free(ids, tape)
+        layer.echo(tape, g, acc)
+    assert relative(acc[layer.weight], reference.weight.grad) <= TOLERANCE[dtype]  # type: ignore[arg-type]
+
+
+def test_parity_check_catches_a_wrong_statistic(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = RMSNorm.echo
+
+    def biased(self: RMSNorm, tape: Tape, g: Tensor, acc: object) -> Tensor:
+        return honest(self, tape, g, acc) * (1 + 1e-9)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(RMSNorm, "echo", biased)
+    assert worst_error(RMSNorm(), torch.float64, drawn((WIDTH, 2, 7))) > TOLERANCE[torch.float64]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_nudge_drives_the_statistics(name: str) -> None:
+    layer, x = LAYERS[name]().double(), drawn((WIDTH, 2, 7))
+    if not list(layer.parameters()):
+        return
+    flat = FlatParams(layer, frozenset())
+
+    def statistics(scale: float) -> Tensor:
+        acc, tape = flat.statistics(), Tape()
+        with torch.no_grad():
+            y = layer.free(x, tape)
+            layer.echo(tape, scale * drawn(tuple(y.shape), seed=1), acc)
+        return acc.buffer
+
+    assert not statistics(0.0).any()
+    assert torch.allclose(statistics(2.0), 2 * statistics(1.0), rtol=1e-12, atol=1e-14)
+    assert statistics(1.0).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_causality_is_exact(name: str, dtype: torch.dtype) -> None:
+    layer, x = LAYERS[name]().to(dtype), drawn((WIDTH, 2, 70)).to(dtype)
+    for cut in (1, 5, 31, 32, 33, 64, 69):
+        scrambled = x.clone()
+        scrambled[..., cut:] = drawn((WIDTH, 2, 70 - cut), seed=2).to(dtype) * 3
+        tape = Tape()
+        with torch.no_grad():
+            before, after = layer.free(x, tape), layer.free(scrambled, None)
+            assert torch.equal(before[..., :cut], after[..., :cut])
+            assert not torch.equal(before[..., cut:], after[..., cut:])
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_nudges_never_reach_the_future(name: str) -> None:
+    layer, x = LAYERS[name]().double(), drawn((WIDTH, 2, 70))
+    acc = FlatParams(layer, frozenset()).statistics() if list(layer.parameters()) else None
+    tape = Tape()
+    with torch.no_grad():
+        y = layer.free(x, tape)
+        g = drawn(tuple(y.shape), seed=1)
+        g[..., 33:] = 0
+        below = layer.echo(tape, g, acc)  # type: ignore[arg-type]
+    assert not below[..., 33:].any()
+    assert below[..., :33].any()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_incremental_equals_whole(name: str, dtype: torch.dtype) -> None:
+    layer, x = LAYERS[name]().to(dtype), drawn((WIDTH, 2, 90)).to(dtype)
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-13}[dtype]
+    with torch.no_grad():
+        whole = layer.free(x, None)
+        state, ones = layer.start(2), []
+        for t in range(90):
+            y, state = layer.step(x[..., t], state)
+            ones.append(y)
+        state, parts = layer.start(2), []
+        for part in x.split([1, 3, 30, 1, 33, 5, 17], -1):
+            y, state = layer.advance(part, state)
+            parts.append(y)
+    scale = float(whole.abs().max())
+    assert (torch.stack(ones, -1) - whole).abs().max() <= tolerance * scale
+    assert (torch.cat(parts, -1) - whole).abs().max() <= tolerance * scale
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("chain", "shared layer", "norm", "gate")])
+def test_tape_misuse_raises(name: str) -> None:
+    layer, other, x = LAYERS[name](), RMSNorm(), drawn((WIDTH, 1, 4)).float()
+    acc = FlatParams(layer, frozenset()).statistics()
+    tape = Tape()
+    with torch.no_grad():
+        y = layer.free(x, tape)
+        layer.echo(tape, torch.ones_like(y), acc)
+        with pytest.raises(TapeError, match="no record"):
+            layer.echo(tape, torch.ones_like(y), acc)
+        other.free(x, tape)
+        with pytest.raises(TapeError, match="RMSNorm"):
+            layer.echo(tape, torch.ones_like(y), acc)
