@@ -14,7 +14,6 @@ from holonomy.core.errors import HolonomyError, StorageError
 
 app = typer.Typer(
     name="holonomy",
-    help="Models whose state lives on a manifold, and learning that need not be back-propagation.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,

@@ -200,26 +200,35 @@ def resolve(
         layers.append((_nested(key, value), {key: f"--set {key}"}))
     for key, (option, value) in (options or {}).items():
         layers.append((_nested(key, value), {key: option}))
-    given: dict[str, str] = {}
-    for values, places in layers:
+    places: dict[str, str] = {}
+    for values, where in layers:
         _merge(tree, values)
-        given.update(places)
-    config = _validate(cls, tree, given, base_origin)
-    for key in leaves(config):
-        origin = next((given[k] for k in _with_parents(key) if k in given), None)
-        origins[key] = origin or origins.get(key, base_origin)
-    return Resolved(config, origins)
+        places.update(where)
+        origins.update((key, _place(key, where, base_origin)) for key in _ends(values))
+    return Resolved(_validate(cls, tree, places, base_origin), origins)
+
+
+def _place(key: str, places: Mapping[str, str], default: str) -> str:
+    """Where a key, or the nearest of its parents, was given."""
+    while key:
+        if key in places:
+            return places[key]
+        key = key.rpartition(".")[0]
+    return default
+
+
+def _ends(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values that are not mappings."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _ends(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
 def leaves_of_defaults(cls: type[Config]) -> dict[str, Any]:
     """Leaves of a tree that is built without any argument."""
     return leaves(cls())
-
-
-def _with_parents(key: str) -> Iterator[str]:
-    while key:
-        yield key
-        key = key.rpartition(".")[0]
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:
@@ -250,7 +259,7 @@ def _validate(cls: type[C], tree: dict[str, Any], places: Mapping[str, str], ori
 def _fault(cls: type[Config], detail: Any, tree: Mapping[str, Any], places: Mapping[str, str], origin: str) -> str:
     path = [str(p) for p in detail["loc"]]
     key = _known_prefix(cls, path)
-    place = next((places[k] for k in _with_parents(".".join(path)) if k in places), origin)
+    place = _place(".".join(path), places, origin)
     if detail["type"] == "extra_forbidden":
         return f"{place}: unknown key `{'.'.join(path)}`{_suggest(cls, path)}"
     message = detail["msg"].removeprefix("Value error, ")

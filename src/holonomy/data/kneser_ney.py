@@ -83,16 +83,17 @@ def _checked(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """D(0) = 0, D1, D2, D3+ from the counts of counts (Chen & Goodman 1999, equation 26), kept in [0, c].
+    """D(0) = 0, D1, D2, D3+ from the counts of counts (Chen & Goodman 1999, equation 26).
 
-    Where a count of counts is zero its estimate does not exist; half the count is taken.
+    An estimate that does not exist (a count of counts is zero) or lies outside (0, c] is replaced by c / 2, so that
+    every context leaves some probability to what it has not seen.
     """
     n1, n2, n3, n4 = (float((counts == c).sum()) for c in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2) if n1 else 0.0
     estimates = [0.0]
     for c, (low, high) in enumerate(((n1, n2), (n2, n3), (n3, n4)), start=1):
-        estimate = c - (c + 1) * y * high / low if low and y else c / 2
-        estimates.append(min(max(estimate, 0.0), float(c)))
+        estimate = c - (c + 1) * y * high / low if low and y else 0.0
+        estimates.append(estimate if 0 < estimate <= c else c / 2)
     return np.array(estimates)
 
 

@@ -49,6 +49,11 @@ class CharTokenizer:
         """Number of token ids."""
         return len(self.symbols)
 
+    @property
+    def unknown_id(self) -> int:
+        """Id that unknown characters get; only where `unk` is set."""
+        return self.symbols.index(UNKNOWN)
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, int64.
 
@@ -61,7 +66,7 @@ class CharTokenizer:
         if foreign.any():
             if not self.unk:
                 raise DataError(self._complaint(text, codes, foreign))
-            ids[foreign] = self.symbols.index(UNKNOWN)
+            ids[foreign] = self.unknown_id
         return ids.astype(np.int64, copy=False)
 
     def _complaint(self, text: str, codes: np.ndarray, foreign: np.ndarray) -> str:

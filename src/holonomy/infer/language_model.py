@@ -18,6 +18,8 @@ class Tokenizer(Protocol):
 
     def decode(self, ids: Any) -> str: ...
 
+    def unknown(self, text: str) -> dict[str, int]: ...
+
 
 class LanguageModel(Protocol):
     """Next-token distributions, in parallel or token by token, always the same numbers.

@@ -59,6 +59,12 @@ class Session:
         Raises:
             DataError: a character is outside the vocabulary; nothing was read.
         """
+        foreign = self.model.tokenizer.unknown(text)
+        if foreign:
+            raise DataError(
+                f"the text has characters that the model never saw: {', '.join(map(repr, foreign))}; "
+                "replace them or leave them out"
+            )
         ids = torch.as_tensor(self.model.tokenizer.encode(text))
         if len(ids) == 0:
             return

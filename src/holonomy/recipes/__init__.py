@@ -59,9 +59,23 @@ def lior_smoke() -> LiorConfig:
 
 RECIPES: Registry[Recipe] = Registry("recipe")
 for _recipe in (
-    Recipe("lior", "lior", lior.__doc__ or "", "pydoc", "", lior),
-    Recipe("lior-shakespeare", "lior", lior_shakespeare.__doc__ or "", "tinyshakespeare", "", lior_shakespeare),
-    Recipe("lior-smoke", "lior", lior_smoke.__doc__ or "", "pydoc", "", lior_smoke),
+    Recipe(
+        "lior",
+        "lior",
+        "oscillators and retrieval, no autograd, on the reference text of Python",
+        "pydoc",
+        "about 2 minutes",
+        lior,
+    ),
+    Recipe(
+        "lior-shakespeare",
+        "lior",
+        "the same model on tinyshakespeare",
+        "tinyshakespeare",
+        "150 CPU-seconds",
+        lior_shakespeare,
+    ),
+    Recipe("lior-smoke", "lior", "the same model for 200 updates", "pydoc", "about 20 seconds", lior_smoke),
 ):
     RECIPES.register(_recipe.name, _recipe)
 

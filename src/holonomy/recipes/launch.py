@@ -51,18 +51,28 @@ class Corpus:
     digest: str
 
 
-def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None) -> Corpus:
+def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None, *, digest: str | None = None) -> Corpus:
     """Loads, splits and encodes the text of a configuration.
 
     Args:
         config: what to load and how to cut it.
         tokenizer: use this one instead of building one from the training part.
+        digest: sha256 that the text must have.
+
+    Raises:
+        DataError: the text cannot be loaded or encoded, or is another one.
     """
     source = load_text(config.source)
-    train, validation = split_text(source.text, config.train_share)
+    found = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
+    if digest not in (None, found):
+        raise DataError(
+            f"`data.source` {config.source} is not the text that the run was trained on; "
+            "bring the old text back, or start a run with --init-from"
+        )
+    train, _ = split_text(source.text, config.train_share)
     tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
-    digest = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
-    return Corpus(tokenizer, tokenizer.encode(train), tokenizer.encode(validation), digest)
+    ids = tokenizer.encode(source.text)
+    return Corpus(tokenizer, ids[: len(train)], ids[len(train) :], found)
 
 
 def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
@@ -158,12 +168,7 @@ def resume(run: str, *, root: Path, progress: Progress) -> FitReport:
         saved, faults = newest_valid(directory.checkpoints)
         for fault in faults:
             progress.notice(f"passed over a damaged checkpoint: {fault}")
-        work = _prepare(config_of(saved), tokenizer_of(saved))
-        if saved.state["text_sha256"] != work.corpus.digest:
-            raise DataError(
-                f"`data.source` {work.config.data.source} is not the text that `{run}` was trained on; "
-                "bring the old text back, or start a run with --init-from"
-            )
+        work = _prepare(config_of(saved), tokenizer_of(saved), digest=saved.state["text_sha256"])
         progress.notice(f"continuing {directory.path} at step {saved.step}")
         return _fit(work, directory, progress, saved)
 
@@ -179,9 +184,9 @@ class _Work:
     device: torch.device
 
 
-def _prepare(config: LiorConfig, tokenizer: CharTokenizer | None = None) -> _Work:
+def _prepare(config: LiorConfig, tokenizer: CharTokenizer | None = None, *, digest: str | None = None) -> _Work:
     device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
-    corpus = read_corpus(config.data, tokenizer)
+    corpus = read_corpus(config.data, tokenizer, digest=digest)
     if len(corpus.validation) < 2:
         raise DataError(
             f"the held-out part has {len(corpus.validation)} characters; give a longer text or lower `data.train_share`"
@@ -316,6 +321,8 @@ def evaluate(
     tokens = torch.from_numpy(parts[split]).to(model.device)
     metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
     assert metrics is not None
+    if model.tokenizer.unk:
+        metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())
     if with_baselines:
         trained = corpus.train if data is None else read_corpus(own, model.tokenizer).train
         metrics.update(baselines(trained, parts[split], model.tokenizer.vocab_size))

@@ -1,0 +1,200 @@
+"""The command line from outside: output, exit codes, and what it must not import."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from holonomy.cli import main
+
+TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n\n" for n in range(300))
+SMALL = ["--set", "model.d=16", "--set", "model.n_osc=16", "--set", "model.hidden=16", "--set", "model.heads=2"]
+SMALL += ["--set", "data.seq_len=32", "--set", "data.batch=4", "--threads", "1"]
+
+
+def holonomy(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """Runs the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["holonomy", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    printed = capfd.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a text and a small trained run `runs/a`."""
+    path = tmp_path_factory.mktemp("world")
+    (path / "text.txt").write_text(TEXT)
+    command = [sys.executable, "-m", "holonomy", "train", "lior", "--data", "text.txt", "--run", "a", "--steps", "40"]
+    done = subprocess.run([*command, *SMALL, "--json"], cwd=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (path / "report.json").write_text(done.stdout)
+    return path
+
+
+@pytest.fixture
+def here(world: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(world)
+    return world
+
+
+def test_train_prints_one_json_object(world: Path) -> None:
+    lines = (world / "report.json").read_text().splitlines()
+    assert len(lines) == 1
+    report = json.loads(lines[0])
+    wanted = {"run", "family", "metrics", "steps", "tokens_or_samples", "seconds", "cpu_seconds", "peak_rss_mb", "best"}
+    assert wanted <= report.keys()
+    assert report["steps"] == 40
+    assert report["tokens_or_samples"] == 40 * 32 * 4
+    assert report["best"]["metric"] == "val/loss"
+
+
+def test_eval(here: Path, capfd, monkeypatch) -> None:
+    code, out, _ = holonomy(capfd, monkeypatch, "eval", "a", "--baselines", "--json", "--threads", "1")
+    report = json.loads((here / "report.json").read_text())
+    metrics = json.loads(out)["metrics"]
+    assert code == 0
+    for name in ("val/loss", "baseline/kn5", "baseline/kn7"):
+        assert metrics[name] == report["metrics"][name]
+    code, out, _ = holonomy(capfd, monkeypatch, "eval", "runs/a", "--baselines")
+    assert code == 0
+    assert f"{metrics['val/loss']:.4f}" in out
+
+
+def test_generate_streams_what_json_says(here: Path, capfd, monkeypatch) -> None:
+    words = ["generate", "a", "--prompt", "7 and ", "--max-tokens", "30", "--seed", "3"]
+    code, out, _ = holonomy(capfd, monkeypatch, *words)
+    assert code == 0
+    again, as_json, _ = holonomy(capfd, monkeypatch, *words, "--json")
+    assert again == 0
+    assert json.loads(as_json)["text"] + "\n" == out
+    assert len(out) == 31
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "arguments"),
+    [
+        (2, "did you mean `lior`", ["train", "lor"]),
+        (2, "Did you mean 'train'", ["trian"]),
+        (2, "--steps", ["train", "lior", "--stepz", "3"]),
+        (2, "did you mean `train.optim.lr`", ["train", "lior", "--set", "lr=3"]),
+        (2, "greater than or equal to 1", ["train", "lior", "--steps", "0"]),
+        (2, "--resume", ["train", "lior", "--resume", "a"]),
+        (2, "`RECIPE` is missing", ["train"]),
+        (2, "--resume a", ["train", "lior", "--run", "a", "--data", "text.txt", *SMALL]),
+        (2, "No such file", ["train", "lior", "--config", "none.yaml"]),
+        (2, "max_tokens", ["generate", "a", "--max-tokens", "0"]),
+        (2, "max_tokens", ["generate", "a", "--max-tokens", "1000000000"]),
+        (2, "temperature", ["generate", "a", "--temperature", "-1"]),
+        (2, "'Z'", ["generate", "a", "--prompt", "Zebra"]),
+        (3, "does not exist", ["train", "lior", "--data", "none.txt"]),
+        (3, "one batch needs 1,025", ["train", "lior", "--data", "short.txt"]),
+        (3, "binary", ["train", "lior", "--data", "binary.txt"]),
+        (3, "0xff", ["train", "lior", "--data", "latin.txt"]),
+        (3, "empty", ["train", "lior", "--data", "empty.txt"]),
+        (4, "did you mean `a`", ["eval", "aa"]),
+        (4, "not a run directory", ["train", "--resume", "nothing"]),
+    ],
+)
+def test_mistakes_are_explained(here: Path, capfd, monkeypatch, code, words, arguments) -> None:
+    for name, content in (("short", b"abc" * 10), ("binary", b"a\0b"), ("latin", b"caf\xff"), ("empty", b"")):
+        (here / f"{name}.txt").write_bytes(content)
+    found, out, err = holonomy(capfd, monkeypatch, *arguments)
+    assert found == code, err
+    assert words in err.replace("\n", " ")
+    assert err.startswith("error: ")
+    assert out == ""
+    assert "Traceback" not in err
+
+
+def test_cuda_is_never_replaced_silently(here: Path, capfd, monkeypatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for option in (["--device", "cuda"], ["--strict-cuda"]):
+        code, _, err = holonomy(capfd, monkeypatch, "train", "lior", "--data", "text.txt", "--run", "z", *option)
+        assert code == 2
+        assert "CUDA" in err
+        assert not (here / "runs" / "z").exists()
+
+
+def test_config_show_names_origins(capfd, monkeypatch) -> None:
+    code, out, _ = holonomy(capfd, monkeypatch, "config", "show", "lior", "--set", "model.d=64", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["config"]["model"]["d"] == 64
+    assert shown["origins"]["model.d"] == "--set model.d"
+    assert shown["origins"]["data.unk"] == "recipe lior"
+
+
+def test_config_show_yaml_is_a_config_file(here: Path, capfd, monkeypatch) -> None:
+    _, out, _ = holonomy(capfd, monkeypatch, "config", "show", "lior-smoke", "--set", "model.d=64", "--yaml")
+    (here / "mine.yaml").write_text(out)
+    code, again, _ = holonomy(capfd, monkeypatch, "config", "show", "lior", "--config", "mine.yaml", "--yaml")
+    assert code == 0
+    assert again == out
+
+
+def test_every_command_shows_an_example(capfd, monkeypatch) -> None:
+    for words in (["train"], ["eval"], ["generate"], ["chat"], ["recipes"], ["config", "show"], []):
+        code, out, _ = holonomy(capfd, monkeypatch, *words, "--help")
+        assert code == 0
+        assert f"Example: holonomy {' '.join(words)}".strip() in out
+
+
+def test_resume_of_a_finished_run_and_its_table(here: Path, capfd, monkeypatch) -> None:
+    code, out, err = holonomy(capfd, monkeypatch, "train", "--resume", "a", "--threads", "1")
+    assert code == 0
+    assert "Kneser-Ney, order 7" in out
+    assert "holonomy chat a" in out
+    assert "continuing" in err
+
+
+def test_bad_configurations_never_wait_for_torch() -> None:
+    program = (
+        "import sys; from holonomy.cli import main\n"
+        "sys.argv = ['holonomy', *sys.argv[1:]]\n"
+        "try: main.run()\n"
+        "except SystemExit as e: print(e.code, 'torch' in sys.modules, 'numpy' in sys.modules)\n"
+    )
+    for arguments in (["--help"], ["recipes"], ["config", "show", "lior"], ["train", "lior", "--set", "x=1"]):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+        expected = "2 False False" if "--set" in arguments else "0 False False"
+        assert done.stdout.splitlines()[-1] == expected, done.stderr
+
+
+def test_plain_terminals_and_closed_pipes(here: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "NO_COLOR": "1"}
+    command = [sys.executable, "-m", "holonomy", "recipes"]
+    done = subprocess.run(command, env=environment, capture_output=True)
+    assert done.returncode == 0
+    assert b"lior" in done.stdout
+    assert b"\x1b" not in done.stdout
+    generate = f"{sys.executable} -m holonomy generate a --prompt 7 --max-tokens 3000 | head -c 5"
+    piped = subprocess.run(["bash", "-c", generate], capture_output=True, text=True)
+    assert piped.stderr == ""
+
+
+def test_interrupted_training_saves_names_the_checkpoint_and_resumes(here: Path) -> None:
+    command = [sys.executable, "-m", "holonomy", "train", "lior", "--data", "text.txt", "--run", "stopped", *SMALL]
+    process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
+    log = here / "runs" / "stopped" / "metrics.jsonl"
+    while not log.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    pointer = (here / "runs" / "stopped" / "checkpoints" / "latest").read_text().strip()
+    assert pointer in errors
+    assert "Traceback" not in errors

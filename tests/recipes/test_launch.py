@@ -1,0 +1,255 @@
+"""A small lior from text to reply: training, evaluation, resume, loading, and what must be refused."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from holonomy.core.config import read_yaml, to_json
+from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
+from holonomy.data.kneser_ney import baselines
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import generate
+from holonomy.models.lior.config import LiorConfig
+from holonomy.recipes import RECIPES, configure, launch
+from holonomy.train.loop import FitReport
+from holonomy.train.monitor import SilentProgress
+
+TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(400))
+TINY = [
+    "model.d=16", "model.n_osc=16", "model.hidden=16", "model.heads=2", "data.seq_len=32", "data.batch=4",
+    "train.cadence.eval_every=40", "train.cadence.save_every=25", "train.cadence.log_every=5",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "sums.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def configured(text: Path, *more: str, recipe: str = "lior", num_steps: int = 60) -> LiorConfig:
+    settings = [*TINY, "data.unk=false", f"data.source={json.dumps(str(text))}", *more]
+    budget = {"steps": num_steps, "tokens": None, "cpu_s": None, "seconds": None}
+    return configure(recipe, overrides=settings, options={"train.budget": ("--steps", budget)}).config
+
+
+@pytest.fixture(scope="module")
+def tolerant(text: Path, tmp_path_factory: pytest.TempPathFactory) -> FitReport:
+    """A run with a symbol for unknown characters."""
+    return trained(configured(text, "data.unk=true", num_steps=2), tmp_path_factory.mktemp("tolerant"))
+
+
+def trained(config: LiorConfig, root: Path, run: str = "a") -> FitReport:
+    return launch.train(config, recipe="lior", run=run, root=root, progress=SilentProgress())
+
+
+@pytest.fixture(scope="module")
+def finished(text: Path, tmp_path_factory: pytest.TempPathFactory) -> FitReport:
+    return trained(configured(text), tmp_path_factory.mktemp("runs"))
+
+
+def test_training_learns_and_reports(text: Path, finished: FitReport) -> None:
+    metrics = finished.metrics
+    assert metrics["val/loss"] < metrics["baseline/unigram"]
+    assert math.isclose(metrics["val/bits_per_char"], metrics["val/loss"] / math.log(2))
+    assert math.isclose(metrics["val/perplexity"], math.exp(metrics["val/loss"]))
+    assert finished.steps == 60
+    assert finished.tokens == 60 * 4 * 32
+    assert read_yaml(finished.run / "config.yaml")[0] == to_json(configured(text))
+
+
+def test_evaluation_equals_training_and_the_step_by_step_model(text: Path, finished: FitReport) -> None:
+    root, name = finished.run.parent, finished.run.name
+    metrics = launch.evaluate(name, root=root, with_baselines=True)
+    assert metrics["val/loss"] == finished.metrics["val/loss"]
+    model = launch.load(name, root=root)
+    held_out = TEXT[int(len(TEXT) * 0.9) :]
+    ids = torch.as_tensor(model.tokenizer.encode(held_out))
+    train = model.tokenizer.encode(TEXT[: int(len(TEXT) * 0.9)])
+    assert baselines(train, ids.numpy(), model.tokenizer.vocab_size)["baseline/kn5"] == metrics["baseline/kn5"]
+    total = 0.0
+    for window in range(0, len(ids) - 1, 32):
+        state = model.start(1)
+        for at in range(window, min(window + 32, len(ids) - 1)):
+            log_probs, state = model.step(ids[at : at + 1], state)
+            total -= float(log_probs[0, ids[at + 1]])
+    assert math.isclose(total / (len(ids) - 1), metrics["val/loss"], rel_tol=1e-5)
+
+
+def test_language_model_paths_agree(finished: FitReport) -> None:
+    model = launch.load(finished.run)
+    ids = torch.as_tensor(model.tokenizer.encode(TEXT[:700])).view(2, -1)
+    whole = model.log_probs(ids)
+    assert whole.exp().sum(-1).sub(1).abs().max() < 1e-5
+    state = model.start(2)
+    last, state = model.prefill(ids[:, :300], state)
+    assert (last - whole[:, 299]).abs().max() < 1e-4
+    for at in range(300, 350):
+        last, state = model.step(ids[:, at], state)
+        assert (last - whole[:, at]).abs().max() < 1e-4
+
+
+def test_other_texts_and_splits(finished: FitReport, tolerant: FitReport, tmp_path: Path) -> None:
+    root, name = finished.run.parent, finished.run.name
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT[:500])
+    whole = launch.evaluate(name, root=root, data=str(other))
+    assert whole["val/tokens"] == 499
+    train = launch.evaluate(name, root=root, split="train")
+    assert train["val/tokens"] == int(len(TEXT) * 0.9) - 1
+    with pytest.raises(ConfigError, match="train, validation, all"):
+        launch.evaluate(name, root=root, split="test")
+    other.write_text("Z and z\n")
+    with pytest.raises(DataError, match="'Z'"):
+        launch.evaluate(name, root=root, data=str(other))
+    assert "val/unknown" not in whole
+    metrics = launch.evaluate(str(tolerant.run), root=root, data=str(other))
+    assert metrics["val/unknown"] == 2
+
+
+class Stopping(SilentProgress):
+    """Behaves like Ctrl-C at one step."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def update(self, step, fraction, metrics) -> None:
+        if step == self.step:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize("stop_at", [5, 30, 40])
+def test_resume_is_exact(text: Path, finished: FitReport, tmp_path: Path, stop_at: int) -> None:
+    with pytest.raises(Interrupted):
+        launch.train(configured(text), recipe="x", run="b", root=tmp_path, progress=Stopping(stop_at))
+    report = launch.resume("b", root=tmp_path, progress=SilentProgress())
+    for name in ("tensors.safetensors", "tokenizer.json"):
+        assert (report.checkpoint / name).read_bytes() == (finished.checkpoint / name).read_bytes()
+
+    def losses(run: Path) -> list:
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [(r["step"], r.get("train/loss"), r.get("val/loss")) for r in lines]
+
+    assert losses(report.run) == losses(finished.run)
+
+
+def test_a_run_without_a_checkpoint_resumes_from_the_start(text: Path, finished: FitReport, tmp_path: Path) -> None:
+    copy = tmp_path / "fresh"
+    shutil.copytree(finished.run, copy)
+    shutil.rmtree(copy / "checkpoints")
+    (copy / "checkpoints").mkdir()
+    report = launch.resume("fresh", root=tmp_path, progress=SilentProgress())
+    assert report.metrics["val/loss"] == finished.metrics["val/loss"]
+
+
+def test_a_changed_text_is_refused_on_resume(finished: FitReport, text: Path) -> None:
+    text.write_text(TEXT + "one more line\n")
+    try:
+        with pytest.raises(DataError, match="not the text"):
+            launch.resume(finished.run.name, root=finished.run.parent, progress=SilentProgress())
+    finally:
+        text.write_text(TEXT)
+
+
+def test_weights_of_another_run_start_a_new_one(text: Path, finished: FitReport, tmp_path: Path) -> None:
+    report = launch.train(
+        configured(text, num_steps=1),
+        recipe="x",
+        run="c",
+        root=tmp_path,
+        progress=SilentProgress(),
+        init_from=str(finished.run),
+    )
+    assert abs(report.metrics["val/loss"] - finished.metrics["val/loss"]) < 0.1
+    with pytest.raises(CheckpointError, match="model.layers"):
+        launch.train(
+            configured(text, "model.d=8", num_steps=1),
+            recipe="x",
+            run="d",
+            root=tmp_path,
+            progress=SilentProgress(),
+            init_from=str(finished.run),
+        )
+    assert not (tmp_path / "d").exists()
+
+
+def test_generation_repeats(finished: FitReport) -> None:
+    model = launch.load(finished.run)
+    texts = ["".join(generate(model, "3 and ", sampling=Sampling(), max_tokens=50, seed=seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+    assert len(texts[0]) == 50
+
+
+def test_damaged_checkpoints_are_refused(finished: FitReport, tmp_path: Path) -> None:
+    shutil.copytree(finished.run, tmp_path / "run")
+    tensors = tmp_path / "run" / "checkpoints" / finished.checkpoint.name / "tensors.safetensors"
+    content = bytearray(tensors.read_bytes())
+    content[len(content) // 2] ^= 4
+    tensors.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match=r"tensors\.safetensors.*differs"):
+        launch.load("run", root=tmp_path)
+    with pytest.raises(CheckpointError, match="no checkpoint yet|not a run"):
+        launch.load("nothing", root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [("aaa", "held-out part has 1"), ("ab" * 60, "one batch needs 129"), ("", "empty")],
+)
+def test_short_texts_are_refused_before_a_run_exists(tmp_path: Path, content: str, words: str) -> None:
+    (tmp_path / "short.txt").write_text(content)
+    with pytest.raises(DataError, match=words):
+        trained(configured(tmp_path / "short.txt"), tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_resolve_and_differ_only_where_they_say() -> None:
+    assert [r.name for r in RECIPES] == ["lior", "lior-shakespeare", "lior-smoke"]
+    for recipe in RECIPES:
+        config = configure(recipe.name).config
+        assert config.family == recipe.family
+        assert config.data.source == recipe.data
+        assert recipe.trains
+        assert recipe.expect
+
+
+def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
+    """No dead keys: each leaf, changed, gives another network, other batches, another update, plan or reply."""
+    changes = {
+        "model.architecture": "causal_field", "model.pattern": "om", "model.blocks": 2, "model.d": 32,
+        "model.n_osc": 32, "model.hidden": 32, "model.heads": 4, "model.window": 5, "model.fir": 2,
+        "model.chunk": 8, "model.theta_range": "[0.3, 2.0]", "model.gamma_range": "[0.1, 0.5]",
+        "model.out_scale": 0.25, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
+        "train.optim.lr": 0.01, "train.optim.betas": "[0.8, 0.9]", "train.optim.eps": 0.1,
+        "train.optim.decay": 0.9, "train.optim.clip": 0.01, "train.optim.warmup": 0.5, "train.optim.floor": 0.9,
+        "train.seed": 9,
+    }  # fmt: skip
+
+    def trace(*more: str) -> torch.Tensor:
+        config = configured(text, *more)
+        work = launch._prepare(config)
+        for progress in (0.2, 0.4, 1.0):
+            work.learner.train_step(work.sampler.next(), progress=progress)
+        return work.learner.flat.buffer.clone()
+
+    plain = trace()
+    for key, value in changes.items():
+        other = trace(f"{key}={value}")
+        assert other.shape != plain.shape or not torch.equal(other, plain), key
+    elsewhere = {
+        "family", "data.source", "data.unk", "train.budget.steps", "train.budget.tokens", "train.budget.cpu_s",
+        "train.budget.seconds", "train.cadence.log_every", "train.cadence.eval_every", "train.cadence.save_every",
+        "train.cadence.keep", "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
+        "infer.top_k", "infer.top_p", "infer.max_tokens",
+    }  # fmt: skip
+    assert set(configure("lior").origins) == set(changes) | elsewhere

@@ -1,0 +1,78 @@
+"""Run directories: found by name, path or checkpoint; never overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from toy import ToyConfig
+
+from holonomy.core.config import read_yaml
+from holonomy.core.errors import CheckpointError, ConfigError, StorageError
+from holonomy.train.monitor import MetricsLog
+from holonomy.train.run import RunDirectory
+
+
+def create(root: Path, name: str | None) -> RunDirectory:
+    return RunDirectory.create(root, name, prefix="toy", config=ToyConfig())
+
+
+@pytest.mark.parametrize("name", ["plain", "with space", "\u00fc\u00f1\u00ee", "n" * 200])
+def test_created_and_found_again(tmp_path: Path, name: str) -> None:
+    run = create(tmp_path, name)
+    assert read_yaml(run.path / "config.yaml")[0] == {"steps": 60}
+    assert json.loads((run.path / "env.json").read_text())["torch"]
+    step = run.checkpoints / "step-3"
+    step.mkdir()
+    for text, root in ((name, tmp_path), (str(run.path), Path("elsewhere")), (f"{name}/checkpoints/step-3", tmp_path)):
+        assert RunDirectory.open(text, root).path == run.path
+
+
+def test_names_come_from_the_recipe_and_the_time(tmp_path: Path) -> None:
+    assert create(tmp_path, None).path.name.startswith("toy-20")
+
+
+def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
+    create(tmp_path, "a")
+    before = (tmp_path / "a" / "env.json").read_bytes()
+    with pytest.raises(ConfigError, match="--resume a"):
+        create(tmp_path, "a")
+    assert (tmp_path / "a" / "env.json").read_bytes() == before
+
+
+def test_a_missing_run_gets_a_suggestion(tmp_path: Path) -> None:
+    create(tmp_path, "shakespeare")
+    with pytest.raises(CheckpointError, match="did you mean `shakespeare`"):
+        RunDirectory.open("shakespear", tmp_path)
+    with pytest.raises(CheckpointError, match="no runs"):
+        RunDirectory.open("x", tmp_path / "none")
+
+
+def test_what_cannot_be_written_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="Not a directory"):
+        create(tmp_path / "file", "a")
+    with pytest.raises(StorageError, match="name too long"):
+        create(tmp_path, "n" * 300)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_root_is_one_error(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(StorageError, match="Permission denied"):
+        create(tmp_path, "a")
+
+
+def test_the_log_drops_later_and_half_written_records(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.truncate_after(3)
+    for step in (1, 2, 2, 3, 4):
+        log.write(step, {"x": step / 2})
+    with log.path.open("a") as file:
+        file.write('{"step": 2, "x"')
+    log.truncate_after(3)
+    assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
+        {"step": s, "x": s / 2} for s in (1, 2, 2, 3)
+    ]
