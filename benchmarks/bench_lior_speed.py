@@ -36,7 +36,7 @@ def batch() -> TokenBatch:
     """Random tokens in the shape of the default recipe."""
     shape = (CONFIG.data.batch, CONFIG.data.seq_len + 1)
     ids = torch.randint(VOCABULARY, shape, generator=torch.Generator().manual_seed(0))
-    return TokenBatch(ids[:, :-1].clone(), ids[:, 1:].clone())
+    return TokenBatch(ids[:, :-1].clone(), ids[:, 1:].clone(), CONFIG.data.batch * CONFIG.data.seq_len)
 
 
 def measure(benchmark, tokens: int, run: Callable[[], object]) -> None:

@@ -121,6 +121,19 @@ def test_a_signal_during_evaluation_loses_nothing(tmp_path: Path, whole: tuple[R
     assert records(run.path) == records(whole[1].path)
 
 
+def test_dying_before_the_first_checkpoint_leaves_no_records_behind(
+    tmp_path: Path, whole: tuple[Regression, RunDirectory]
+) -> None:
+    run, learner = directory(tmp_path, "split"), Regression()
+    learner.spoil_at = 6  # between a record and the first save
+    with run:
+        with pytest.raises(TrainingDiverged):
+            train_toy(run, learner)
+        assert len(records(run.path)) == 1
+        train_toy(run, Regression())
+    assert records(run.path) == records(whole[1].path)
+
+
 def test_a_finished_run_reports_again_without_training(tmp_path: Path) -> None:
     run, again = directory(tmp_path, "a"), Regression()
     with run:

@@ -159,9 +159,10 @@ class _Fit:
         self.learner.load_state({**saved.tensors, **saved.state["learner"]})
         self.data.load_state(saved.state["data"])
         self.now = Counters(**saved.state["counters"])
-        self.log.truncate_after(self.now.step)
 
     def go(self) -> None:
+        # A run that died before its first checkpoint starts again, and must not keep what it logged.
+        self.log.truncate_after(self.now.step)
         checkpoint.prune(
             self.run.checkpoints,
             keep_last=self.cadence.keep,
@@ -205,22 +206,26 @@ class _Fit:
 
     def _record(self) -> None:
         now = self.now
-        assert self._loss is not None
-        record = {"train/loss": float(self._loss) / now.pending_tokens}
+        record = {"train/loss": self._pending() / now.pending_tokens}
         record.update({name: float(value) for name, value in self._extra.items()})
         record["train/tokens"] = float(now.tokens)
         record["train/cpu_s"] = now.cpu_s
         record["perf/tokens_per_cpu_second"] = now.pending_tokens / max(now.pending_cpu_s, 1e-9)
         record["perf/peak_rss_mb"] = peak_rss_mb()
-        if not math.isfinite(record["train/loss"]):
+        now.pending_loss, now.pending_tokens, now.pending_cpu_s, self._loss = 0.0, 0, 0.0, None
+        self._publish(record)
+
+    def _pending(self) -> float:
+        """Sum of the losses since the last record, which tells whether training is still sound."""
+        pending = self.now.pending_loss if self._loss is None else float(self._loss)
+        if not math.isfinite(pending):
             good = checkpoint.find(self.run.checkpoints, "latest")
             raise TrainingDiverged(
-                f"the training loss is {record['train/loss']} at step {now.step}; "
+                f"the training loss is {pending} at step {self.now.step}; "
                 f"{f'the last good checkpoint is {good}' if good else 'no checkpoint was saved before'}. "
                 "Lower train.optim.lr, or look for damaged data"
             )
-        now.pending_loss, now.pending_tokens, now.pending_cpu_s, self._loss = 0.0, 0, 0.0, None
-        self._publish(record)
+        return pending
 
     def _publish(self, record: dict[str, float]) -> None:
         self.now.metrics.update(record)
@@ -245,8 +250,7 @@ class _Fit:
 
     def _save(self) -> Path:
         now = self.now
-        if self._loss is not None:
-            now.pending_loss = float(self._loss)
+        now.pending_loss = self._pending()
         state = self.learner.state()
         path = checkpoint.save(
             self.run.checkpoints,

@@ -82,7 +82,7 @@ class OptimConfig(Config):
     lr: float = Field(default=4e-3, gt=0, le=1, description="peak learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="decay of first and second moment")
     eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
-    decay: float = Field(default=0.1, ge=0, description="decoupled weight decay on embedding, linear maps and head")
+    decay: float = Field(default=0.5, ge=0, description="decoupled weight decay on embedding, linear maps and head")
     clip: float = Field(default=1.0, gt=0, description="largest L2 norm of the statistics")
     warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the budget with rising learning rate")
     floor: float = Field(default=0.03, ge=0, le=1, description="last learning rate as a share of the peak")
