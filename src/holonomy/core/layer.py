@@ -51,11 +51,14 @@ class EchoLayer(nn.Module, ABC):
     def advance(
         self, x: Float[Tensor, "channels batch time"], state: Any
     ) -> tuple[Float[Tensor, "out batch time"], Any]:
-        """Continues sequences by any number of tokens; equals `free` on the whole when chained."""
+        """Continues sequences by any number of tokens; equals `free` on the whole when chained.
+
+        The given state may be overwritten: go on with the returned one.
+        """
 
     @abstractmethod
     def step(self, x: Float[Tensor, "channels batch"], state: Any) -> tuple[Float[Tensor, "out batch"], Any]:
-        """Continues sequences by one token, in constant time and memory."""
+        """Continues sequences by one token, in constant time and memory; the given state may be overwritten."""
 
 
 class PointwiseLayer(EchoLayer):

@@ -24,6 +24,8 @@ class Tokenizer(Protocol):
 class LanguageModel(Protocol):
     """Next-token distributions, in parallel or token by token, always the same numbers.
 
+    `prefill` and `step` may overwrite the state they are given: go on with the one they return.
+
     Attributes:
         tokenizer: the tokenizer the model was trained with.
         context_limit: largest number of tokens a state can take, or None when there is no limit.

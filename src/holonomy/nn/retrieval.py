@@ -11,7 +11,7 @@ dL/dcost_ij = -w_ij (e_ij - <e>_i) with <e>_i = sum_j w_ij e_ij.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -24,25 +24,30 @@ from holonomy.core.tape import Tape
 from holonomy.nn.oscillator import log_spaced
 from holonomy.nn.static import Linear
 
+LONG_AGO = -(2**31)
+"""Position of an empty place: outside every window."""
 MASKED = -1e30
 """Score of a place that must not be seen: finite, so that no NaN can come from a difference of masks."""
 
 
-@dataclass
-class RetrievalState:
-    """The last tokens that a query may see, oldest place overwritten first.
+class RetrievalState(NamedTuple):
+    """The last tokens that a query may see; the newest takes the place of the oldest.
 
     Attributes:
         keys: [batch * heads, window, d].
         values: [batch * heads, window, d].
-        time: position of each slot's token, shape [window]; -1 for an empty slot.
+        time: position of each place's token, [window]; far in the past where there is none yet.
         position: number of tokens seen so far.
+        radius: R of each head, [heads, 1, 1]; computed once, not every token.
+        interval: c^2 of each head, [heads, 1, 1].
     """
 
     keys: Float[Tensor, "BH window d"]
     values: Float[Tensor, "BH window d"]
     time: Int[Tensor, " window"]
     position: int
+    radius: Float[Tensor, "heads 1 1"]
+    interval: Float[Tensor, "heads 1 1"]
 
 
 class Retrieval(EchoLayer):
@@ -78,8 +83,17 @@ class Retrieval(EchoLayer):
         heads = y.view(batch, self.heads, *y.shape[1:]).permute(1, 3, 0, 2)
         return heads.reshape(-1, batch, y.shape[1])
 
+    def scales(self) -> tuple[Float[Tensor, "heads 1 1"], Float[Tensor, "heads 1 1"]]:
+        """Returns R and c^2 of each head."""
+        return self.log_radius.exp()[:, None, None], (2 * self.log_interval).exp()[:, None, None]
+
     def weights(
-        self, k: Float[Tensor, "BH L d"], m: Float[Tensor, "BH S d"], apart: Int[Tensor, "L S"]
+        self,
+        k: Float[Tensor, "BH L d"],
+        m: Float[Tensor, "BH S d"],
+        apart: Int[Tensor, "L S"],
+        radius: Float[Tensor, "heads 1 1"],
+        interval: Float[Tensor, "heads 1 1"],
     ) -> tuple[Float[Tensor, "BH L S"], Float[Tensor, "BH L S"]]:
         """Boltzmann weights and the geodesic lengths sqrt(...) of all pairs.
 
@@ -87,21 +101,21 @@ class Retrieval(EchoLayer):
             k: queries.
             m: keys.
             apart: age of each key as seen by each query; places outside [0, window) are not seen.
+            radius: R.
+            interval: c^2.
         """
-        batch = k.shape[0] // self.heads
         square = torch.baddbmm(k.square().sum(-1, keepdim=True), k, m.mT, alpha=-2)
         square = (square + m.square().sum(-1).unsqueeze(1)).clamp_min(0)
-        interval = self.log_interval.exp().square()[:, None, None] * apart.square() + 0.01 * k.shape[-1]
-        length = (square.view(batch, self.heads, *apart.shape) + interval).sqrt()
+        length = (square.view(-1, self.heads, *apart.shape) + (interval * apart.square() + 0.01 * k.shape[-1])).sqrt()
         seen = (apart >= 0) & (apart < self.window)
-        score = torch.where(seen, -self.log_radius.exp()[:, None, None] * length, MASKED)
+        score = torch.where(seen, -radius * length, MASKED)
         return score.softmax(-1).view_as(square), length.view_as(square)
 
     def free(self, x: Float[Tensor, "D batch time"], tape: Tape | None) -> Float[Tensor, "D batch time"]:
         """Retrieves from the past of the same sequence; the record holds parts, weights and lengths."""
         k, m, v = self.split(self.inp.free(x, tape))
         time = torch.arange(x.shape[-1], device=x.device)
-        w, length = self.weights(k, m, time[:, None] - time)
+        w, length = self.weights(k, m, time[:, None] - time, *self.scales())
         y = torch.bmm(w, v)
         if tape is not None:
             tape.push(self, k, m, v, w, length)
@@ -136,9 +150,9 @@ class Retrieval(EchoLayer):
     def start(self, batch: int) -> RetrievalState:
         """Nothing seen yet."""
         weight = self.out.weight
-        empty = weight.new_zeros(batch * self.heads, self.window, weight.shape[0] // self.heads)
-        time = torch.full((self.window,), -1, device=weight.device)
-        return RetrievalState(empty, empty.clone(), time, 0)
+        keys = weight.new_zeros(batch * self.heads, self.window, weight.shape[0] // self.heads)
+        time = torch.full((self.window,), LONG_AGO, device=weight.device)
+        return RetrievalState(keys, keys.clone(), time, 0, *self.scales())
 
     def advance(
         self, x: Float[Tensor, "D batch time"], state: RetrievalState
@@ -146,29 +160,35 @@ class Retrieval(EchoLayer):
         """Continues by any number of tokens, a window's length at a time."""
         results = []
         for part in x.split(self.window, -1):
-            y, state = self._advance_part(part, state)
-            results.append(y)
+            k, m, v = self.split(self.inp.free(part, None))
+            end = state.position + part.shape[-1]
+            time = torch.arange(state.position, end, device=x.device)
+            apart = time[:, None] - torch.cat([state.time, time])
+            w, _ = self.weights(k, torch.cat([state.keys, m], 1), apart, state.radius, state.interval)
+            y = torch.bmm(w, torch.cat([state.values, v], 1))
+            place = time % self.window
+            state.keys.index_copy_(1, place, m)
+            state.values.index_copy_(1, place, v)
+            state.time.index_copy_(0, place, time)
+            state = state._replace(position=end)
+            results.append(self.out.free(self.join(y, x.shape[1]), None))
         return torch.cat(results, -1), state
-
-    def _advance_part(self, x: Tensor, state: RetrievalState) -> tuple[Tensor, RetrievalState]:
-        k, m, v = self.split(self.inp.free(x, None))
-        time = torch.arange(state.position, state.position + x.shape[-1], device=x.device)
-        empty = torch.full_like(state.time, state.position + x.shape[-1])
-        known = torch.where(state.time < 0, empty, state.time)
-        apart = time[:, None] - torch.cat([known, time])
-        w, _ = self.weights(k, torch.cat([state.keys, m], 1), apart)
-        y = torch.bmm(w, torch.cat([state.values, v], 1))
-        slot = time % self.window
-        keys, values = state.keys.index_copy(1, slot, m), state.values.index_copy(1, slot, v)
-        written = RetrievalState(keys, values, state.time.index_copy(0, slot, time), state.position + x.shape[-1])
-        return self.out.free(self.join(y, x.shape[1]), None), written
 
     def step(
         self, x: Float[Tensor, "D batch"], state: RetrievalState
     ) -> tuple[Float[Tensor, "D batch"], RetrievalState]:
         """Continues by one token."""
-        y, state = self._advance_part(x.unsqueeze(-1), state)
-        return y.squeeze(-1), state
+        width = state.keys.shape[-1]
+        parts = torch.mm(self.inp.weight, x).view(3, self.heads, width, -1).permute(0, 3, 1, 2)
+        k, m, v = parts.reshape(3, -1, 1, width)
+        place = state.position % self.window
+        state.keys[:, place : place + 1] = m
+        state.values[:, place : place + 1] = v
+        state.time[place] = state.position
+        apart = (state.position - state.time).unsqueeze(0)
+        w, _ = self.weights(k, state.keys, apart, state.radius, state.interval)
+        y = torch.bmm(w, state.values).view(-1, self.heads * width).T
+        return torch.mm(self.out.weight, y), state._replace(position=state.position + 1)
 
 
 def boltzmann_contrast(w: Float[Tensor, "BH L S"], energy: Float[Tensor, "BH L S"]) -> Float[Tensor, "BH L S"]:
