@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holonomy.core.errors import TapeError
-from holonomy.core.flat import FlatParams
+from holonomy.core.flat import FlatParams, StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.nn.containers import Chain, Residual
@@ -69,6 +69,13 @@ def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def statistics(layer: EchoLayer) -> StatBuffer:
+    """A zeroed buffer for the layer's statistics, empty for a layer without parameters."""
+    if not list(layer.parameters()):
+        return StatBuffer(torch.zeros(0), {})
+    return FlatParams(layer, frozenset()).statistics()
+
+
 def worst_error(layer: EchoLayer, dtype: torch.dtype, x: Tensor) -> float:
     """Worst relative error over all parameters and the nudge below, layer in `dtype`, autograd in float64."""
     layer = layer.to(dtype)
@@ -78,17 +85,14 @@ def worst_error(layer: EchoLayer, dtype: torch.dtype, x: Tensor) -> float:
     y = reference(leaf)
     g = drawn(tuple(y.shape), seed=1).to(dtype)
     y.backward(g.double())
-    flat = FlatParams(layer, frozenset()) if list(layer.parameters()) else None
-    acc = flat.statistics() if flat else None
-    tape = Tape()
+    acc, tape = statistics(layer), Tape()
     with torch.no_grad():
         layer.free(x, tape)
-        below = layer.echo(tape, g, acc)  # type: ignore[arg-type]
+        below = layer.echo(tape, g, acc)
     assert len(tape) == 0
     errors = [relative(below, leaf.grad)]  # type: ignore[arg-type]
-    if flat and acc:
-        found = flat.named_views(acc.buffer)
-        errors += [relative(found[name], p.grad) for name, p in reference.named_parameters()]  # type: ignore[arg-type]
+    pairs = zip(layer.parameters(), reference.parameters(), strict=True)
+    errors += [relative(acc[mine], theirs.grad) for mine, theirs in pairs]  # type: ignore[arg-type]
     return max(errors)
 
 
@@ -133,16 +137,16 @@ def test_nudge_drives_the_statistics(name: str) -> None:
         return
     flat = FlatParams(layer, frozenset())
 
-    def statistics(scale: float) -> Tensor:
+    def driven(scale: float) -> Tensor:
         acc, tape = flat.statistics(), Tape()
         with torch.no_grad():
             y = layer.free(x, tape)
             layer.echo(tape, scale * drawn(tuple(y.shape), seed=1), acc)
         return acc.buffer
 
-    assert not statistics(0.0).any()
-    assert torch.allclose(statistics(2.0), 2 * statistics(1.0), rtol=1e-12, atol=1e-14)
-    assert statistics(1.0).abs().max() > 1e-3
+    assert not driven(0.0).any()
+    assert torch.allclose(driven(2.0), 2 * driven(1.0), rtol=1e-12, atol=1e-14)
+    assert driven(1.0).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -161,13 +165,12 @@ def test_causality_is_exact(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", LAYERS)
 def test_nudges_never_reach_the_future(name: str) -> None:
     layer, x = LAYERS[name]().double(), drawn((WIDTH, 2, 70))
-    acc = FlatParams(layer, frozenset()).statistics() if list(layer.parameters()) else None
-    tape = Tape()
+    acc, tape = statistics(layer), Tape()
     with torch.no_grad():
         y = layer.free(x, tape)
         g = drawn(tuple(y.shape), seed=1)
         g[..., 33:] = 0
-        below = layer.echo(tape, g, acc)  # type: ignore[arg-type]
+        below = layer.echo(tape, g, acc)
     assert not below[..., 33:].any()
     assert below[..., :33].any()
 
@@ -194,8 +197,7 @@ def test_incremental_equals_whole(name: str, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("chain", "shared layer", "norm", "gate")])
 def test_tape_misuse_raises(name: str) -> None:
     layer, other, x = LAYERS[name](), RMSNorm(), drawn((WIDTH, 1, 4)).float()
-    acc = FlatParams(layer, frozenset()).statistics()
-    tape = Tape()
+    acc, tape = statistics(layer), Tape()
     with torch.no_grad():
         y = layer.free(x, tape)
         layer.echo(tape, torch.ones_like(y), acc)
