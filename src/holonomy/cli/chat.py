@@ -47,7 +47,8 @@ def chat(
 
     if max_tokens is not None:
         check_max_tokens(max_tokens)
-    model, sampling = open_model(run, root, threads, temperature=temperature, top_k=top_k, top_p=top_p)
+    chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    model, sampling = open_model(run, root, threads, chosen)
     talk = Talk(Session(model, sampling, seed=seed), max_tokens or model.config.infer.max_tokens)
     if sys.stdin.isatty():
         talk.say(f"{run}: it continues what you type. /help lists the commands.")

@@ -31,7 +31,7 @@ def evaluate(
     from holonomy.cli.process import tune_process
     from holonomy.recipes import launch
 
-    tune_process(threads=options.thread_count(threads) or "auto")  # type: ignore[arg-type]
+    tune_process(threads=options.thread_count(threads) or "auto")
     metrics = launch.evaluate(run, root=root, data=data, split=split, with_baselines=baselines)
     if as_json:
         print_json({"run": run, "metrics": metrics})

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holonomy.cli import options
 from holonomy.cli.console import print_json
 from holonomy.core.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from holonomy.infer.sampling import Sampling
+    from holonomy.models.lior.inference import LiorLanguageModel
 
 
 def generate(
@@ -35,7 +42,8 @@ def generate(
     if max_tokens is not None:
         check_max_tokens(max_tokens)
     text = _prompt(prompt)
-    model, sampling = open_model(run, root, threads, temperature=temperature, top_k=top_k, top_p=top_p)
+    chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    model, sampling = open_model(run, root, threads, chosen)
     session = Session(model, sampling, seed=seed)
     try:
         session.feed(text)
@@ -64,15 +72,18 @@ def _prompt(prompt: str) -> str:
         raise ConfigError(f"`--prompt -`: stdin is not UTF-8 at byte {error.start}") from error
 
 
-def open_model(run, root, threads, **chosen):
+def open_model(
+    run: str, root: Path, threads: str | None, chosen: Mapping[str, float | None]
+) -> tuple[LiorLanguageModel, Sampling]:
     """Loads a run and its sampling, with the given values in place of the configured ones."""
     from holonomy.cli.process import tune_process
     from holonomy.infer.sampling import Sampling
     from holonomy.recipes import launch
 
     given = {name: value for name, value in chosen.items() if value is not None}
-    Sampling(**given)
-    tune_process(threads=options.thread_count(threads) or "auto")  # type: ignore[arg-type]
+    replace(Sampling(), **given)
+    tune_process(threads=options.thread_count(threads) or "auto")
     model = launch.load(run, root=root)
     infer = model.config.infer
-    return model, Sampling(**{"temperature": infer.temperature, "top_k": infer.top_k, "top_p": infer.top_p, **given})
+    configured = Sampling(temperature=infer.temperature, top_k=infer.top_k, top_p=infer.top_p)
+    return model, replace(configured, **given)

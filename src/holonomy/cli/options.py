@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+from holonomy.core.errors import ConfigError
 
 Run = Annotated[
     str,
@@ -25,6 +27,14 @@ Threads = Annotated[str | None, typer.Option("--threads", metavar="N", help="CPU
 ROOT = Path("runs")
 
 
-def thread_count(text: str | None) -> int | str | None:
-    """The value of --threads as the configuration wants it: a number where it is one."""
-    return int(text) if text is not None and text.lstrip("-").isdigit() else text
+def thread_count(text: str | None) -> int | Literal["auto"] | None:
+    """The value of --threads, or None when it was not given.
+
+    Raises:
+        ConfigError: neither auto nor a positive number.
+    """
+    if text is None or text == "auto":
+        return text
+    if not text.isdigit() or int(text) < 1:
+        raise ConfigError(f"`--threads` is {text!r}; wanted auto or a number of threads, such as --threads 2")
+    return int(text)

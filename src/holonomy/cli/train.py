@@ -107,9 +107,8 @@ def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport
     from holonomy.cli.process import tune_process
     from holonomy.recipes import launch
 
-    config = launch.config_of_run(run, root)
-    chosen = options.thread_count(threads) if threads is not None else config.train.threads
-    tune_process(threads=chosen)  # type: ignore[arg-type]
+    chosen = options.thread_count(threads) or launch.RunDirectory.open(run, root).threads
+    tune_process(threads=chosen or "auto")
     return launch.resume(run, root=root, progress=ConsoleProgress(quiet=quiet))
 
 

@@ -33,6 +33,7 @@ class Metrics:
 class Learner(Protocol):
     """A learning rule bound to a model: the loop never knows what is behind it.
 
+    `setup` is called once before anything else, with a batch like those to come, and must not learn from it.
     `train_step` performs one complete update. `progress` in [0, 1] is the used share of the budget and
     places the step on the learning-rate schedule. `state` holds everything that a bit-exact continuation
     needs, tensors and JSON values by name; `load_state` refuses unknown, missing or misshapen entries

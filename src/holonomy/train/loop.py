@@ -311,6 +311,9 @@ def fit(
         StorageError, CheckpointError: writing failed, or `restored` does not fit.
     """
     work = _Fit(learner, data, run, budget, cadence, evaluate, progress, files, facts)
+    untouched = data.state()
+    learner.setup(data.next())
+    data.load_state(untouched)
     if restored is not None:
         work.restore(restored)
     with work.stop.installed():

@@ -80,6 +80,14 @@ class RunDirectory:
         raise CheckpointError(f"`{run}` is not a run directory; {hint}{known}")
 
     @property
+    def threads(self) -> int | None:
+        """CPU threads the run was started with; other numbers of threads add in another order."""
+        try:
+            return int(json.loads((self.path / "env.json").read_text(encoding="utf-8"))["threads"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
     def checkpoints(self) -> Path:
         """Where the checkpoints of this run live."""
         return self.path / CHECKPOINTS
@@ -129,10 +137,17 @@ def _environment() -> dict[str, object]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "platform": platform.platform(),
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": _cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "load": list(os.getloadavg()),
         "argv": sys.argv,
     }
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -22,7 +22,8 @@ class LiorLanguageModel:
     """Implements the `LanguageModel` protocol on a network of echo layers.
 
     The state has constant size: two numbers a mode for oscillators, a few inputs for filters, and the last
-    `window` keys and values for retrieval. There is no context limit.
+    `window` keys and values for retrieval. There is no context limit. Ids and log probabilities live on the CPU,
+    wherever the network does.
 
     Args:
         net: maps token ids [B, T] to logits [V, B, T].
@@ -44,7 +45,7 @@ class LiorLanguageModel:
     @torch.inference_mode()
     def log_probs(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Log probabilities of the token after each place."""
-        return self.net.free(ids, None).log_softmax(0).permute(1, 2, 0)
+        return self.net.free(ids.to(self.device), None).log_softmax(0).permute(1, 2, 0).cpu()
 
     @torch.inference_mode()
     def start(self, batch: int) -> list[Any]:
@@ -54,14 +55,14 @@ class LiorLanguageModel:
     @torch.inference_mode()
     def prefill(self, ids: Int[Tensor, "B T"], state: list[Any]) -> tuple[Float[Tensor, "B V"], list[Any]]:
         """Takes many tokens at once; returns the distribution after the last one."""
-        *parts, last = ids.split(PREFILL, 1)
+        *parts, last = ids.to(self.device).split(PREFILL, 1)
         for part in parts:
             _, state = self.net.advance(part, state)
         logits, state = self.net.advance(last, state)
-        return logits[..., -1].log_softmax(0).T, state
+        return logits[..., -1].log_softmax(0).T.cpu(), state
 
     @torch.inference_mode()
     def step(self, ids: Int[Tensor, " B"], state: list[Any]) -> tuple[Float[Tensor, "B V"], list[Any]]:
         """Takes one token a sequence; returns the distribution after it."""
-        logits, state = self.net.step(ids, state)
-        return logits.log_softmax(0).T, state
+        logits, state = self.net.step(ids.to(self.device), state)
+        return logits.log_softmax(0).T.cpu(), state
