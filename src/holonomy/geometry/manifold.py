@@ -1,0 +1,125 @@
+"""What a manifold offers, and what follows from that for all of them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError
+from holonomy.core.numerics import safe_sqrt
+
+KARCHER_STEPS = 100
+KARCHER_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+class Manifold(ABC):
+    """A Riemannian manifold whose points and tangents are vectors on the last axis."""
+
+    @abstractmethod
+    def project(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """The nearest point of the manifold, up to rounding; points of it stay where they are."""
+
+    @abstractmethod
+    def project_tangent(self, x: Float[Tensor, "... d"], v: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """The part of v that is tangent at x."""
+
+    @abstractmethod
+    def inner(
+        self, x: Float[Tensor, "... d"], u: Float[Tensor, "... d"], v: Float[Tensor, "... d"]
+    ) -> Float[Tensor, ...]:
+        """g_x(u, v)."""
+
+    @abstractmethod
+    def dist(self, x: Float[Tensor, "... d"], y: Float[Tensor, "... d"]) -> Float[Tensor, ...]:
+        """Geodesic distance."""
+
+    @abstractmethod
+    def exp(self, x: Float[Tensor, "... d"], v: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """End of the geodesic that leaves x with velocity v, at time 1."""
+
+    @abstractmethod
+    def log(self, x: Float[Tensor, "... d"], y: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Velocity at x of the shortest geodesic that reaches y at time 1."""
+
+    @abstractmethod
+    def transport(
+        self, x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], v: Float[Tensor, "... d"]
+    ) -> Float[Tensor, "... d"]:
+        """Parallel transport of v from x to y along the shortest geodesic."""
+
+    @abstractmethod
+    def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Float[Tensor, " d"]:
+        """The distinguished point of the manifold of dimension `dim`."""
+
+    @abstractmethod
+    def fault(self, x: Float[Tensor, "... d"]) -> str | None:
+        """What is wrong with a point, or None."""
+
+    def norm(self, x: Float[Tensor, "... d"], v: Float[Tensor, "... d"]) -> Float[Tensor, ...]:
+        """Length of a tangent."""
+        return safe_sqrt(self.inner(x, v, v).clamp_min(0))
+
+    def check_point(self, x: Float[Tensor, "... d"]) -> None:
+        """Refuses what is not a point; reads the values, so not for hot paths.
+
+        Raises:
+            ConfigError: says how far off the worst point is.
+        """
+        fault = self.fault(x)
+        if fault is not None:
+            raise ConfigError(f"`x` is not on {self!r}: {fault}; use `project`, or start from `origin` with `exp`")
+
+    def geodesic(
+        self, x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], t: Float[Tensor, ...] | float
+    ) -> Float[Tensor, "... d"]:
+        """Point at time t of the shortest geodesic from x (t = 0) to y (t = 1)."""
+        time = t[..., None] if isinstance(t, Tensor) else t
+        return self.exp(x, time * self.log(x, y))
+
+    def midpoint(
+        self, points: Float[Tensor, "n ... d"], weights: Float[Tensor, " n"] | None = None
+    ) -> Float[Tensor, "... d"]:
+        """Weighted Karcher mean over the first axis: where the weighted sum of logarithms vanishes.
+
+        Fixed-point iteration of Pennec (2006, equation 17); not differentiable through the iteration.
+
+        Raises:
+            ConfigError: the iteration does not settle, as it may on a sphere for points that are far apart.
+        """
+        count = points.shape[0]
+        weights = torch.full((count,), 1 / count, dtype=points.dtype) if weights is None else weights / weights.sum()
+        share = weights.to(points).view(-1, *[1] * (points.dim() - 1))
+        with torch.no_grad():
+            mean = points[int(weights.argmax())].clone()
+            step = torch.zeros_like(mean)
+            for _ in range(KARCHER_STEPS):
+                step = (share * self.log(mean.expand_as(points), points)).sum(0)
+                mean = self.project(self.exp(mean, step))
+                if float(self.norm(mean, step).max()) <= KARCHER_TOLERANCE[points.dtype]:
+                    return mean
+        raise ConfigError(
+            f"`points` have no mean that {KARCHER_STEPS} steps find: the last step still had length "
+            f"{float(self.norm(mean, step).max()):.1e}; bring the points closer together"
+        )
+
+
+def check_same(**tensors: Tensor) -> None:
+    """Refuses tensors of mixed dtypes, devices or last dimensions.
+
+    Raises:
+        ConfigError: names the two that differ.
+    """
+    (first, a), *rest = tensors.items()
+    for name, b in rest:
+        for what in ("dtype", "device"):
+            if getattr(a, what) != getattr(b, what):
+                raise ConfigError(
+                    f"`{name}` has {what} {getattr(b, what)} and `{first}` has {getattr(a, what)}; convert one of them"
+                )
+        if a.shape[-1] != b.shape[-1]:
+            raise ConfigError(
+                f"`{name}` has {b.shape[-1]} coordinates and `{first}` has {a.shape[-1]}; they must live in one space"
+            )

@@ -1,0 +1,165 @@
+"""The Poincare ball of curvature k < 0: |x| < 1 / sqrt(c), metric lambda(x)^2 |v|^2, lambda = 2 / (1 - c |x|^2).
+
+Sources: Ungar (2008) for the gyrovector operations; Ganea, Becigneul & Hofmann (2018), equations 1 to 5. Our
+convention: distances in the metric above, so d(0, x) = (2 / sqrt c) artanh(sqrt c |x|).
+
+Float32 coordinates of the ball cannot tell radii apart beyond about 8: for points far out use `normal` or `lorentz`.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError
+from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
+from holonomy.geometry.manifold import Manifold, check_same
+
+EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
+"""Largest sqrt(c) |x| that `project` leaves: rounding of the coordinates cannot lift it to 1."""
+
+
+def gap(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... 1"]:
+    """1 - c |x|^2, by (1 - r)(1 + r) with r = sqrt(c) |x|, which keeps its digits near the boundary."""
+    r = (-k).sqrt() * safe_norm(x)
+    return (1 - r) * (1 + r)
+
+
+def project(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """Pulls points outside the ball back to just inside its boundary."""
+    edge = EDGE[x.dtype] / (-k).sqrt()
+    norm = safe_norm(x)
+    return torch.where(norm > edge, x * (edge / norm.clamp_min(torch.finfo(x.dtype).tiny)), x)
+
+
+def mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """x (+) y (Ganea et al., equation 1)."""
+    xy = 2 * (x * y).sum(-1, keepdim=True)
+    xx, yy = square_norm(x), square_norm(y)
+    return ((1 - k * (xy + yy)) * x + (1 + k * xx) * y) / (1 - k * xy + k * k * xx * yy)
+
+
+def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
+    """(2 / sqrt c) asinh(sqrt c |x - y| / sqrt((1 - c |x|^2)(1 - c |y|^2))), in float64 inside."""
+    a, b, wide = widened(x, y, k)
+    s = square_norm(a - b) / (gap(a, wide) * gap(b, wide))
+    return (2 * safe_sqrt(s) * asinhc(-wide * s)).squeeze(-1).to(x.dtype)
+
+
+def dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
+    """Distance from the origin, in float64 inside."""
+    a, wide = widened(x, k)
+    s = square_norm(a)
+    return (2 * safe_sqrt(s) * artanhc(-wide * s)).squeeze(-1).to(x.dtype)
+
+
+def exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """Exponential map at the origin; |v|_g = 2 |v| there."""
+    return v * tanhc(-k * square_norm(v))
+
+
+def log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """Logarithm at the origin."""
+    return x * artanhc(-k * square_norm(x))
+
+
+def exp(x: Float[Tensor, "... d"], v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """Exponential map (Ganea et al., equation 3)."""
+    half = v / gap(x, k)
+    return mobius_add(x, half * tanhc(-k * square_norm(half)), k)
+
+
+def log(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """Logarithm (Ganea et al., equation 3)."""
+    w = mobius_add(-x, y, k)
+    return gap(x, k) * w * artanhc(-k * square_norm(w))
+
+
+def gyration(
+    x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], v: Float[Tensor, "... d"], k: Tensor
+) -> Float[Tensor, "... d"]:
+    """gyr[x, y] v in closed form (Ungar 2008, equation 1.27), linear in v."""
+    xy, xv, yv = ((a * b).sum(-1, keepdim=True) for a, b in ((x, y), (x, v), (y, v)))
+    xx, yy = square_norm(x), square_norm(y)
+    a = -k * k * xv * yy - k * yv + 2 * k * k * xy * yv
+    b = -k * k * yv * xx + k * xv
+    return v + 2 * (a * x + b * y) / (1 - 2 * k * xy + k * k * xx * yy)
+
+
+def transport(
+    x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], v: Float[Tensor, "... d"], k: Tensor
+) -> Float[Tensor, "... d"]:
+    """Parallel transport lambda(x) / lambda(y) gyr[y, -x] v (Ungar 2008)."""
+    return gyration(y, -x, v, k) * (gap(y, k) / gap(x, k))
+
+
+class Poincare(Manifold):
+    """The Poincare ball with its curvature bound; the curvature receives gradients if it is a tensor that wants them.
+
+    Args:
+        k: curvature, below zero.
+
+    Raises:
+        ConfigError: k is not below zero.
+    """
+
+    def __init__(self, k: Tensor | float = -1.0) -> None:
+        self.k = negative_curvature(k)
+
+    def __repr__(self) -> str:
+        return f"Poincare(k={self.k.item():g})"
+
+    def project(self, x: Tensor) -> Tensor:
+        """Pulls points outside the ball back inside."""
+        return project(x, self.k.to(x))
+
+    def project_tangent(self, x: Tensor, v: Tensor) -> Tensor:
+        """Every vector is tangent."""
+        return v
+
+    def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        """lambda(x)^2 u.v."""
+        check_same(x=x, u=u, v=v)
+        return ((2 / gap(x, self.k.to(x))).square() * u * v).sum(-1)
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `dist`."""
+        check_same(x=x, y=y)
+        return dist(x, y, self.k.to(x))
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        """See `exp`."""
+        check_same(x=x, v=v)
+        return exp(x, v, self.k.to(x))
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """See `log`."""
+        check_same(x=x, y=y)
+        return log(x, y, self.k.to(x))
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """See `transport`."""
+        check_same(x=x, y=y, v=v)
+        return transport(x, y, v, self.k.to(x))
+
+    def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
+        """The centre."""
+        return torch.zeros(dim, dtype=dtype, device=device)
+
+    def fault(self, x: Tensor) -> str | None:
+        """Points must be finite and strictly inside."""
+        reach = float(((-self.k.to(x)).sqrt() * safe_norm(x)).max())
+        return None if reach < 1 else f"sqrt(c) |x| reaches {reach:.9g}, wanted less than 1"
+
+
+def negative_curvature(k: Tensor | float) -> Tensor:
+    """The curvature of a hyperbolic space as a tensor.
+
+    Raises:
+        ConfigError: it is not a number below zero.
+    """
+    tensor = torch.as_tensor(k, dtype=None if isinstance(k, Tensor) else torch.float64)
+    if tensor.numel() != 1 or not float(tensor.detach()) < 0:
+        raise ConfigError(f"`k` is {k}; a hyperbolic space wants one curvature below zero, such as -1.0")
+    return tensor
