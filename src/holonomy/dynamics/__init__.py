@@ -1,0 +1,1 @@
+"""Evolution in time: reversible, unitary, and with memory."""
