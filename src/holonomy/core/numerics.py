@@ -76,3 +76,10 @@ def sinc(s: Float[Tensor, ...]) -> Float[Tensor, ...]:
 def asinc(s: Float[Tensor, ...]) -> Float[Tensor, ...]:
     """asin(sqrt(s)) / sqrt(s), for s < 1."""
     return by_square(torch.asin, (1.0, 1 / 6, 3 / 40, 15 / 336), s)
+
+
+def log_sinhc(s: Float[Tensor, ...]) -> Float[Tensor, ...]:
+    """log(sinh(sqrt(s)) / sqrt(s)), without overflow for large s."""
+    root = torch.where(s > 1, s, 1).sqrt()
+    far = root + torch.log1p(-torch.exp(-2 * root)) - (2 * root).log()
+    return torch.where(s > 1, far, sinhc(s.clamp_max(1)).log())

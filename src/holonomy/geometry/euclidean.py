@@ -52,6 +52,22 @@ class Euclidean(Manifold):
         """Zero."""
         return torch.zeros(dim, dtype=dtype, device=device)
 
+    def gradient(self, x: Tensor, slope: Tensor) -> Tensor:
+        """The slope."""
+        return slope
+
+    def from_frame(self, a: Tensor) -> Tensor:
+        """a."""
+        return a
+
+    def to_frame(self, v: Tensor) -> Tensor:
+        """v."""
+        return v
+
+    def log_volume(self, a: Tensor) -> Tensor:
+        """Zero: nothing is stretched."""
+        return torch.zeros_like(a[..., 0])
+
     def fault(self, x: Tensor) -> str | None:
         """Points must be finite."""
         return None if bool(torch.isfinite(x).all()) else "a coordinate is not finite"

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.core.numerics import asinhc, safe_norm, safe_sqrt, sinhc, square_norm, tanhc, widened
+from holonomy.core.numerics import asinhc, log_sinhc, safe_norm, safe_sqrt, sinhc, square_norm, tanhc, widened
 from holonomy.geometry.manifold import Manifold, check_same
 from holonomy.geometry.poincare import gap, negative_curvature
 
@@ -162,6 +162,23 @@ class Lorentz(Manifold):
     def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """(1 / sqrt c, 0, ..., 0) with `dim` spatial coordinates."""
         return lift(torch.zeros(dim, dtype=dtype, device=device), self.k.to(dtype=dtype, device=device))
+
+    def gradient(self, x: Tensor, slope: Tensor) -> Tensor:
+        """The slope with its time part turned round, made tangent."""
+        turned = torch.cat([-slope[..., :1], slope[..., 1:]], -1)
+        return self.project_tangent(x, turned)
+
+    def from_frame(self, a: Tensor) -> Tensor:
+        """(0, a)."""
+        return torch.nn.functional.pad(a, (1, 0))
+
+    def to_frame(self, v: Tensor) -> Tensor:
+        """The spatial part."""
+        return v[..., 1:]
+
+    def log_volume(self, a: Tensor) -> Tensor:
+        """(n - 1) log(sinh(sqrt c |a|) / (sqrt c |a|))."""
+        return (a.shape[-1] - 1) * log_sinhc(-self.k.to(a) * square_norm(a)).squeeze(-1)
 
     def fault(self, x: Tensor) -> str | None:
         """Points must satisfy the equation up to rounding, on the upper sheet."""

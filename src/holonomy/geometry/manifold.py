@@ -55,6 +55,22 @@ class Manifold(ABC):
         """The distinguished point of the manifold of dimension `dim`."""
 
     @abstractmethod
+    def gradient(self, x: Float[Tensor, "... d"], slope: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Riemannian gradient at x from the derivatives by the coordinates."""
+
+    @abstractmethod
+    def from_frame(self, a: Float[Tensor, "... n"]) -> Float[Tensor, "... d"]:
+        """The tangent at the origin with coordinates a in an orthonormal frame."""
+
+    @abstractmethod
+    def to_frame(self, v: Float[Tensor, "... d"]) -> Float[Tensor, "... n"]:
+        """Inverse of `from_frame`."""
+
+    @abstractmethod
+    def log_volume(self, a: Float[Tensor, "... n"]) -> Float[Tensor, ...]:
+        """Log of how much exp at any point stretches volume at the tangent with frame coordinates a."""
+
+    @abstractmethod
     def fault(self, x: Float[Tensor, "... d"]) -> str | None:
         """What is wrong with a point, or None."""
 
@@ -71,6 +87,19 @@ class Manifold(ABC):
         fault = self.fault(x)
         if fault is not None:
             raise ConfigError(f"`x` is not on {self!r}: {fault}; use `project`, or start from `origin` with `exp`")
+
+    def random(
+        self,
+        *shape: int,
+        dim: int,
+        std: float,
+        generator: torch.Generator,
+        dtype: torch.dtype = torch.float64,
+    ) -> Float[Tensor, "... d"]:
+        """Points exp(origin, v) with v normal of standard deviation `std` in an orthonormal frame."""
+        a = torch.randn(*shape, dim, generator=generator, dtype=torch.float64).to(dtype) * std
+        v = self.from_frame(a)
+        return self.project(self.exp(self.origin(dim, dtype=dtype).expand_as(v), v))
 
     def geodesic(
         self, x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], t: Float[Tensor, ...] | float

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
-from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
+from holonomy.core.numerics import artanhc, asinhc, log_sinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
 from holonomy.geometry.manifold import Manifold, check_same
 
 EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
@@ -146,6 +146,22 @@ class Poincare(Manifold):
     def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """The centre."""
         return torch.zeros(dim, dtype=dtype, device=device)
+
+    def gradient(self, x: Tensor, slope: Tensor) -> Tensor:
+        """slope / lambda(x)^2."""
+        return slope * (gap(x, self.k.to(x)) / 2).square()
+
+    def from_frame(self, a: Tensor) -> Tensor:
+        """a / 2, since |v|_g = 2 |v| at the origin."""
+        return a / 2
+
+    def to_frame(self, v: Tensor) -> Tensor:
+        """2 v."""
+        return 2 * v
+
+    def log_volume(self, a: Tensor) -> Tensor:
+        """(n - 1) log(sinh(sqrt c |a|) / (sqrt c |a|))."""
+        return (a.shape[-1] - 1) * log_sinhc(-self.k.to(a) * square_norm(a)).squeeze(-1)
 
     def fault(self, x: Tensor) -> str | None:
         """Points must be finite and strictly inside."""

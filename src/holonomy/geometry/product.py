@@ -74,20 +74,40 @@ class Product(Manifold):
         """Part by part."""
         return torch.cat(self._each(lambda m, a, b, c: m.transport(a, b, c), x, y, v), -1)
 
+    def gradient(self, x: Tensor, slope: Tensor) -> Tensor:
+        """Part by part."""
+        return torch.cat(self._each(lambda m, a, b: m.gradient(a, b), x, slope), -1)
+
+    @property
+    def dims(self) -> list[int]:
+        """Dimension of each factor."""
+        extra = [m.origin(1, dtype=torch.float64).shape[0] - 1 for m in self.manifolds]
+        return [w - e for w, e in zip(self.widths, extra, strict=True)]
+
+    def from_frame(self, a: Tensor) -> Tensor:
+        """Part by part."""
+        parts = zip(self.manifolds, a.split(self.dims, -1), strict=True)
+        return torch.cat([m.from_frame(part) for m, part in parts], -1)
+
+    def to_frame(self, v: Tensor) -> Tensor:
+        """Part by part."""
+        return torch.cat(self._each(lambda m, a: m.to_frame(a), v), -1)
+
+    def log_volume(self, a: Tensor) -> Tensor:
+        """Sum over the parts."""
+        parts = zip(self.manifolds, a.split(self.dims, -1), strict=True)
+        return torch.stack([m.log_volume(part) for m, part in parts]).sum(0)
+
     def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """Origins side by side; `dim` must be the sum of the factors' dimensions.
 
         Raises:
             ConfigError: it is not.
         """
-        origins = []
-        for manifold, width in zip(self.manifolds, self.widths, strict=True):
-            extra = manifold.origin(1, dtype=dtype).shape[0] - 1
-            origins.append(manifold.origin(width - extra, dtype=dtype, device=device))
-            dim -= width - extra
-        if dim != 0:
-            raise ConfigError(f"`dim` is off by {dim}: {self!r} has its dimensions from its factors")
-        return torch.cat(origins)
+        if dim != sum(self.dims):
+            raise ConfigError(f"`dim` is {dim}; the factors of {self!r} have {sum(self.dims)} dimensions")
+        parts = zip(self.manifolds, self.dims, strict=True)
+        return torch.cat([m.origin(n, dtype=dtype, device=device) for m, n in parts])
 
     def fault(self, x: Tensor) -> str | None:
         """The first fault of a part."""

@@ -98,6 +98,22 @@ class Sphere(Manifold):
         pole[0] = self.k.item() ** -0.5
         return pole
 
+    def gradient(self, x: Tensor, slope: Tensor) -> Tensor:
+        """The tangent part of the slope."""
+        return self.project_tangent(x, slope)
+
+    def from_frame(self, a: Tensor) -> Tensor:
+        """(0, a)."""
+        return torch.nn.functional.pad(a, (1, 0))
+
+    def to_frame(self, v: Tensor) -> Tensor:
+        """All coordinates but the first."""
+        return v[..., 1:]
+
+    def log_volume(self, a: Tensor) -> Tensor:
+        """(n - 1) log(sin(sqrt k |a|) / (sqrt k |a|)), for |a| below half the circumference."""
+        return (a.shape[-1] - 1) * sinc(self.k.to(a) * square_norm(a)).log().squeeze(-1)
+
     def fault(self, x: Tensor) -> str | None:
         """Points must have the right length up to rounding."""
         worst = float((self.k.to(x) * square_norm(x) - 1).abs().max())
