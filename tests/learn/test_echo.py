@@ -160,6 +160,25 @@ def test_echo_and_autograd_stay_together() -> None:
     assert a < 3.5
 
 
+def test_rounded_products_bend_the_statistics_a_little_and_evaluation_not_at_all() -> None:
+    train = SMALL.train.model_copy(update={"precision": "bfloat16"})
+    data, found = batch(4, 60), []
+    for config in (SMALL, SMALL.model_copy(update={"train": train})):
+        net = build_network(config, vocab_size=VOCABULARY)
+        flat = FlatParams(net, decayed_names(net))
+        acc = flat.statistics()
+        with no_autograd():
+            echo_statistics(net, SoftmaxCrossEntropy(), data, acc)
+            found.append((flat.named_views(acc.buffer), net.free(data.inputs, None)))
+    (exact, plain), (rounded, evaluated) = found
+    assert torch.equal(plain, evaluated)
+    for name, wanted in exact.items():
+        assert rounded[name].dtype == torch.float32
+        assert (rounded[name] - wanted).norm() / wanted.norm() < 0.05, name
+        assert torch.cosine_similarity(rounded[name].flatten(), wanted.flatten(), 0) > 0.998, name
+    assert any(not torch.equal(rounded[name], exact[name]) for name in exact)
+
+
 def test_training_repeats_bit_for_bit() -> None:
     def trained() -> Tensor:
         learner = build_learner(SMALL, vocab_size=VOCABULARY)

@@ -232,7 +232,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "model.out_scale": 0.25, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
         "train.optim.lr": 0.01, "train.optim.betas": "[0.8, 0.9]", "train.optim.eps": 0.1,
         "train.optim.decay": 0.9, "train.optim.clip": 0.01, "train.optim.warmup": 0.5, "train.optim.floor": 0.9,
-        "train.seed": 9,
+        "train.seed": 9, "train.precision": "bfloat16",
     }  # fmt: skip
 
     def trace(*more: str) -> torch.Tensor:

@@ -22,6 +22,10 @@ class Linear(PointwiseLayer):
         outputs: channels of y.
         std: standard deviation of the initial weights.
         generator: source of the initial weights.
+
+    Attributes:
+        product_dtype: what the factors of matrix products are rounded to while learning (with a tape), or None.
+            Weights, statistics and everything without a tape keep their precision.
     """
 
     decays = frozenset({"weight"})
@@ -29,19 +33,27 @@ class Linear(PointwiseLayer):
     def __init__(self, inputs: int, outputs: int, *, std: float, generator: torch.Generator) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs, generator=generator) * std)
+        self.product_dtype: torch.dtype | None = None
 
     def free(self, x: Float[Tensor, "inputs ..."], tape: Tape | None) -> Float[Tensor, "outputs ..."]:
-        """Maps every token; the record is the input."""
+        """Maps every token; the record is the input and the weight, as they were multiplied."""
+        weight, flat = self.weight, x.flatten(1)
         if tape is not None:
-            tape.push(self, x)
-        return (self.weight @ x.flatten(1)).view(-1, *x.shape[1:])
+            if self.product_dtype is not None:
+                weight, flat = weight.to(self.product_dtype), flat.to(self.product_dtype)
+            tape.push(self, flat, weight)
+        return (weight @ flat).to(x.dtype).view(-1, *x.shape[1:])
 
     def echo(self, tape: Tape, g: Float[Tensor, "outputs ..."], acc: StatBuffer) -> Float[Tensor, "inputs ..."]:
         """dW = g x^T, dx = W^T g."""
-        (x,) = tape.pop(self)
-        g = g.flatten(1)
-        acc[self.weight].addmm_(g, x.flatten(1).T)
-        return (self.weight.T @ g).view_as(x)
+        x, weight = tape.pop(self)
+        flat = g.flatten(1).to(x.dtype)
+        stat = acc[self.weight]
+        if x.dtype == stat.dtype:
+            stat.addmm_(flat, x.T)
+        else:
+            stat.add_(flat @ x.T)
+        return (weight.T @ flat).to(g.dtype).view(-1, *g.shape[1:])
 
     def step(self, x: Float[Tensor, "inputs batch"], state: None) -> tuple[Float[Tensor, "outputs batch"], None]:
         """Maps one token a sequence, without the reshaping that longer inputs need."""

@@ -106,6 +106,11 @@ class TrainConfig(Config):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where torch sees one")
 
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="factors of matrix products while learning; bfloat16 doubles the speed on CPUs with AVX512-BF16 "
+        "or AMX and slows others down",
+    )
     strict_cuda: bool = Field(
         default=False, description="refuse to train where torch sees no GPU, also with device auto"
     )

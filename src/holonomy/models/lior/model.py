@@ -28,6 +28,10 @@ def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
     layers: list[EchoLayer] = [Embedding(vocab_size, model.d, std=0.5, generator=generator)]
     for letter in model.letters:
         layers.append(Residual(Chain([RMSNorm(), *_block(letter, config, generator)])))
+    if config.train.precision == "bfloat16":
+        # The read-out below keeps its precision: its products decide the loss directly.
+        for inner in (m for layer in layers for m in layer.modules() if isinstance(m, Linear)):
+            inner.product_dtype = torch.bfloat16
     layers += [RMSNorm(), Linear(model.d, vocab_size, std=0.5 * model.d**-0.5, generator=generator)]
     return Chain(layers)
 
