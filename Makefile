@@ -45,8 +45,9 @@ lint: $(VENV)/.installed-dev ## style, types and the import contract
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright
 
+# The options of the tests would hold every tensor to its annotated shape, which costs time.
 bench: $(VENV)/.installed-dev ## speed of updates and generation, CPU time
-	$(BIN)/pytest benchmarks -q --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/pytest benchmarks -q -o addopts=--import-mode=importlib --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .benchmarks

@@ -1,6 +1,6 @@
 """CPU time of one update, its forward pass and its autograd twin, and of generation, on one thread.
 
-Run: `make bench`, or `pytest benchmarks/bench_lior_speed.py`. Times are process CPU-seconds, not wall time;
+Run: `make bench`. Times are process CPU-seconds, not wall time;
 `extra_info` holds tokens per CPU-second. Warm-up first, all rows in one run.
 """
 
