@@ -17,7 +17,7 @@ from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import Retrieval
-from holonomy.nn.static import CausalFIR, GatedUnit, Linear, RMSNorm
+from holonomy.nn.static import CausalFIR, Dropout, GatedUnit, Linear, RMSNorm
 
 WIDTH, VOCABULARY = 8, 11
 TOLERANCE = {torch.float32: 5e-5, torch.float64: 1e-12}
@@ -102,6 +102,18 @@ def test_echo_equals_autograd(name: str, dtype: torch.dtype) -> None:
         for length in LENGTHS:
             error = worst_error(LAYERS[name](), dtype, drawn((WIDTH, batch, length)))
             assert error <= TOLERANCE[dtype], (batch, length, error)
+
+
+def test_dropout_hides_the_same_places_from_both_phases(dtype: torch.dtype) -> None:
+    layer, x = Dropout(0.25, generator=generator()), torch.ones(50, 20, 10, dtype=dtype)
+    first, second = Tape(), Tape()
+    y, other = layer.free(x, first), layer.free(x, second)
+    assert torch.equal(layer.echo(first, x, statistics(layer)), y)
+    assert torch.equal(layer.echo(second, x, statistics(layer)), other)
+    assert not torch.equal(y, other)
+    assert abs(float((y == 0).double().mean()) - 0.25) < 0.02
+    assert abs(float(y.mean()) - 1) < 0.02
+    assert torch.equal(layer.free(x, None), x)
 
 
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 1500])

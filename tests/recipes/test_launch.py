@@ -130,8 +130,12 @@ class Stopping(SilentProgress):
 
 @pytest.mark.parametrize("stop_at", [5, 30, 40])
 def test_resume_is_exact(text: Path, finished: FitReport, tmp_path: Path, stop_at: int) -> None:
+    config = configured(text)
+    if stop_at == 30:
+        config = configured(text, "model.dropout=0.2")
+        finished = trained(config, tmp_path, run="whole")
     with pytest.raises(Interrupted):
-        launch.train(configured(text), recipe="x", run="b", root=tmp_path, progress=Stopping(stop_at))
+        launch.train(config, recipe="x", run="b", root=tmp_path, progress=Stopping(stop_at))
     report = launch.resume("b", root=tmp_path, progress=SilentProgress())
     for name in ("tensors.safetensors", "tokenizer.json"):
         assert (report.checkpoint / name).read_bytes() == (finished.checkpoint / name).read_bytes()
@@ -229,7 +233,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "model.architecture": "causal_field", "model.pattern": "om", "model.blocks": 2, "model.d": 32,
         "model.n_osc": 32, "model.hidden": 32, "model.heads": 4, "model.window": 5, "model.fir": 2,
         "model.chunk": 8, "model.theta_range": "[0.3, 2.0]", "model.gamma_range": "[0.1, 0.5]",
-        "model.out_scale": 0.25, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
+        "model.out_scale": 0.25, "model.dropout": 0.3, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
         "train.optim.lr": 0.01, "train.optim.betas": "[0.8, 0.9]", "train.optim.eps": 0.1,
         "train.optim.decay": 0.9, "train.optim.clip": 0.01, "train.optim.warmup": 0.5, "train.optim.floor": 0.9,
         "train.seed": 9, "train.precision": "bfloat16",

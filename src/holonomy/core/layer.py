@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,6 +22,9 @@ class EchoLayer(nn.Module, ABC):
 
     decays: frozenset[str] = frozenset()
     """Names of this layer's own parameters that weight decay applies to."""
+
+    generator: torch.Generator | None = None
+    """Source of what the layer draws while learning, if it draws anything; saved and restored with the learner."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same as `free` without a tape; differentiable where grad mode is on."""

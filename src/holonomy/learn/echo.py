@@ -73,6 +73,8 @@ class EchoLearner:
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
         self.schedule = schedule
         self._layers = [m for m in net.modules() if isinstance(m, EchoLayer)]
+        drawing = {id(m.generator): m.generator for m in self._layers if m.generator is not None}
+        self._generators = list(drawing.values())
 
     def setup(self, example_batch: SequenceBatch) -> None:
         """Nothing depends on the shape of a batch."""
@@ -105,9 +107,10 @@ class EchoLearner:
         return self.net
 
     def state(self) -> State:
-        """Parameters by their names and the optimiser's moments, all tensors."""
+        """Parameters by their names, the optimiser's moments, and the states of random generators."""
         state: State = {f"model.{name}": v for name, v in self.flat.named_views(self.flat.buffer).items()}
         state.update({f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()})
+        state.update({f"random.{n}": generator.get_state() for n, generator in enumerate(self._generators)})
         return state
 
     def load_state(self, state: Mapping[str, Tensor | Json]) -> None:
@@ -122,6 +125,10 @@ class EchoLearner:
             for name, tensor in mine.items():
                 if isinstance(tensor, Tensor):
                     tensor.copy_(state[name])  # type: ignore[arg-type]
+        for n, generator in enumerate(self._generators):
+            stored = mine[f"random.{n}"]
+            assert isinstance(stored, Tensor)
+            generator.set_state(stored)
 
 
 def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor | Json]) -> None:

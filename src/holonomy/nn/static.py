@@ -182,3 +182,32 @@ class CausalFIR(EchoLayer):
         """Filters one token."""
         whole = torch.cat([state.past, x.unsqueeze(-1)], -1)
         return (whole * state.taps).sum(-1), FIRState(whole[..., 1:], state.taps)
+
+
+class Dropout(PointwiseLayer):
+    """Sets a random share of the values to zero while learning, and scales the rest up to keep the mean.
+
+    Both phases see the same mask: it lies on the tape. Without a tape nothing is dropped.
+
+    Args:
+        rate: share of the values that is dropped, in [0, 1).
+        generator: source of the masks; its state belongs to the state of the learner.
+    """
+
+    def __init__(self, rate: float, *, generator: torch.Generator) -> None:
+        super().__init__()
+        self.rate, self.generator = rate, generator
+
+    def free(self, x: Float[Tensor, ...], tape: Tape | None) -> Float[Tensor, ...]:
+        """Draws a mask if there is a tape; the record is the mask."""
+        if tape is None:
+            return x
+        mask = torch.rand(x.shape, generator=self.generator, dtype=torch.float32).to(x)
+        mask = (mask >= self.rate).to(x.dtype).div_(1 - self.rate)
+        tape.push(self, mask)
+        return x * mask
+
+    def echo(self, tape: Tape, g: Float[Tensor, ...], acc: StatBuffer) -> Float[Tensor, ...]:
+        """dx = mask g."""
+        (mask,) = tape.pop(self)
+        return g * mask

@@ -43,6 +43,10 @@ class ModelConfig(Config):
     )
     out_scale: float = Field(default=0.5, gt=0, le=10, description="scale of the last map of each block at the start")
 
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="share of each block's output that is dropped while learning"
+    )
+
     @property
     def letters(self) -> str:
         """One letter a block."""

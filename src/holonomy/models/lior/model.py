@@ -12,7 +12,7 @@ from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.oscillator import OscillatorMixer
 from holonomy.nn.retrieval import Retrieval
-from holonomy.nn.static import GatedUnit, Linear, RMSNorm
+from holonomy.nn.static import Dropout, GatedUnit, Linear, RMSNorm
 
 FASTEST_TURN = 3.0
 """Radians per token of the fastest oscillator at the start: just below the Nyquist turn pi."""
@@ -26,8 +26,10 @@ def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
     model = config.model
     generator = torch.Generator().manual_seed(config.train.seed)
     layers: list[EchoLayer] = [Embedding(vocab_size, model.d, std=0.5, generator=generator)]
+    masks = torch.Generator().manual_seed(config.train.seed)
+    dropout = [Dropout(model.dropout, generator=masks)] if model.dropout else []
     for letter in model.letters:
-        layers.append(Residual(Chain([RMSNorm(), *_block(letter, config, generator)])))
+        layers.append(Residual(Chain([RMSNorm(), *_block(letter, config, generator), *dropout])))
     if config.train.precision == "bfloat16":
         # The read-out below keeps its precision: its products decide the loss directly.
         for inner in (m for layer in layers for m in layer.modules() if isinstance(m, Linear)):
