@@ -230,6 +230,16 @@ def test_light_imports_stay_light() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_formulas_name_tests_and_modules_that_exist() -> None:
+    text = (ROOT / "docs" / "formulas.md").read_text(encoding="utf-8")
+    proofs = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
+    assert len(proofs) > 20
+    for file, name in proofs:
+        assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{name}"
+    for path in re.findall(r"`((?:nn|optim|data|geometry|dynamics)\.\w+)[\w.]*`", text):
+        assert (SOURCE / f"{path.replace('.', '/')}.py").exists(), path
+
+
 def documented_commands() -> list[str]:
     blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     lines = [line.strip().removeprefix("$ ").partition("  #")[0].strip() for b in blocks for line in b.splitlines()]
