@@ -203,6 +203,22 @@ def test_state_continues_bit_for_bit() -> None:
     assert torch.equal(whole.flat.buffer, rest.flat.buffer)
 
 
+def test_the_twin_continues_bit_for_bit_too() -> None:
+    whole, half, rest = (autograd_twin(SMALL) for _ in range(3))
+    for step in range(4):
+        whole.train_step(batch(2, 20, seed=step), progress=0.5)
+    for step in range(2):
+        half.train_step(batch(2, 20, seed=step), progress=0.5)
+    rest.load_state(half.state())
+    for step in range(2, 4):
+        rest.train_step(batch(2, 20, seed=step), progress=0.5)
+    for mine, theirs in zip(whole.net.parameters(), rest.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    for odd in ({"stranger": torch.zeros(1)}, {"model.layers.0.weight": torch.zeros(1)}):
+        with pytest.raises(CheckpointError):
+            rest.load_state(odd)
+
+
 def test_a_state_that_does_not_fit_changes_nothing() -> None:
     learner = build_learner(SMALL, vocab_size=VOCABULARY)
     before = learner.flat.buffer.clone()
