@@ -8,13 +8,15 @@ ball coordinates for far ones. The spatial part is the truth; x_0 follows from i
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.core.numerics import asinhc, log_sinhc, safe_norm, safe_sqrt, sinhc, square_norm, tanhc, widened
-from holonomy.geometry.manifold import Manifold, check_same
-from holonomy.geometry.poincare import gap, negative_curvature
+from holonomy.core.numerics import asinhc, safe_norm, safe_sqrt, sinhc, square_norm, tanhc, widened
+from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
+from holonomy.geometry.poincare import gap
 
 
 def lift(xs: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, "... n1"]:
@@ -110,7 +112,7 @@ def ball_to_normal_scale(s: Float[Tensor, "... 1"], k: Tensor) -> Float[Tensor, 
     return tanhc(-k * s / 4) / 2
 
 
-class Lorentz(Manifold):
+class Lorentz(ConstantCurvature):
     """The hyperboloid with its curvature bound; the curvature receives gradients if it is a tensor that wants them.
 
     Args:
@@ -120,11 +122,11 @@ class Lorentz(Manifold):
         ConfigError: k is not below zero.
     """
 
-    def __init__(self, k: Tensor | float = -1.0) -> None:
-        self.k = negative_curvature(k)
+    sign = -1
+    functions: ClassVar = {"dist": dist, "exp": exp, "log": log, "transport": transport}
 
-    def __repr__(self) -> str:
-        return f"Lorentz(k={self.k.item():g})"
+    def __init__(self, k: Tensor | float = -1.0) -> None:
+        super().__init__(k)
 
     def project(self, x: Tensor) -> Tensor:
         """Keeps the spatial part."""
@@ -138,26 +140,6 @@ class Lorentz(Manifold):
         """The Minkowski product."""
         check_same(x=x, u=u, v=v)
         return minkowski(u, v).squeeze(-1)
-
-    def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `dist`."""
-        check_same(x=x, y=y)
-        return dist(x, y, self.k.to(x))
-
-    def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        """See `exp`."""
-        check_same(x=x, v=v)
-        return exp(x, v, self.k.to(x))
-
-    def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `log`."""
-        check_same(x=x, y=y)
-        return log(x, y, self.k.to(x))
-
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """See `transport`."""
-        check_same(x=x, y=y, v=v)
-        return transport(x, y, v, self.k.to(x))
 
     def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """(1 / sqrt c, 0, ..., 0) with `dim` spatial coordinates."""
@@ -177,8 +159,8 @@ class Lorentz(Manifold):
         return v[..., 1:]
 
     def log_volume(self, a: Tensor) -> Tensor:
-        """(n - 1) log(sinh(sqrt c |a|) / (sqrt c |a|))."""
-        return (a.shape[-1] - 1) * log_sinhc(-self.k.to(a) * square_norm(a)).squeeze(-1)
+        """As in every space of this curvature."""
+        return hyperbolic_log_volume(a, self.k.to(a))
 
     def fault(self, x: Tensor) -> str | None:
         """Points must satisfy the equation up to rounding, on the upper sheet."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
-from holonomy.core.numerics import safe_sqrt
+from holonomy.core.numerics import log_sinhc, safe_sqrt, square_norm
 
 KARCHER_STEPS = 100
 KARCHER_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
@@ -133,6 +135,58 @@ class Manifold(ABC):
             f"`points` have no mean that {KARCHER_STEPS} steps find: the last step still had length "
             f"{float(self.norm(mean, step).max()):.1e}; bring the points closer together"
         )
+
+
+class ConstantCurvature(Manifold):
+    """Binds one curvature to the pure functions of a module, which take it as their last argument.
+
+    The curvature is a tensor and receives gradients if it wants them.
+
+    Args:
+        k: curvature.
+
+    Raises:
+        ConfigError: k is not one number of the sign that the space wants.
+    """
+
+    sign: ClassVar[int]
+    """Sign of the curvature, -1 or 1."""
+    functions: ClassVar[dict[str, Callable[..., Tensor]]]
+    """`dist`, `exp`, `log` and `transport` of the space."""
+
+    def __init__(self, k: Tensor | float) -> None:
+        self.k = torch.as_tensor(k, dtype=None if isinstance(k, Tensor) else torch.float64)
+        if self.k.numel() != 1 or not self.sign * self.k.item() > 0:
+            side = "below" if self.sign < 0 else "above"
+            raise ConfigError(f"`k` is {k}; {type(self).__name__} wants one curvature {side} zero")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(k={self.k.item():g})"
+
+    def dist(self, x: Tensor, y: Tensor) -> Tensor:
+        """Geodesic distance, by the `dist` of the module."""
+        check_same(x=x, y=y)
+        return self.functions["dist"](x, y, self.k.to(x))
+
+    def exp(self, x: Tensor, v: Tensor) -> Tensor:
+        """Exponential map, by the `exp` of the module."""
+        check_same(x=x, v=v)
+        return self.functions["exp"](x, v, self.k.to(x))
+
+    def log(self, x: Tensor, y: Tensor) -> Tensor:
+        """Logarithm, by the `log` of the module."""
+        check_same(x=x, y=y)
+        return self.functions["log"](x, y, self.k.to(x))
+
+    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
+        """Parallel transport, by the `transport` of the module."""
+        check_same(x=x, y=y, v=v)
+        return self.functions["transport"](x, y, v, self.k.to(x))
+
+
+def hyperbolic_log_volume(a: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, ...]:
+    """(n - 1) log(sinh(sqrt c |a|) / (sqrt c |a|)): how exp stretches volume where curvature is k < 0."""
+    return (a.shape[-1] - 1) * log_sinhc(-k * square_norm(a)).squeeze(-1)
 
 
 def check_same(**tensors: Tensor) -> None:

@@ -8,13 +8,14 @@ Float32 coordinates of the ball cannot tell radii apart beyond about 8: for poin
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.core.errors import ConfigError
-from holonomy.core.numerics import artanhc, asinhc, log_sinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
-from holonomy.geometry.manifold import Manifold, check_same
+from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
+from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
 
 EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
 """Largest sqrt(c) |x| that `project` leaves: rounding of the coordinates cannot lift it to 1."""
@@ -94,7 +95,7 @@ def transport(
     return gyration(y, -x, v, k) * (gap(y, k) / gap(x, k))
 
 
-class Poincare(Manifold):
+class Poincare(ConstantCurvature):
     """The Poincare ball with its curvature bound; the curvature receives gradients if it is a tensor that wants them.
 
     Args:
@@ -104,11 +105,11 @@ class Poincare(Manifold):
         ConfigError: k is not below zero.
     """
 
-    def __init__(self, k: Tensor | float = -1.0) -> None:
-        self.k = negative_curvature(k)
+    sign = -1
+    functions: ClassVar = {"dist": dist, "exp": exp, "log": log, "transport": transport}
 
-    def __repr__(self) -> str:
-        return f"Poincare(k={self.k.item():g})"
+    def __init__(self, k: Tensor | float = -1.0) -> None:
+        super().__init__(k)
 
     def project(self, x: Tensor) -> Tensor:
         """Pulls points outside the ball back inside."""
@@ -122,26 +123,6 @@ class Poincare(Manifold):
         """lambda(x)^2 u.v."""
         check_same(x=x, u=u, v=v)
         return ((2 / gap(x, self.k.to(x))).square() * u * v).sum(-1)
-
-    def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `dist`."""
-        check_same(x=x, y=y)
-        return dist(x, y, self.k.to(x))
-
-    def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        """See `exp`."""
-        check_same(x=x, v=v)
-        return exp(x, v, self.k.to(x))
-
-    def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `log`."""
-        check_same(x=x, y=y)
-        return log(x, y, self.k.to(x))
-
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """See `transport`."""
-        check_same(x=x, y=y, v=v)
-        return transport(x, y, v, self.k.to(x))
 
     def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """The centre."""
@@ -160,22 +141,10 @@ class Poincare(Manifold):
         return 2 * v
 
     def log_volume(self, a: Tensor) -> Tensor:
-        """(n - 1) log(sinh(sqrt c |a|) / (sqrt c |a|))."""
-        return (a.shape[-1] - 1) * log_sinhc(-self.k.to(a) * square_norm(a)).squeeze(-1)
+        """As in every space of this curvature."""
+        return hyperbolic_log_volume(a, self.k.to(a))
 
     def fault(self, x: Tensor) -> str | None:
         """Points must be finite and strictly inside."""
         reach = float(((-self.k.to(x)).sqrt() * safe_norm(x)).max())
         return None if reach < 1 else f"sqrt(c) |x| reaches {reach:.9g}, wanted less than 1"
-
-
-def negative_curvature(k: Tensor | float) -> Tensor:
-    """The curvature of a hyperbolic space as a tensor.
-
-    Raises:
-        ConfigError: it is not a number below zero.
-    """
-    tensor = torch.as_tensor(k, dtype=None if isinstance(k, Tensor) else torch.float64)
-    if tensor.numel() != 1 or not float(tensor.detach()) < 0:
-        raise ConfigError(f"`k` is {k}; a hyperbolic space wants one curvature below zero, such as -1.0")
-    return tensor

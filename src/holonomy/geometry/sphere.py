@@ -5,13 +5,14 @@ Distances go through 2 atan2(|x - y|, |x + y|) (Kahan 2006), accurate for near a
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.core.errors import ConfigError
 from holonomy.core.numerics import safe_norm, sinc, square_norm
-from holonomy.geometry.manifold import Manifold, check_same
+from holonomy.geometry.manifold import ConstantCurvature, check_same
 
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
@@ -41,7 +42,7 @@ def transport(
     return v - along * (x + y)
 
 
-class Sphere(Manifold):
+class Sphere(ConstantCurvature):
     """The sphere with its curvature bound.
 
     Args:
@@ -51,13 +52,11 @@ class Sphere(Manifold):
         ConfigError: k is not above zero.
     """
 
-    def __init__(self, k: Tensor | float = 1.0) -> None:
-        self.k = torch.as_tensor(k, dtype=None if isinstance(k, Tensor) else torch.float64)
-        if self.k.numel() != 1 or not float(self.k.detach()) > 0:
-            raise ConfigError(f"`k` is {k}; a sphere wants one curvature above zero, such as 1.0")
+    sign = 1
+    functions: ClassVar = {"dist": dist, "exp": exp, "log": log, "transport": transport}
 
-    def __repr__(self) -> str:
-        return f"Sphere(k={self.k.item():g})"
+    def __init__(self, k: Tensor | float = 1.0) -> None:
+        super().__init__(k)
 
     def project(self, x: Tensor) -> Tensor:
         """Scales to the radius."""
@@ -71,26 +70,6 @@ class Sphere(Manifold):
         """The product of the space around."""
         check_same(x=x, u=u, v=v)
         return (u * v).sum(-1)
-
-    def dist(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `dist`."""
-        check_same(x=x, y=y)
-        return dist(x, y, self.k.to(x))
-
-    def exp(self, x: Tensor, v: Tensor) -> Tensor:
-        """See `exp`."""
-        check_same(x=x, v=v)
-        return exp(x, v, self.k.to(x))
-
-    def log(self, x: Tensor, y: Tensor) -> Tensor:
-        """See `log`."""
-        check_same(x=x, y=y)
-        return log(x, y, self.k.to(x))
-
-    def transport(self, x: Tensor, y: Tensor, v: Tensor) -> Tensor:
-        """See `transport`."""
-        check_same(x=x, y=y, v=v)
-        return transport(x, y, v, self.k.to(x))
 
     def origin(self, dim: int, *, dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
         """(1 / sqrt k, 0, ..., 0), with `dim` + 1 coordinates."""
