@@ -117,6 +117,27 @@ def test_mistakes_are_explained(here: Path, capfd, monkeypatch, code, words, arg
     assert "Traceback" not in err
 
 
+def test_runs_are_listed_compared_and_verified(here: Path, capfd, monkeypatch) -> None:
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "list", "--json")
+    listed = {r["name"]: r for r in json.loads(out)["runs"]}
+    assert code == 0
+    assert listed["a"]["state"] == "finished"
+    assert listed["a"]["step"] == 40
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "compare", "a")
+    assert code == 0
+    assert "finished" in out
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a", "--json", "--threads", "1")
+    assert code == 0
+    assert json.loads(out)["runs"][0]["valid"]
+    monkeypatch.setattr("holonomy.recipes.launch.verify", lambda run, root: (1.0, 1.002))
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a")
+    assert code == 1
+    assert "INVALID" in out
+    code, _, err = holonomy(capfd, monkeypatch, "runs", "prune", "b")
+    assert code == 4
+    assert "there are: a" in err
+
+
 def test_cuda_is_never_replaced_silently(here: Path, capfd, monkeypatch) -> None:
     import torch
 
@@ -146,7 +167,7 @@ def test_config_show_yaml_is_a_config_file(here: Path, capfd, monkeypatch) -> No
 
 
 def test_every_command_shows_an_example(capfd, monkeypatch) -> None:
-    for words in (["train"], ["eval"], ["generate"], ["chat"], ["recipes"], ["config", "show"], []):
+    for words in (["train"], ["eval"], ["generate"], ["chat"], ["recipes"], ["config", "show"], ["runs", "list"], []):
         code, out, _ = holonomy(capfd, monkeypatch, *words, "--help")
         assert code == 0
         assert f"Example: holonomy {' '.join(words)}".strip() in out

@@ -329,6 +329,24 @@ def evaluate(
     return metrics
 
 
+def verify(run: str, *, root: Path) -> tuple[float, float]:
+    """Evaluates a run again, as it is evaluated today.
+
+    Returns:
+        The held-out loss in the checkpoint, and the one measured now.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or was saved before its first evaluation.
+        DataError: the text is not there, or has changed.
+    """
+    saved = read_checkpoint(run, root)
+    counters = saved.state["counters"]
+    if counters["evaluated"] != saved.step:
+        raise CheckpointError(f"`{saved.path}` was saved before it was evaluated; continue it with --resume {run}")
+    read_corpus(config_of(saved).data, tokenizer_of(saved), digest=saved.state["text_sha256"])
+    return counters["metrics"]["val/loss"], evaluate(str(saved.path), root=root)["val/loss"]
+
+
 def config_of_run(run: str, root: Path) -> LiorConfig:
     """The configuration in a run directory.
 

@@ -185,7 +185,7 @@ def read(path: Path) -> Checkpoint:
         CheckpointError: something is missing, changed, foreign or newer; names the file and, for tensors, the
             first one that differs.
     """
-    body = _read_state(path)
+    body = read_state(path)
     listed = set(body["files"]) | {STATE}
     for name in listed:
         if not _NAME.fullmatch(name):
@@ -218,7 +218,12 @@ def _read_plain(path: Path, limit: int) -> bytes:
 STATE_LIMIT = 64 * 2**20
 
 
-def _read_state(path: Path) -> dict[str, Any]:
+def read_state(path: Path) -> dict[str, Any]:
+    """The verified content of `state.json` alone, without the tensors.
+
+    Raises:
+        CheckpointError: it is missing, damaged or newer.
+    """
     if path.is_symlink() or not path.is_dir():
         raise CheckpointError(f"`{path}` is not a checkpoint directory")
     file = path / STATE
