@@ -1,0 +1,63 @@
+"""Rotations by quaternions against matrices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+
+from holonomy.core.errors import ConfigError
+from holonomy.geometry import rotation
+from holonomy.geometry.hypercomplex import conjugate_quaternion, quaternion_product
+
+TOLERANCE = {torch.float32: 5e-6, torch.float64: 1e-13}
+
+
+def test_pairs_are_rotations_of_four_dimensions(dtype: torch.dtype) -> None:
+    left, right = rotation.haar_pairs(50, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    x = torch.randn(50, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    m = rotation.pair_matrix(left, right)
+    expected = quaternion_product(quaternion_product(left, x), conjugate_quaternion(right))
+    assert ((m @ x.unsqueeze(-1)).squeeze(-1) - expected).abs().max() < TOLERANCE[dtype]
+    assert (m @ m.mT - torch.eye(4, dtype=dtype)).abs().max() < TOLERANCE[dtype]
+    assert (torch.linalg.det(m) - 1).abs().max() < 10 * TOLERANCE[dtype]
+    again = rotation.pair_matrix(*rotation.pair_of(m))
+    assert (again - m).abs().max() < 10 * TOLERANCE[dtype]
+
+
+def test_any_rotation_has_a_pair() -> None:
+    for seed in range(20):
+        q, _ = torch.linalg.qr(torch.randn(4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+        q[:, 0] *= torch.linalg.det(q).sign()
+        assert (rotation.pair_matrix(*rotation.pair_of(q)) - q).abs().max() < 1e-12
+    for wrong in (torch.diag(torch.tensor([1.0, 1, 1, -1])), 2 * torch.eye(4)):
+        with pytest.raises(ConfigError, match="not a rotation"):
+            rotation.pair_of(wrong)
+
+
+def test_vectors_turn_as_by_the_matrix_exponential(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(2)
+    axis, v = (torch.randn(30, 3, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    x, y, z = axis.unbind(-1)
+    zero = torch.zeros_like(x)
+    rows = [[zero, -z, y], [z, zero, -x], [-y, x, zero]]
+    generator_matrix = torch.stack([torch.stack(r, -1) for r in rows], -2)
+    expected = (torch.linalg.matrix_exp(generator_matrix) @ v.unsqueeze(-1)).squeeze(-1)
+    assert (rotation.rotate_vector(rotation.exp_rotation(axis), v) - expected).abs().max() < 4 * TOLERANCE[dtype]
+    small = torch.full((3,), 1e-20, dtype=dtype, requires_grad=True)
+    rotation.exp_rotation(small).sum().backward()
+    assert small.grad is not None
+    assert torch.isfinite(small.grad).all()
+
+
+def test_haar_rotations_are_uniform() -> None:
+    """Entries of a uniform rotation are coordinates of uniform points of the sphere; the trace has variance 1."""
+    m = rotation.pair_matrix(*rotation.haar_pairs(20_000, generator=torch.Generator().manual_seed(3)))
+    expected = stats.beta(1.5, 1.5, loc=-1, scale=2)
+    for i, j in ((0, 0), (1, 3), (2, 2)):
+        assert stats.kstest(m[:, i, j].numpy(), expected.cdf).pvalue > 1e-3
+    trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)
+    assert abs(float(trace.mean())) < 4 / math.sqrt(20_000)
+    assert abs(float(trace.var()) - 1) < 0.05
