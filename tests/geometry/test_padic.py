@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from holonomy.core.errors import ConfigError
-from holonomy.geometry.padic import PadicTree, spearman_ceiling
+from holonomy.geometry.padic import PadicTree, apply_operation, operation_index, operation_values, spearman_ceiling
 
 TREE = PadicTree(3, 9)
 
@@ -79,6 +79,29 @@ def test_ceiling_is_reached_and_not_passed() -> None:
     assert spearman_ceiling([7]) == 0.0
 
 
+def test_tables_of_the_operations() -> None:
+    every = torch.arange(TREE.size)
+    tables = operation_values(every)
+    assert tables.dtype == torch.int8
+    assert torch.equal(operation_index(tables), every)
+    assert len({tuple(row) for row in tables.tolist()}) == TREE.size
+    for index, value in ((0, -1), (9841, 0), (19682, 1)):
+        assert operation_values(torch.tensor(index)).tolist() == [value] * 9
+    inputs = torch.tensor([-1, 0, 1])
+    a, b = inputs.repeat_interleave(3), inputs.repeat(3)
+    assert torch.equal(apply_operation(every[:, None], a, b), tables)
+    smaller = operation_index(torch.minimum(a, b))
+    larger = operation_index(torch.maximum(a, b))
+    negated = operation_index(-a)
+    for x in (-1, 0, 1):
+        for y in (-1, 0, 1):
+            u, v = torch.tensor(x), torch.tensor(y)
+            assert int(apply_operation(smaller, u, v)) == min(x, y)
+            # de Morgan: max(x, y) = -min(-x, -y)
+            turned = apply_operation(smaller, apply_operation(negated, u, u), apply_operation(negated, v, v))
+            assert int(apply_operation(negated, turned, turned)) == int(apply_operation(larger, u, v))
+
+
 def test_refusals() -> None:
     for act, words in (
         (lambda: PadicTree(4, 2), "prime"),
@@ -88,6 +111,10 @@ def test_refusals() -> None:
         (lambda: TREE.check(torch.tensor([3, 19683])), "19683"),
         (lambda: TREE.check(torch.tensor([-1])), "-1"),
         (lambda: spearman_ceiling([1]), "at least 2"),
+        (lambda: PadicTree(3, 1).triplets(4, torch.Generator()), "triplets want 2"),
+        (lambda: operation_values(torch.tensor([0, 19683])), "19683"),
+        (lambda: operation_index(torch.zeros(8, dtype=torch.int8)), "9 entries"),
+        (lambda: operation_index(torch.tensor([0, 0, 0, 2, 0, 0, 0, 0, 0])), "holds 2"),
     ):
         with pytest.raises(ConfigError, match=words):
             act()

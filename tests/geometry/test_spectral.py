@@ -29,7 +29,12 @@ def test_ranks_of_known_spectra(dtype: torch.dtype) -> None:
     falling = torch.tensor([1.0, 0.1, 0.01, 0.0], dtype=dtype)
     assert [int(spectral.effective_rank(falling, t)) for t in (0.5, 0.05, 0.005)] == [1, 2, 3]
     assert [int(spectral.energy_rank(falling, t)) for t in (0.9, 0.995, 0.99999, 1.0)] == [1, 2, 3, 3]
-    assert int(spectral.energy_rank(torch.zeros(3, dtype=dtype), 0.9)) == 0
+    zero = torch.zeros(3, dtype=dtype)
+    assert int(spectral.energy_rank(zero, 0.9)) == 0
+    assert float(spectral.participation_ratio(zero)) == float(spectral.entropy_rank(zero)) == 0
+    for scale in (1e-12, 1e12):
+        assert math.isclose(float(spectral.participation_ratio(scale * equal)), 6, rel_tol=1e-6)
+        assert math.isclose(float(spectral.entropy_rank(scale * equal)), 6, rel_tol=1e-6)
     energies = falling.double().square()
     p = (energies / energies.sum())[:3]
     assert math.isclose(float(spectral.entropy_rank(falling)), math.exp(-float((p * p.log()).sum())), rel_tol=1e-5)

@@ -56,19 +56,25 @@ def wrap_angles(theta: Float[Tensor, ...]) -> Float[Tensor, ...]:
     return torch.where((theta >= -math.pi) & (theta < math.pi), theta, turned)
 
 
-def _turn(rows: Tensor, plane: Tensor, cos: Tensor, sin: Tensor) -> None:
-    """One layer on the rows, in place."""
-    i, j = plane.unbind(-1)
-    a, b = rows[..., i, :], rows[..., j, :]
-    rows[..., i, :] = cos * a - sin * b
-    rows[..., j, :] = sin * a + cos * b
+def _turns(n: int, planes: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What each layer does to each row, row <- cos row + sin partner; cos and sin are [*heads, layers, n, 1].
+
+    Axes in no plane are their own partners and stay.
+    """
+    flat = planes.flatten(1)
+    partner = torch.arange(n, device=planes.device).repeat(len(planes), 1).scatter(1, flat, planes.flip(-1).flatten(1))
+    index = flat.expand(*theta.shape[:-2], -1, -1)
+    sin = theta.sin()
+    cosines = theta.new_ones(*theta.shape[:-1], n).scatter(-1, index, theta.cos().repeat_interleave(2, -1))
+    sines = theta.new_zeros(*theta.shape[:-1], n).scatter(-1, index, torch.stack((-sin, sin), -1).flatten(-2))
+    return partner, cosines.unsqueeze(-1), sines.unsqueeze(-1)
 
 
 def _product(n: int, planes: Tensor, theta: Tensor) -> Tensor:
-    rows = torch.eye(n, dtype=theta.dtype, device=theta.device).repeat(*theta.shape[:-2], 1, 1)
-    cos, sin = theta.cos().unsqueeze(-1), theta.sin().unsqueeze(-1)
-    for layer, plane in enumerate(planes):
-        _turn(rows, plane, cos[..., layer, :, :], sin[..., layer, :, :])
+    rows = torch.eye(n, dtype=theta.dtype, device=theta.device).expand(*theta.shape[:-2], -1, -1)
+    partner, cos, sin = _turns(n, planes, theta)
+    for layer in range(len(planes)):
+        rows = torch.addcmul(cos[..., layer, :, :] * rows, sin[..., layer, :, :], rows.index_select(-2, partner[layer]))
     return rows
 
 
@@ -90,14 +96,15 @@ def angle_sweep(
         dq: derivative by q.
     """
     both = torch.stack((q, dq))
-    cos, sin = theta.cos().unsqueeze(-1), theta.sin().unsqueeze(-1)
-    swept = torch.empty_like(theta)
+    partner, cos, sin = _turns(q.shape[-1], planes, theta)
+    crossed = []
     for layer in reversed(range(len(planes))):
-        i, j = planes[layer].unbind(-1)
-        rows, slope = both
-        swept[..., layer, :] = (slope[..., j, :] * rows[..., i, :] - slope[..., i, :] * rows[..., j, :]).sum(-1)
-        _turn(both, planes[layer], cos[..., layer, :, :], -sin[..., layer, :, :])
-    return swept
+        swapped = both.index_select(-2, partner[layer])
+        crossed.append((both[1] * swapped[0]).sum(-1))
+        both = torch.addcmul(cos[..., layer, :, :] * both, sin[..., layer, :, :], swapped, value=-1)
+    found = torch.stack(crossed[::-1], -2)
+    i, j = planes.expand(*theta.shape, 2).unbind(-1)
+    return found.gather(-1, j) - found.gather(-1, i)
 
 
 class _RotorProduct(torch.autograd.Function):
@@ -166,10 +173,11 @@ def givens_angles(
     planes, angles = [], []
     for i in range(n - 1):
         for j in range(i + 1, n):
-            theta = torch.atan2(-rows[..., j, i], rows[..., i, i])[..., None]
             planes.append((i, j))
-            angles.append(-theta)
-            _turn(rows, torch.tensor([(i, j)], device=q.device), theta.cos()[..., None], theta.sin()[..., None])
+            angles.append(torch.atan2(rows[..., j, i], rows[..., i, i]).unsqueeze(-1))
+            a, b = rows[..., i, :], rows[..., j, :]
+            cos, sin = angles[-1].cos(), angles[-1].sin()
+            rows[..., i, :], rows[..., j, :] = cos * a + sin * b, cos * b - sin * a
     return torch.tensor(planes[::-1], device=q.device)[:, None], torch.stack(angles[::-1], -2)
 
 
@@ -193,7 +201,9 @@ def derived_frame(
     _, q = torch.linalg.eigh(c)
     q = q.flip(-1) if previous is None else _match(q, previous)
     size = q.abs()
-    largest = (size >= (1 - torch.finfo(q.dtype).eps ** 0.5) * size.amax(-2, keepdim=True)).int().argmax(-2, keepdim=True)
+    largest = (
+        (size >= (1 - torch.finfo(q.dtype).eps ** 0.5) * size.amax(-2, keepdim=True)).int().argmax(-2, keepdim=True)
+    )
     return q * q.gather(-2, largest).sign()
 
 

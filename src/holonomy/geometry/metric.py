@@ -39,7 +39,7 @@ def block_factor(raw: Float[Tensor, "*heads blocks b b"]) -> Float[Tensor, "*hea
     return raw.tril(-1) + torch.diag_embed(softplus(raw.diagonal(dim1=-2, dim2=-1)) + DIAGONAL_FLOOR)
 
 
-def check_spd(name: str, g: Float[Tensor, "*heads n n"]) -> None:
+def check_spd(name: str, g: Float[Tensor, ...]) -> None:
     """Refuses what is not symmetric and positive definite; reads the values.
 
     Raises:
@@ -133,6 +133,8 @@ class Metric:
         wanted: dict[str, tuple[int, ...]] = {"lam_local": (n,), "lam_mem": (n,), "omega": (), "frame": (n, n)}
         if self.blocks is not None:
             b = self.blocks.shape[-1]
+            if n % b:
+                raise ConfigError(f"`blocks` have width {b}, which does not divide the {n} dimensions of the base")
             wanted["blocks"] = (n // b, b, b)
         if self.D is not None:
             r = self.D.shape[-1]
@@ -177,7 +179,9 @@ class Metric:
             ("blocks", diagonal),
         ):
             if value is not None and not bool((value > 0).all()):
-                raise ConfigError(f"`{name}` holds {float(value.min()):.3e}; wanted positive numbers: use `bounded_exp`")
+                raise ConfigError(
+                    f"`{name}` holds {float(value.min()):.3e}; wanted positive numbers: use `bounded_exp`"
+                )
         if self.blocks is not None and bool(self.blocks.triu(1).any()):
             raise ConfigError("`blocks` are not lower triangular; use `block_factor`")
         if self.frame is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int8, Int64
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
@@ -102,10 +102,16 @@ class PadicTree:
     def triplets(
         self, count: int, generator: torch.Generator
     ) -> tuple[Int[Tensor, " count"], Int[Tensor, " count"], Int[Tensor, " count"], Int[Tensor, " count"]]:
-        """(i, j, l, label) with v(i - j) and v(i - l) distinct and uniform; label 1 where j is nearer, else -1."""
+        """(i, j, l, label) with v(i - j) and v(i - l) distinct and uniform; label 1 where j is nearer, else -1.
+
+        Raises:
+            ConfigError: the tree has one level, where all distances are equal.
+        """
+        if self.depth < 2:
+            raise ConfigError(f"`depth` is {self.depth}; triplets want 2 or more, to have two different distances")
         i = torch.randint(self.size, (count,), generator=generator)
         first = torch.randint(self.depth, (count,), generator=generator)
-        other = (first + torch.randint(1, max(self.depth, 2), (count,), generator=generator)) % self.depth
+        other = (first + torch.randint(1, self.depth, (count,), generator=generator)) % self.depth
         j, far = self._at_valuation(i, first, generator), self._at_valuation(i, other, generator)
         return i, j, far, (first - other).sign()
 
@@ -116,6 +122,44 @@ class PadicTree:
         m = (torch.rand(k.shape, generator=generator, dtype=torch.float64) * block).long().clamp_max(block - 1)
         unit = m * self.p + torch.randint(1, self.p, k.shape, generator=generator)
         return (i + unit * powers[k]) % self.size
+
+
+OPERATIONS = PadicTree(3, 9)
+"""The 19,683 binary operations on {-1, 0, 1}: digit k = 3 (a + 1) + (b + 1) of a number is 1 + the value at (a, b)."""
+
+
+def operation_values(index: Int[Tensor, ...]) -> Int8[Tensor, "... 9"]:
+    """Tables of binary operations on {-1, 0, 1}: 0 is constantly -1, 9841 constantly 0, 19682 constantly 1.
+
+    Raises:
+        ConfigError: an index is not one of 0 to 19682.
+    """
+    OPERATIONS.check(index)
+    return (OPERATIONS.digits(index) - 1).to(torch.int8)
+
+
+def operation_index(values: Int[Tensor, ...]) -> Int64[Tensor, ...]:
+    """Inverse of `operation_values`; the table is on the last axis.
+
+    Raises:
+        ConfigError: a table has not 9 entries, or one of them is not -1, 0 or 1.
+    """
+    if values.shape[-1:] != (9,):
+        raise ConfigError(
+            f"`values` has shape {tuple(values.shape)}; a table of an operation has 9 entries, on the last axis"
+        )
+    bad = values.abs() > 1
+    if bool(bad.any()):
+        raise ConfigError(f"`values` holds {int(values[bad][0])}; wanted -1, 0 and 1")
+    return OPERATIONS.number(values.long() + 1)
+
+
+def apply_operation(index: Int[Tensor, ...], a: Int[Tensor, ...], b: Int[Tensor, ...]) -> Int8[Tensor, ...]:
+    """The value of an operation at (a, b), elementwise; composes by feeding results in again."""
+    position = 3 * (a.long() + 1) + b.long() + 1
+    table = operation_values(index)
+    shape = torch.broadcast_shapes(position.shape, index.shape)
+    return table.expand(*shape, 9).gather(-1, position.expand(shape).unsqueeze(-1)).squeeze(-1)
 
 
 def spearman_ceiling(counts: Sequence[int]) -> float:

@@ -29,17 +29,20 @@ def energy_rank(s: Float[Tensor, "... n"], share: float) -> Int[Tensor, ...]:
     return (rest > (1 - share) * rest[..., :1]).sum(-1)
 
 
+def _shares(s: Tensor) -> Tensor:
+    """Energies over their sum; scaled first, so that squares of squares neither overflow nor vanish."""
+    energy = (s / s.amax(-1, keepdim=True)).square()
+    return energy / energy.sum(-1, keepdim=True)
+
+
 def participation_ratio(s: Float[Tensor, "... n"]) -> Float[Tensor, ...]:
-    """(sum e)^2 / sum e^2: n equal energies give n."""
-    energy = s.square()
-    return energy.sum(-1).square() / energy.square().sum(-1)
+    """(sum e)^2 / sum e^2: n equal energies give n; 0 for a zero matrix."""
+    return torch.where(s.amax(-1) == 0, 0, 1 / _shares(s).square().sum(-1))
 
 
 def entropy_rank(s: Float[Tensor, "... n"]) -> Float[Tensor, ...]:
-    """exp of the entropy of the energies as a distribution (Roy & Vetterli 2007, with energies for values)."""
-    energy = s.square()
-    p = energy / energy.sum(-1, keepdim=True)
-    return torch.special.entr(p).sum(-1).exp()
+    """exp of the entropy of the energies as a distribution; 0 for a zero matrix (Roy & Vetterli 2007, on s itself)."""
+    return torch.where(s.amax(-1) == 0, 0, torch.special.entr(_shares(s)).sum(-1).exp())
 
 
 @dataclass(frozen=True)
