@@ -16,6 +16,7 @@ from torch import Tensor
 
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
+from holonomy.geometry.rows import by_rows, suits
 
 EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
 """Largest sqrt(c) |x| that `project` leaves: rounding of the coordinates cannot lift it to 1."""
@@ -43,13 +44,23 @@ def mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) 
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """(2 / sqrt c) asinh(sqrt c |x - y| / sqrt((1 - c |x|^2)(1 - c |y|^2))), in float64 inside."""
+    return by_rows(plain_dist, k, x, y) if suits(k, x, y) else plain_dist(x, y, k)
+
+
+def dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
+    """Distance from the origin, in float64 inside."""
+    return by_rows(plain_dist0, k, x) if suits(k, x) else plain_dist0(x, k)
+
+
+def plain_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
+    """`dist` by tensor operations, for any device, shape and derivative."""
     a, b, wide = widened(x, y, k)
     s = square_norm(a - b) / (gap(a, wide) * gap(b, wide))
     return (2 * safe_sqrt(s) * asinhc(-wide * s)).squeeze(-1).to(x.dtype)
 
 
-def dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
-    """Distance from the origin, in float64 inside."""
+def plain_dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
+    """`dist0` by tensor operations, for any device, shape and derivative."""
     a, wide = widened(x, k)
     s = square_norm(a)
     return (2 * safe_sqrt(s) * artanhc(-wide * s)).squeeze(-1).to(x.dtype)
