@@ -15,6 +15,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError
 from holonomy.geometry import clifford as cl
 from holonomy.geometry.clifford import Algebra
+from holonomy.geometry.products import suits_products
 
 SIGNATURES = [
     (1, 0, 0),
@@ -123,6 +124,35 @@ def test_products_of_grades(signature: tuple[int, int, int], seed: int) -> None:
     vector = cl.grade(algebra, a, 1)
     split = cl.left_contraction(algebra, vector, b) + cl.wedge(algebra, vector, b)
     assert (split - cl.geometric(algebra, vector, b)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("signature", [(3, 1, 0), (3, 0, 0), (2, 1, 1)])
+def test_compiled_products_equal_the_plain_twin(signature: tuple[int, int, int], dtype: torch.dtype) -> None:
+    algebra, generator = Algebra(*signature), torch.Generator().manual_seed(0)
+    a, b, g = (torch.randn(70, 80, algebra.size, generator=generator, dtype=torch.float64).to(dtype) for _ in range(3))
+    assert suits_products(a, b)
+    assert not suits_products(a[:2], b[:2])
+    tolerance = {torch.float32: 2e-5, torch.float64: 1e-13}[dtype]
+    for kind, product in (("geometric", cl.geometric), ("wedge", cl.wedge), ("left", cl.left_contraction)):
+        found = []
+        for function in (product, lambda _, x, y, kind=kind: cl.plain_product(algebra, x, y, kind)):
+            x, y = a.clone().requires_grad_(), b.clone().requires_grad_()
+            result = function(algebra, x, y)
+            result.backward(g)
+            found.append((result.detach(), x.grad, y.grad))
+        for mine, plain in zip(*found, strict=True):
+            assert (mine - plain).abs().max() < tolerance  # type: ignore[operator]
+
+
+def test_second_derivatives_of_compiled_products() -> None:
+    algebra, generator = Algebra(2), torch.Generator().manual_seed(0)
+    a, b = (torch.randn(5000, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    found = []
+    for function in (cl.geometric, cl.plain_product):
+        (slope,) = torch.autograd.grad(function(algebra, a, b).square().sum(), a, create_graph=True)
+        found.append(torch.autograd.grad(slope.square().sum(), (a, b)))
+    for mine, plain in zip(*found, strict=True):
+        assert torch.allclose(mine, plain, rtol=1e-10)
 
 
 def test_left_matrix_multiplies() -> None:

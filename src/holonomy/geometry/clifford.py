@@ -16,6 +16,7 @@ from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 from holonomy.core.numerics import safe_sqrt, sinc, sinhc
+from holonomy.geometry.products import Signs, compiled_product, suits_products
 
 MAX_DIMENSION = 6
 
@@ -106,15 +107,22 @@ PRODUCTS = {
 
 
 @lru_cache(maxsize=256)
-def _table(algebra: Algebra, kind: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each result blade c and each left blade a: the right blade a xor c, and the sign of a (a xor c)."""
+def _signs(algebra: Algebra, kind: str) -> Signs:
+    """Sign of the product of each pair of blades, 0 where the product drops it."""
     keep, grades = PRODUCTS[kind], algebra.grades
-    partner = [[a ^ c for a in range(algebra.size)] for c in range(algebra.size)]
-    signs = [
-        [algebra.sign(a, a ^ c) if keep(grades[a], grades[a ^ c], grades[c]) else 0 for a in range(algebra.size)]
-        for c in range(algebra.size)
-    ]
-    return torch.tensor(partner, device=device), torch.tensor(signs, dtype=dtype, device=device)
+    return tuple(
+        tuple(algebra.sign(x, y) if keep(grades[x], grades[y], grades[x ^ y]) else 0 for y in range(algebra.size))
+        for x in range(algebra.size)
+    )
+
+
+@lru_cache(maxsize=256)
+def _table(algebra: Algebra, kind: str, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """For each left blade x and each blade c of the result: the right blade x ^ c, and the sign of their product."""
+    blades = torch.arange(algebra.size)
+    partner = blades[:, None] ^ blades
+    signs = torch.tensor(_signs(algebra, kind), dtype=dtype).gather(1, partner)
+    return partner.to(device), signs.to(device)
 
 
 def check_multivectors(algebra: Algebra, **multivectors: Tensor) -> None:
@@ -136,14 +144,27 @@ def left_matrix(
 ) -> Float[Tensor, "... size size"]:
     """The matrix M(a) with M(a) b = a b."""
     partner, signs = _table(algebra, kind, a.dtype, a.device)
-    # M[c, b] = sign(a, b) a[b xor c]; the table is symmetric under exchanging the roles of a and b.
-    rows = torch.gather(signs, 1, partner)
-    return a[..., partner] * rows
+    # M[c, y] = sign(c ^ y, y) a[c ^ y]; row x of the table holds sign(x, x ^ c) in column c.
+    return a[..., partner] * signs.T.gather(1, partner)
+
+
+def plain_product(
+    algebra: Algebra, a: Float[Tensor, "... size"], b: Float[Tensor, "... size"], kind: str = "geometric"
+) -> Float[Tensor, "... size"]:
+    """A product by tensor operations, for any device, shape and derivative: one blade of a at a time."""
+    partner, signs = _table(algebra, kind, a.dtype, a.device)
+    terms = (a[..., x : x + 1] * (b[..., partner[x]] * signs[x]) for x in range(algebra.size))
+    total = next(terms)
+    for term in terms:
+        total = total + term
+    return total
 
 
 def _product(algebra: Algebra, a: Tensor, b: Tensor, kind: str) -> Tensor:
     check_multivectors(algebra, a=a, b=b)
-    return (left_matrix(algebra, a, kind) * b.unsqueeze(-2)).sum(-1)
+    if suits_products(a, b):
+        return compiled_product(lambda x, y: plain_product(algebra, x, y, kind), _signs(algebra, kind), a, b)
+    return plain_product(algebra, a, b, kind)
 
 
 def geometric(
@@ -231,7 +252,7 @@ def dual(algebra: Algebra, a: Float[Tensor, "... size"]) -> Float[Tensor, "... s
 def scalar_product(algebra: Algebra, a: Float[Tensor, "... size"], b: Float[Tensor, "... size"]) -> Float[Tensor, ...]:
     """The scalar part of reverse(a) b: indefinite where vectors square to -1."""
     _, signs = _table(algebra, "geometric", a.dtype, a.device)
-    return (reverse(algebra, a) * b * signs[0]).sum(-1)
+    return (reverse(algebra, a) * b * signs[:, 0]).sum(-1)
 
 
 def exp_bivector(algebra: Algebra, b: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
