@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from holonomy.train.loop import FitReport
 
 SAMPLE_TOKENS = 300
+SAMPLE_START = "The "
+"""A sample begins with these words where the model knows their letters, else with a new line."""
 
 
 def train(
@@ -132,7 +134,8 @@ def _print_report(report: FitReport) -> None:
         f"peak memory {report.peak_rss_mb:.0f} MB"
     )
     model = launch.load(report.run.name, root=root)
-    text = "".join(generate(model, "\n", sampling=Sampling(), max_tokens=SAMPLE_TOKENS, seed=1))
+    start = "\n" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
+    text = start + "".join(generate(model, start, sampling=Sampling(), max_tokens=SAMPLE_TOKENS, seed=1))
     console.rule("sample")
     console.print(text, markup=False)
     console.rule()
