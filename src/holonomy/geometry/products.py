@@ -65,7 +65,8 @@ def suits_products(a: Tensor, b: Tensor) -> bool:
 
 
 def _rows(x: Tensor) -> Any:
-    return x.detach().reshape(-1, x.shape[-1]).numpy()
+    # Contiguous also where a view would do: kernels are compiled for one layout.
+    return x.detach().contiguous().view(-1, x.shape[-1]).numpy()
 
 
 class _Product(torch.autograd.Function):

@@ -37,8 +37,9 @@ def _kernels() -> _Kernels:
         # hook that checks annotations wraps functions into what cannot be compiled.
         return njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True)(inspect.unwrap(function))
 
+    # The first kernel of each pair leaves the argument of log1p, which torch computes for many rows at once.
     @compiled
-    def dist(x, y, c, out):
+    def dist(x, y, c, argument):
         root = math.sqrt(c)
         for i in range(x.shape[0]):
             xx = yy = dd = 0.0
@@ -48,13 +49,12 @@ def _kernels() -> _Kernels:
                 yy += b * b
                 dd += (a - b) * (a - b)
             z = root * math.sqrt(dd / ((1 - c * xx) * (1 - c * yy)))
-            # asinh z, with log1p for the digits of small z.
-            out[i] = 2 / root * math.log1p(z + z * z / (1 + math.sqrt(1 + z * z)))
+            # asinh z = log1p of this, which keeps the digits of small z.
+            argument[i] = z + z * z / (1 + math.sqrt(1 + z * z))
 
     @compiled
-    def dist_slope(x, y, c, g, gx, gy):
+    def dist_slope(x, y, c, g, d, gx, gy):
         by_c = 0.0
-        root = math.sqrt(c)
         for i in range(x.shape[0]):
             xx = yy = dd = 0.0
             for j in range(x.shape[1]):
@@ -72,13 +72,11 @@ def _kernels() -> _Kernels:
                 a, b = float(x[i, j]), float(y[i, j])
                 gx[i, j] = apart * (a - b) + out_x * a
                 gy[i, j] = apart * (b - a) + out_y * b
-            z = root * math.sqrt(s)
-            d = 2 / root * math.log1p(z + z * z / (1 + math.sqrt(1 + z * z)))
-            by_c += by_s * s / c - g[i] * d / (2 * c) + by_s * s * (xx / gap_x + yy / gap_y)
+            by_c += by_s * s / c - g[i] * d[i] / (2 * c) + by_s * s * (xx / gap_x + yy / gap_y)
         return by_c
 
     @compiled
-    def dist0(x, c, out):
+    def dist0(x, c, argument):
         root = math.sqrt(c)
         for i in range(x.shape[0]):
             xx = 0.0
@@ -86,10 +84,11 @@ def _kernels() -> _Kernels:
                 a = float(x[i, j])
                 xx += a * a
             r = root * math.sqrt(xx)
-            out[i] = math.log1p(2 * r / (1 - r)) / root
+            # 2 artanh r = log1p of this.
+            argument[i] = 2 * r / (1 - r)
 
     @compiled
-    def dist0_slope(x, c, g, gx):
+    def dist0_slope(x, c, g, d, gx):
         by_c = 0.0
         root = math.sqrt(c)
         for i in range(x.shape[0]):
@@ -103,7 +102,7 @@ def _kernels() -> _Kernels:
             along = 2 * g[i] / (gap * n) if n > 0 else 0.0
             for j in range(x.shape[1]):
                 gx[i, j] = along * float(x[i, j])
-            by_c += g[i] * (n / (c * gap) - math.log1p(2 * r / (1 - r)) / (2 * c * root))
+            by_c += g[i] * (n / (c * gap) - d[i] / (2 * c))
         return by_c
 
     return _Kernels(dist, dist_slope, dist0, dist0_slope)
@@ -121,7 +120,8 @@ def suits(k: Tensor, *points: Tensor) -> bool:
 
 
 def _rows(x: Tensor) -> Any:
-    return x.detach().reshape(-1, x.shape[-1]).numpy()
+    # Contiguous also where a view would do: kernels are compiled for one layout.
+    return x.detach().contiguous().view(-1, x.shape[-1]).numpy()
 
 
 class _ByRows(torch.autograd.Function):
@@ -129,16 +129,17 @@ class _ByRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, twin: Callable[..., Tensor], k: Tensor, *points: Tensor) -> Tensor:
+        argument = torch.empty(points[0].shape[:-1], dtype=torch.float64)
+        kernel, factor = (_kernels().dist, 2.0) if len(points) == 2 else (_kernels().dist0, 1.0)
+        kernel(*map(_rows, points), -float(k), argument.view(-1).numpy())
+        out = argument.log1p_().mul_(factor * (-float(k)) ** -0.5).to(points[0].dtype)
         ctx.twin = twin
-        ctx.save_for_backward(k, *points)
-        out = points[0].new_empty(points[0].shape[:-1])
-        kernel = _kernels().dist if len(points) == 2 else _kernels().dist0
-        kernel(*map(_rows, points), -float(k), out.view(-1).numpy())
+        ctx.save_for_backward(k, out, *points)
         return out
 
     @staticmethod
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor | None, ...]:
-        k, *points = ctx.saved_tensors
+        k, out, *points = ctx.saved_tensors
         (g,) = slopes
         if torch.is_grad_enabled():
             with torch.enable_grad():
@@ -149,7 +150,8 @@ class _ByRows(torch.autograd.Function):
             return None, *(next(found) if t.requires_grad else None for t in inputs)
         grads = [torch.empty_like(p, memory_format=torch.contiguous_format) for p in points]
         kernel = _kernels().dist_slope if len(points) == 2 else _kernels().dist0_slope
-        by_c = kernel(*map(_rows, points), -float(k), g.reshape(-1).numpy(), *map(_rows, grads))
+        known = (t.detach().contiguous().view(-1).numpy() for t in (g, out))
+        by_c = kernel(*map(_rows, points), -float(k), *known, *map(_rows, grads))
         return None, torch.full_like(k, -by_c), *grads
 
 
