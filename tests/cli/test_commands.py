@@ -66,6 +66,9 @@ def test_eval(here: Path, capfd, monkeypatch) -> None:
     assert code == 0
     for name in ("val/loss", "baseline/kn5", "baseline/kn7"):
         assert metrics[name] == report["metrics"][name]
+    (here / "foreign.txt").write_text("1 and 2 make Zürich\n")
+    code, out, _ = holonomy(capfd, monkeypatch, "eval", "a", "--data", "foreign.txt")
+    assert "6 of the characters were never seen" in out
     code, out, _ = holonomy(capfd, monkeypatch, "eval", "runs/a", "--baselines")
     assert code == 0
     assert f"{metrics['val/loss']:.4f}" in out

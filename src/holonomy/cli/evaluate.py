@@ -38,3 +38,5 @@ def evaluate(
     else:
         out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol windows"))
         out().print(f"perplexity {metrics['val/perplexity']:.3f} per character")
+        if metrics.get("val/unknown"):
+            out().print(f"{metrics['val/unknown']:,.0f} of the characters were never seen in training")
