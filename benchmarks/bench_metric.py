@@ -18,6 +18,9 @@ from holonomy.geometry.frames import Rotor, brickwork
 from holonomy.geometry.metric import Metric, MetricBase
 from holonomy.geometry.spectral import randomized_svd
 
+# torch's own forward-mode rules are still scripted; the warning comes with the first derivative of a process.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> None:
