@@ -23,10 +23,10 @@ fi; \
 export PIP_CONSTRAINT=$(VENV)/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
 endef
 
-.PHONY: help demo test lint slow bench clean
+.PHONY: help demo test lint slow bench bench-peers clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | awk -F':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' Makefile | awk -F':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.installed ## train the default model for two minutes, and say how to talk to it
 	@if [ -d runs/$(DEMO) ]; then $(BIN)/holonomy train --resume $(DEMO); \
@@ -49,6 +49,9 @@ lint: $(VENV)/.installed-dev ## style, types and the import contract
 bench: $(VENV)/.installed-dev ## speed of updates and generation, CPU time
 	$(BIN)/pytest benchmarks -q -o addopts=--import-mode=importlib --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
+bench-peers: $(VENV)/.installed-peers ## the same beside public peers, which are installed first
+	$(BIN)/pytest benchmarks -q -W ignore -o addopts=--import-mode=importlib --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .benchmarks
 
@@ -62,4 +65,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@$(CHOOSE_TORCH); $(BIN)/pip install --quiet -e '.[chat,dev]'
+	@touch $@
+
+$(VENV)/.installed-peers: $(VENV)/.installed-dev
+	@$(CHOOSE_TORCH); $(BIN)/pip install --quiet -e '.[chat,dev,peers]'
 	@touch $@

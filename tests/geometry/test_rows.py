@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -30,28 +32,106 @@ def curvature(dtype: torch.dtype) -> Tensor:
     return torch.tensor(-0.7, dtype=dtype, requires_grad=True)
 
 
-@pytest.mark.parametrize("kind", ["pair", "origin"])
-def test_values_and_derivatives_equal_the_plain_twin(kind: str, dtype: torch.dtype) -> None:
+OPERATIONS = ["dist", "dist0", "exp0", "log0", "mobius_add"]
+
+
+def arguments(name: str, dtype: torch.dtype) -> list[Tensor]:
+    """Points for an operation; the exponential map also takes tangents far longer than the ball is wide."""
+    if name in ("dist", "mobius_add"):
+        return list(pair(dtype))
+    return [points(1, dtype) * (10 if name == "exp0" else 1)]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_values_and_derivatives_equal_the_plain_twin(name: str, dtype: torch.dtype) -> None:
+    """The twin runs in float64 for both dtypes: the kernels must be as good as rounding of the result allows."""
+    exact = [a.double().requires_grad_() for a in arguments(name, dtype)]
+    mine = [a.detach().to(dtype).requires_grad_() for a in exact]
     found = []
-    for compiled in (True, False):
-        inputs = [a.clone().requires_grad_() for a in (pair(dtype) if kind == "pair" else [points(1, dtype)])]
-        k = curvature(dtype)
-        if compiled:
-            assert rows.suits(k, *inputs)
-            d = poincare.dist(*inputs, k) if kind == "pair" else poincare.dist0(*inputs, k)
-        else:
-            d = poincare.plain_dist(*inputs, k) if kind == "pair" else poincare.plain_dist0(*inputs, k)
-        weight = torch.linspace(-1, 1, COUNT, dtype=dtype)
-        (d * weight).sum().backward()
-        found.append([d.detach(), *(a.grad for a in inputs), k.grad])
-    for mine, plain in zip(*found, strict=True):
-        assert mine is not None
-        assert plain is not None
-        assert torch.isfinite(mine).all()
+    for inputs, prefix in ((mine, ""), (exact, "plain_")):
+        k = curvature(inputs[0].dtype)
+        assert rows.suits(k, *inputs)
+        value = getattr(poincare, prefix + name)(*inputs, k.to(dtype).to(inputs[0].dtype))
+        weight = torch.linspace(-1, 1, value.numel(), dtype=dtype).view(value.shape)
+        (value * weight).sum().backward()
+        found.append([value.detach(), *(a.grad for a in inputs), k.grad])
+    for got, wanted in zip(*found, strict=True):
+        assert torch.isfinite(got).all()
         # Where points meet or leave the origin the plain twin rounds on its own; compare beside the largest slopes.
-        scale = plain.abs().clamp_min(1e-3 * float(plain.abs().max()))
-        assert float(((mine - plain).abs() / scale).max()) <= 200 * TOLERANCE[dtype]
-    assert float(((found[0][0] - found[1][0]).abs() / found[1][0].clamp_min(1e-6)).max()) <= TOLERANCE[dtype]  # type: ignore[operator, union-attr]
+        scale = wanted.abs().clamp_min(1e-3 * float(wanted.abs().max()))
+        assert float(((got - wanted).abs() / scale).max()) <= 200 * TOLERANCE[dtype]
+    value, wanted = found[0][0], found[1][0]
+    # A coordinate may cancel: vectors are judged by their largest one.
+    size = wanted.abs().view(COUNT, -1).amax(-1).clamp_min(1e-6).view(COUNT, *[1] * (value.dim() - 1))
+    assert float(((value - wanted).abs() / size).max()) <= TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_threads_share_the_rows_without_changing_values(name: str) -> None:
+    inputs = [a.repeat(5, 1).requires_grad_() for a in arguments(name, torch.float64)]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            k = curvature(torch.float64)
+            value = getattr(poincare, name)(*inputs, k)
+            found.append([value, *torch.autograd.grad(value.square().sum(), (*inputs, k))])
+    finally:
+        torch.set_num_threads(before)
+    (*one, by_k), (*three, by_k_threads) = found
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+    assert torch.allclose(by_k, by_k_threads, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_values_that_are_no_numbers_show(name: str) -> None:
+    inputs = arguments(name, torch.float32)
+    inputs[0][7, 2] = float("nan")
+    value = getattr(poincare, name)(*inputs, curvature(torch.float32))
+    broken = value.view(COUNT, -1).isnan()
+    assert broken[7].all()
+    assert not broken[8:].any() and not broken[:7].any()
+
+
+def test_all_pairs_equal_the_plain_twin(dtype: torch.dtype) -> None:
+    """Near pairs, equal points and far pairs among them, on one thread and on three."""
+    x, y = points(1, dtype)[::25].clone(), points(2, dtype)[::37].clone()
+    y[:50], y[50:60] = x[:50] * (1 - 1e-5), x[50:60]
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads, function in ((1, "pairwise_dist"), (3, "pairwise_dist"), (1, "plain_pairwise_dist")):
+            torch.set_num_threads(threads)
+            wide = torch.float64 if function.startswith("plain") else dtype
+            a, b, k = (t.detach().to(dtype).to(wide).requires_grad_() for t in (x, y, curvature(dtype)))
+            value = getattr(poincare, function)(a, b, k)
+            weight = torch.linspace(-1, 1, value.numel(), dtype=torch.float64).view(value.shape).to(dtype)
+            slopes = torch.autograd.grad((value * weight).sum(), (a, b, k))
+            found.append([value.detach(), *slopes])
+    finally:
+        torch.set_num_threads(before)
+    one, three, wanted = found
+    assert torch.equal(one[0], three[0])
+    assert float(((one[0] - wanted[0]).abs() / wanted[0].clamp_min(1e-6)).max()) <= TOLERANCE[dtype]
+    for mine in (one, three):
+        for got, expected in zip(mine[1:], wanted[1:], strict=True):
+            assert float((got - expected).abs().max()) <= 200 * TOLERANCE[dtype] * float(expected.abs().max())
+
+
+@pytest.mark.parametrize("name", ["expm1", "log1p"])
+def test_elementary_functions_of_a_block(name: str) -> None:
+    from mpmath import mp, mpf
+
+    from holonomy.geometry.compiled import BLOCK, elementary
+
+    largest = {"expm1": 700.0, "log1p": 1e300}[name]
+    exponents = torch.linspace(-20, math.log10(largest), 2 * BLOCK, dtype=torch.float64)
+    inputs = torch.cat([10**exponents, torch.linspace(0, 3, 2 * BLOCK, dtype=torch.float64)]).view(-1, BLOCK)
+    for block in inputs.numpy():
+        found = block.copy()
+        getattr(elementary(), name)(found, BLOCK, elementary().scratch())
+        for x, y in zip(block, found, strict=True):
+            exact = getattr(mp, name)(mpf(x))
+            assert abs(mpf(y) - exact) <= 2 * 2.3e-16 * exact
 
 
 def test_second_derivatives_go_through_the_twin() -> None:

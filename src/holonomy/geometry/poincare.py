@@ -16,7 +16,17 @@ from torch import Tensor
 
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
-from holonomy.geometry.rows import by_rows, suits
+from holonomy.geometry.pairwise import pairwise
+from holonomy.geometry.rows import (
+    FROM_ROWS,
+    by_rows,
+    dist0_kernel,
+    dist_kernel,
+    exp0_kernel,
+    log0_kernel,
+    mobius_kernel,
+    suits,
+)
 
 EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
 """Largest sqrt(c) |x| that `project` leaves: rounding of the coordinates cannot lift it to 1."""
@@ -37,6 +47,11 @@ def project(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
 
 def mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """x (+) y (Ganea et al., equation 1)."""
+    return by_rows(mobius_kernel(), plain_mobius_add, k, x, y) if suits(k, x, y) else plain_mobius_add(x, y, k)
+
+
+def plain_mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """`mobius_add` by tensor operations, for any device, shape and derivative."""
     xy = 2 * (x * y).sum(-1, keepdim=True)
     xx, yy = square_norm(x), square_norm(y)
     return ((1 - k * (xy + yy)) * x + (1 + k * xx) * y) / (1 - k * xy + k * k * xx * yy)
@@ -44,12 +59,12 @@ def mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) 
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """(2 / sqrt c) asinh(sqrt c |x - y| / sqrt((1 - c |x|^2)(1 - c |y|^2))), in float64 inside."""
-    return by_rows(plain_dist, k, x, y) if suits(k, x, y) else plain_dist(x, y, k)
+    return by_rows(dist_kernel(), plain_dist, k, x, y) if suits(k, x, y) else plain_dist(x, y, k)
 
 
 def dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """Distance from the origin, in float64 inside."""
-    return by_rows(plain_dist0, k, x) if suits(k, x) else plain_dist0(x, k)
+    return by_rows(dist0_kernel(), plain_dist0, k, x) if suits(k, x) else plain_dist0(x, k)
 
 
 def plain_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
@@ -57,6 +72,19 @@ def plain_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) 
     a, b, wide = widened(x, y, k)
     s = square_norm(a - b) / (gap(a, wide) * gap(b, wide))
     return (2 * safe_sqrt(s) * asinhc(-wide * s)).squeeze(-1).to(x.dtype)
+
+
+def pairwise_dist(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], k: Tensor) -> Float[Tensor, "n m"]:
+    """`dist` between all points of two sets; on the CPU without an array of n x m x d."""
+    check_same(x=x, y=y)
+    suited = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and k.numel() == 1
+    many = x.shape[0] * y.shape[0] >= FROM_ROWS
+    return pairwise(plain_pairwise_dist, k, x, y) if suited and many else plain_pairwise_dist(x, y, k)
+
+
+def plain_pairwise_dist(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], k: Tensor) -> Float[Tensor, "n m"]:
+    """`pairwise_dist` by tensor operations, for any device and derivative."""
+    return plain_dist(x[:, None], y[None], k)
 
 
 def plain_dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
@@ -68,11 +96,21 @@ def plain_dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
 
 def exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """Exponential map at the origin; |v|_g = 2 |v| there."""
+    return by_rows(exp0_kernel(), plain_exp0, k, v) if suits(k, v) else plain_exp0(v, k)
+
+
+def plain_exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """`exp0` by tensor operations, for any device, shape and derivative."""
     return v * tanhc(-k * square_norm(v))
 
 
 def log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """Logarithm at the origin."""
+    return by_rows(log0_kernel(), plain_log0, k, x) if suits(k, x) else plain_log0(x, k)
+
+
+def plain_log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
+    """`log0` by tensor operations, for any device, shape and derivative."""
     return x * artanhc(-k * square_norm(x))
 
 

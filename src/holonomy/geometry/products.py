@@ -1,8 +1,9 @@
-"""Compiled Clifford products: every sign and blade written out, one row at a time, nothing in between.
+"""Compiled Clifford products: every sign and blade written out, 64 rows side by side.
 
-The source of a kernel follows from the product table of its algebra, so that no table is read while multiplying.
+The source of a kernel follows from the product table of its algebra, so that no table is read while multiplying; a
+block of rows is turned into one array per blade first, so that the terms become vector instructions.
 `holonomy.geometry.clifford` holds the plain twin that tests compare with; it calls these for many multivectors on the
-CPU. Compilation takes about a second an algebra, once a process, when first needed.
+CPU. Compilation takes a second or two an algebra, once a process, when first needed.
 """
 
 from __future__ import annotations
@@ -15,10 +16,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from holonomy.geometry.compiled import compiled, over_rows, rows
+
 FROM_ROWS = 4096
 """Fewer products are left to the plain function: they take less than the kernel's compilation."""
 LARGEST = 16
 """Largest number of blades that is written out: 256 terms."""
+
+BLOCK = 64
+"""Rows side by side: the arrays of an algebra of 16 blades fit the nearest cache."""
 
 Signs = tuple[tuple[int, ...], ...]
 """signs[x][y] is the sign of the product of blades x and y, which is blade x ^ y; 0 where it vanishes."""
@@ -28,28 +34,63 @@ def _terms(pairs: list[tuple[int, str]]) -> str:
     return "".join(f" {'+' if sign > 0 else '-'} {term}" for sign, term in pairs if sign) or " 0.0"
 
 
-def _source(signs: Signs) -> str:
-    """Source of `product(a, b, out)` and of `slope(a, b, g, ga, gb)`, its derivatives against g."""
-    size = range(len(signs))
-    load = [f"        a{x} = a[i, {x}]; b{x} = b[i, {x}]" for x in size]
-    product = [f"        out[i, {c}] ={_terms([(signs[x][x ^ c], f'a{x} * b{x ^ c}') for x in size])}" for c in size]
-    by_a = [f"        ga[i, {x}] ={_terms([(signs[x][y], f'g{x ^ y} * b{y}') for y in size])}" for x in size]
-    by_b = [f"        gb[i, {y}] ={_terms([(signs[x][y], f'g{x ^ y} * a{x}') for x in size])}" for y in size]
-    loop = "    for i in range(a.shape[0]):"
-    slopes = [f"        g{x} = g[i, {x}]" for x in size]
-    lines = ["def product(a, b, out):", loop, *load, *product]
-    lines += ["def slope(a, b, g, ga, gb):", loop, *load, *slopes, *by_a, *by_b]
+def _kernel(name: str, size: int, inputs: str, outputs: dict[str, list[str]]) -> str:
+    """Source of `name(*inputs, *outputs)`: blocks turned to one array per blade, the formulas, the results turned back.
+
+    Args:
+        name: of the function.
+        size: number of blades.
+        inputs: one letter an argument; the formulas call the coefficients of blade 3 of `a` `a3`.
+        outputs: argument to the formulas of its blades.
+    """
+    blades = range(size)
+    lines = [f"def {name}({', '.join([*inputs, *outputs])}):"]
+    for array in [*inputs, *outputs]:
+        lines += [f"    {array}_s = empty(({size}, {BLOCK}), a.dtype)"]
+        lines += [f"    {array}_{x} = {array}_s[{x}]" for x in blades]
+    lines += [f"    for start in range(0, a.shape[0], {BLOCK}):", f"        n = min({BLOCK}, a.shape[0] - start)"]
+    lines += [f"        take({array}, start, n, {array}_s)" for array in inputs]
+    lines += ["        for i in range(n):"]
+    lines += [f"            {array}{x} = {array}_{x}[i]" for array in inputs for x in blades]
+    lines += [f"            {array}_{x}[i] ={formulas[x]}" for array, formulas in outputs.items() for x in blades]
+    lines += [f"        give({array}, start, n, {array}_s)" for array in outputs]
     return "\n".join(lines)
+
+
+def _sources(signs: Signs) -> tuple[str, str]:
+    """Sources of `product(a, b, out)` and of `slope(a, b, g, ga, gb)`, its derivatives against g."""
+    size = range(len(signs))
+    product = [_terms([(signs[x][x ^ c], f"a{x} * b{x ^ c}") for x in size]) for c in size]
+    by_a = [_terms([(signs[x][y], f"g{x ^ y} * b{y}") for y in size]) for x in size]
+    by_b = [_terms([(signs[x][y], f"g{x ^ y} * a{x}") for x in size]) for y in size]
+    return (
+        _kernel("product", len(signs), "ab", {"out": product}),
+        _kernel("slope", len(signs), "abg", {"ga": by_a, "gb": by_b}),
+    )
 
 
 @lru_cache(maxsize=32)
 def _kernels(signs: Signs) -> tuple[Callable[..., None], Callable[..., None]]:
-    from numba import njit
+    import numpy as np
 
-    scope: dict[str, Any] = {}
-    # The text is made of numbers from the product table alone.
-    exec(_source(signs), scope)
-    compiled = njit(fastmath={"reassoc", "contract", "nsz"}, nogil=True)
+    size = len(signs)
+
+    @compiled
+    def take(rows, start, n, turned):
+        for i in range(n):
+            for x in range(size):
+                turned[x, i] = rows[start + i, x]
+
+    @compiled
+    def give(rows, start, n, turned):
+        for i in range(n):
+            for x in range(size):
+                rows[start + i, x] = turned[x, i]
+
+    scope: dict[str, Any] = {"empty": np.empty, "take": take, "give": give}
+    for source in _sources(signs):
+        # The text is made of numbers from the product table alone.
+        exec(source, scope)
     return compiled(scope["product"]), compiled(scope["slope"])
 
 
@@ -64,11 +105,6 @@ def suits_products(a: Tensor, b: Tensor) -> bool:
     )
 
 
-def _rows(x: Tensor) -> Any:
-    # Contiguous also where a view would do: kernels are compiled for one layout.
-    return x.detach().contiguous().view(-1, x.shape[-1]).numpy()
-
-
 class _Product(torch.autograd.Function):
     """Runs the kernels; a second derivative goes through the plain twin."""
 
@@ -77,7 +113,7 @@ class _Product(torch.autograd.Function):
         ctx.twin, ctx.signs = twin, signs
         ctx.save_for_backward(a, b)
         out = torch.empty_like(a, memory_format=torch.contiguous_format)
-        _kernels(signs)[0](_rows(a), _rows(b), _rows(out))
+        over_rows(_kernels(signs)[0], rows(a), rows(b), rows(out))
         return out
 
     @staticmethod
@@ -89,7 +125,7 @@ class _Product(torch.autograd.Function):
             found = iter(torch.autograd.grad(ctx.twin(a, b), wanted, g, create_graph=True))
             return None, None, *(next(found) if t.requires_grad else None for t in (a, b))
         ga, gb = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
-        _kernels(ctx.signs)[1](_rows(a), _rows(b), _rows(g), _rows(ga), _rows(gb))
+        over_rows(_kernels(ctx.signs)[1], *map(rows, (a, b, g, ga, gb)))
         return None, None, ga, gb
 
 
