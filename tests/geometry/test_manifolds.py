@@ -18,6 +18,7 @@ from holonomy.geometry.lorentz import Lorentz
 from holonomy.geometry.manifold import Manifold
 from holonomy.geometry.poincare import Poincare
 from holonomy.geometry.product import Product
+from holonomy.geometry.spd import SPD
 from holonomy.geometry.sphere import Sphere
 from holonomy.testing import assert_equivariant, assert_isometry, assert_manifold_axioms
 
@@ -27,8 +28,14 @@ MANIFOLDS: dict[str, Callable[[float], Manifold]] = {
     "poincare": Poincare,
     "lorentz": Lorentz,
     "sphere": lambda k: Sphere(-k),
+    "spd": lambda k: SPD(),
     "product": lambda k: Product([(Poincare(k), 2), (Lorentz(k), 3), (Sphere(-k), 3), (Euclidean(), 2)]),
 }
+def size(name: str, k: float) -> float:
+    """Length of the space by which points are spread: matrices have a curvature of their own."""
+    return 1.0 if name == "spd" else (-k) ** -0.5
+
+
 TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-11}
 
 
@@ -55,16 +62,16 @@ def points(manifold: Manifold, count: int, radius: float, dtype: torch.dtype, se
 @pytest.mark.parametrize("k", [-1e-3, -0.7, -1.0, -10.0])
 def test_axioms(name: str, k: float, dtype: torch.dtype) -> None:
     manifold = MANIFOLDS[name](k)
-    x, y, z, u, v = points(manifold, 200, 1.4 / math.sqrt(-k), dtype, seed=1)
+    x, y, z, u, v = points(manifold, 200, 1.4 * size(name, k), dtype, seed=1)
     # Relative to the size of the space: coordinates grow like 1 / sqrt(-k).
-    assert_manifold_axioms(manifold, x, y, z, u, v, tolerance=TOLERANCE[dtype] * max(1.0, (-k) ** -0.5))
+    assert_manifold_axioms(manifold, x, y, z, u, v, tolerance=TOLERANCE[dtype] * max(1.0, size(name, k)))
 
 
 @given(st.sampled_from(sorted(MANIFOLDS)), st.floats(-10, -1e-3), st.integers(0, 10**6), st.floats(1e-6, 1.4))
 def test_axioms_for_any_curvature_and_size(name: str, k: float, seed: int, radius: float) -> None:
     manifold = MANIFOLDS[name](k)
-    made = points(manifold, 4, radius / math.sqrt(-k), torch.float64, seed)
-    assert_manifold_axioms(manifold, *made, tolerance=1e-10 * max(1.0, (-k) ** -0.5))
+    made = points(manifold, 4, radius * size(name, k), torch.float64, seed)
+    assert_manifold_axioms(manifold, *made, tolerance=1e-10 * max(1.0, size(name, k)))
 
 
 @pytest.mark.parametrize("name", MANIFOLDS)
@@ -83,6 +90,9 @@ def test_distance_from_the_origin_is_the_length_of_the_tangent(dtype: torch.dtyp
         start = origin(manifold, dtype).expand_as(x)
         v = manifold.log(start, x)
         assert (manifold.norm(start, v) - manifold.dist(start, x)).abs().max() <= TOLERANCE[dtype], name
+        assert (manifold.dist0(x) - manifold.dist(start, x)).abs().max() <= TOLERANCE[dtype], name
+        assert (manifold.log0(x) - v).abs().max() <= TOLERANCE[dtype], name
+        assert (manifold.exp0(v) - x).abs().max() <= 4 * TOLERANCE[dtype], name
     x, *_ = points(Poincare(-0.7), 50, 1.5, dtype, seed=3)
     k = torch.tensor(-0.7, dtype=dtype)
     assert (poincare.dist0(x, k) - poincare.dist(torch.zeros_like(x), x, k)).abs().max() <= TOLERANCE[dtype]
@@ -207,6 +217,9 @@ def test_mean_minimises_the_sum_of_squared_distances(name: str) -> None:
         (lambda: Sphere().check_point(torch.tensor([1.0, 0.1])), "off by"),
         (lambda: Lorentz().check_point(torch.tensor([1.0, 0.5])), "off by"),
         (lambda: Lorentz().check_point(-Lorentz().origin(2, dtype=torch.float32)), "not positive"),
+        (lambda: SPD().check_point(torch.tensor([1.0, 1.0, 2.0])), "eigenvalue is -0.4"),
+        (lambda: SPD().check_point(torch.tensor([1.0, math.inf, 0.0])), "not finite"),
+        (lambda: SPD().dist(torch.ones(4), torch.ones(4)), "4 coordinates"),
         (lambda: Euclidean().check_point(torch.tensor([math.nan])), "not finite"),
         (lambda: Poincare().dist(torch.zeros(2), torch.zeros(3)), "3 coordinates"),
         (lambda: Poincare().dist(torch.zeros(2), torch.zeros(2).double()), "dtype"),
@@ -216,6 +229,13 @@ def test_mean_minimises_the_sum_of_squared_distances(name: str) -> None:
 def test_wrong_input_is_explained(act: Callable[[], object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         act()
+
+
+def test_what_is_wrong_with_a_point_can_be_asked() -> None:
+    assert Poincare().check_point(torch.tensor([0.6, 0.0]), explain=True) is None
+    words = Poincare(-4.0).check_point(torch.tensor([0.6, 0.0]), explain=True)
+    assert words is not None
+    assert "reaches 1.2" in words and "`project`" in words
 
 
 def test_the_axiom_suite_catches_a_broken_manifold() -> None:

@@ -6,6 +6,8 @@ sum by a least-squares fit of exponentials (Beylkin & Monzon 2005), with its lar
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -61,10 +63,33 @@ class PoleKernel:
         return y, state * self.poles**length + gathered
 
 
-def power_law(delta: float, t_max: int, terms: int) -> tuple[Float[Tensor, " J"], Float[Tensor, " J"], float]:
-    """Rates u_j and weights c_j with t^-delta close to sum_j c_j exp(-u_j t) on [1, t_max + 1].
+def exponential_sum(
+    function: Callable[[Tensor], Tensor], t_max: int, terms: int
+) -> tuple[Float[Tensor, " J"], Float[Tensor, " J"], float]:
+    """Rates u_j and weights c_j with f(t) close to sum_j c_j exp(-u_j t) on [1, t_max + 1], for a slowly falling f.
 
     Rates are log-spaced from 0.3 / t_max to 6; the weights minimise the relative error by least squares.
+
+    Args:
+        function: f, on float64 times; above zero.
+        t_max: how far the sum must reach, at least 2.
+        terms: number of exponentials J, at least 2.
+
+    Returns:
+        Rates, weights and the largest relative error at the integers of the range, all measured in float64.
+    """
+    rates = torch.logspace(math.log10(0.3 / t_max), math.log10(6.0), terms, dtype=torch.float64)
+    samples = torch.logspace(0, math.log10(t_max + 1.0), 40 * terms, dtype=torch.float64)
+    relative = torch.exp(-samples[:, None] * rates) / function(samples)[:, None]
+    weights = torch.linalg.lstsq(relative, torch.ones_like(samples[:, None]), driver="gelsd").solution[:, 0]
+    times = torch.arange(1, t_max + 2, dtype=torch.float64)
+    fit = (torch.exp(-times[:, None] * rates) * weights).sum(-1) / function(times)
+    return rates, weights, float((fit - 1).abs().max())
+
+
+@lru_cache(maxsize=64)
+def power_law(delta: float, t_max: int, terms: int) -> tuple[Float[Tensor, " J"], Float[Tensor, " J"], float]:
+    """t^-delta as an `exponential_sum`.
 
     Args:
         delta: exponent, in (0, 2).
@@ -72,7 +97,7 @@ def power_law(delta: float, t_max: int, terms: int) -> tuple[Float[Tensor, " J"]
         terms: number of exponentials J.
 
     Returns:
-        Rates, weights and the largest relative error at the integers of the range, all measured in float64.
+        Rates, weights and the largest relative error at the integers of the range.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -81,20 +106,7 @@ def power_law(delta: float, t_max: int, terms: int) -> tuple[Float[Tensor, " J"]
         raise ConfigError(
             f"`delta`, `t_max`, `terms` are {delta}, {t_max}, {terms}; wanted delta in (0, 2), the others 2 or more"
         )
-    return _fit_power_law(delta, t_max, terms)
-
-
-@lru_cache(maxsize=64)
-def _fit_power_law(delta: float, t_max: int, terms: int) -> tuple[Tensor, Tensor, float]:
-    rates = torch.logspace(
-        torch.log10(torch.tensor(0.3 / t_max)).item(), 0.7781512503836436, terms, dtype=torch.float64
-    )
-    samples = torch.logspace(0, torch.log10(torch.tensor(t_max + 1.0)).item(), 40 * terms, dtype=torch.float64)
-    relative = torch.exp(-samples[:, None] * rates) * samples[:, None] ** delta
-    weights = torch.linalg.lstsq(relative, torch.ones_like(samples[:, None]), driver="gelsd").solution[:, 0]
-    times = torch.arange(1, t_max + 2, dtype=torch.float64)
-    fit = (torch.exp(-times[:, None] * rates) * weights).sum(-1) * times**delta
-    return rates, weights, float((fit - 1).abs().max())
+    return exponential_sum(lambda t: t**-delta, t_max, terms)
 
 
 def three_modes(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 from holonomy.core.numerics import safe_sqrt, sinc, sinhc
-from holonomy.geometry.products import Signs, compiled_product, suits_products
+from holonomy.geometry.products import Signs, algebra_kernels, compiled_product, suits_products
 
 MAX_DIMENSION = 6
 
@@ -163,7 +163,8 @@ def plain_product(
 def _product(algebra: Algebra, a: Tensor, b: Tensor, kind: str) -> Tensor:
     check_multivectors(algebra, a=a, b=b)
     if suits_products(a, b):
-        return compiled_product(lambda x, y: plain_product(algebra, x, y, kind), _signs(algebra, kind), a, b)
+        kernels = algebra_kernels(_signs(algebra, kind))
+        return compiled_product(lambda x, y: plain_product(algebra, x, y, kind), kernels, a, b)
     return plain_product(algebra, a, b, kind)
 
 

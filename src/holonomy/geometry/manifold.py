@@ -80,15 +80,41 @@ class Manifold(ABC):
         """Length of a tangent."""
         return safe_sqrt(self.inner(x, v, v).clamp_min(0))
 
-    def check_point(self, x: Float[Tensor, "... d"]) -> None:
+    def check_point(self, x: Float[Tensor, "... d"], *, explain: bool = False) -> str | None:
         """Refuses what is not a point; reads the values, so not for hot paths.
 
+        Args:
+            x: the points.
+            explain: return what is wrong instead of raising it.
+
+        Returns:
+            None for points; otherwise, with `explain`, how far off the worst is and what to do.
+
         Raises:
-            ConfigError: says how far off the worst point is.
+            ConfigError: the same, without `explain`.
         """
         fault = self.fault(x)
-        if fault is not None:
-            raise ConfigError(f"`x` is not on {self!r}: {fault}; use `project`, or start from `origin` with `exp`")
+        if fault is None:
+            return None
+        words = f"`x` is not on {self!r}: {fault}; use `project`, or start from `origin` with `exp`"
+        if explain:
+            return words
+        raise ConfigError(words)
+
+    def _origin_for(self, x: Tensor) -> Tensor:
+        return self.origin(self.to_frame(x).shape[-1], dtype=x.dtype, device=x.device).expand_as(x)
+
+    def dist0(self, x: Float[Tensor, "... d"]) -> Float[Tensor, ...]:
+        """Distance from the origin."""
+        return self.dist(self._origin_for(x), x)
+
+    def exp0(self, v: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Exponential map at the origin."""
+        return self.exp(self._origin_for(v), v)
+
+    def log0(self, x: Float[Tensor, "... d"]) -> Float[Tensor, "... d"]:
+        """Logarithm at the origin."""
+        return self.log(self._origin_for(x), x)
 
     def random(
         self,
@@ -101,7 +127,7 @@ class Manifold(ABC):
         """Points exp(origin, v) with v normal of standard deviation `std` in an orthonormal frame."""
         a = torch.randn(*shape, dim, generator=generator, dtype=torch.float64).to(dtype) * std
         v = self.from_frame(a)
-        return self.project(self.exp(self.origin(dim, dtype=dtype).expand_as(v), v))
+        return self.project(self.exp0(v))
 
     def geodesic(
         self, x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], t: Float[Tensor, ...] | float

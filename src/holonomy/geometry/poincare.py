@@ -164,6 +164,18 @@ class Poincare(ConstantCurvature):
         """Pulls points outside the ball back inside."""
         return project(x, self.k.to(x))
 
+    def dist0(self, x: Tensor) -> Tensor:
+        """Distance from the centre."""
+        return dist0(x, self.k.to(x))
+
+    def exp0(self, v: Tensor) -> Tensor:
+        """Exponential map at the centre."""
+        return exp0(v, self.k.to(v))
+
+    def log0(self, x: Tensor) -> Tensor:
+        """Logarithm at the centre."""
+        return log0(x, self.k.to(x))
+
     def project_tangent(self, x: Tensor, v: Tensor) -> Tensor:
         """Every vector is tangent."""
         return v

@@ -28,6 +28,8 @@ BLOCK = 64
 
 Signs = tuple[tuple[int, ...], ...]
 """signs[x][y] is the sign of the product of blades x and y, which is blade x ^ y; 0 where it vanishes."""
+Kernels = tuple[Callable[..., None], Callable[..., None]]
+"""A product and its derivatives."""
 
 
 def _terms(pairs: list[tuple[int, str]]) -> str:
@@ -57,23 +59,9 @@ def _kernel(name: str, size: int, inputs: str, outputs: dict[str, list[str]]) ->
     return "\n".join(lines)
 
 
-def _sources(signs: Signs) -> tuple[str, str]:
-    """Sources of `product(a, b, out)` and of `slope(a, b, g, ga, gb)`, its derivatives against g."""
-    size = range(len(signs))
-    product = [_terms([(signs[x][x ^ c], f"a{x} * b{x ^ c}") for x in size]) for c in size]
-    by_a = [_terms([(signs[x][y], f"g{x ^ y} * b{y}") for y in size]) for x in size]
-    by_b = [_terms([(signs[x][y], f"g{x ^ y} * a{x}") for x in size]) for y in size]
-    return (
-        _kernel("product", len(signs), "ab", {"out": product}),
-        _kernel("slope", len(signs), "abg", {"ga": by_a, "gb": by_b}),
-    )
-
-
-@lru_cache(maxsize=32)
-def _kernels(signs: Signs) -> tuple[Callable[..., None], Callable[..., None]]:
+def _compile(size: int, product: list[str], by_a: list[str], by_b: list[str]) -> Kernels:
+    """Compiles `product(a, b, out)` and `slope(a, b, g, ga, gb)`, its derivatives against g, from their formulas."""
     import numpy as np
-
-    size = len(signs)
 
     @compiled
     def take(rows, start, n, turned):
@@ -88,10 +76,30 @@ def _kernels(signs: Signs) -> tuple[Callable[..., None], Callable[..., None]]:
                 rows[start + i, x] = turned[x, i]
 
     scope: dict[str, Any] = {"empty": np.empty, "take": take, "give": give}
-    for source in _sources(signs):
-        # The text is made of numbers from the product table alone.
-        exec(source, scope)
+    # The text is made of numbers from a product table alone.
+    exec(_kernel("product", size, "ab", {"out": product}), scope)
+    exec(_kernel("slope", size, "abg", {"ga": by_a, "gb": by_b}), scope)
     return compiled(scope["product"]), compiled(scope["slope"])
+
+
+@lru_cache(maxsize=32)
+def algebra_kernels(signs: Signs) -> Kernels:
+    """Kernels of the product of an algebra with this table."""
+    size = range(len(signs))
+    product = [_terms([(signs[x][x ^ c], f"a{x} * b{x ^ c}") for x in size]) for c in size]
+    by_a = [_terms([(signs[x][y], f"g{x ^ y} * b{y}") for y in size]) for x in size]
+    by_b = [_terms([(signs[x][y], f"g{x ^ y} * a{x}") for x in size]) for y in size]
+    return _compile(len(signs), product, by_a, by_b)
+
+
+@lru_cache(maxsize=4)
+def matrix_kernels(n: int) -> Kernels:
+    """Kernels of the product of n x n matrices whose entries stand row by row."""
+    each = [(r, c) for r in range(n) for c in range(n)]
+    product = [_terms([(1, f"a{n * r + k} * b{n * k + c}") for k in range(n)]) for r, c in each]
+    by_a = [_terms([(1, f"g{n * r + c} * b{n * k + c}") for c in range(n)]) for r, k in each]
+    by_b = [_terms([(1, f"a{n * r + k} * g{n * r + c}") for r in range(n)]) for k, c in each]
+    return _compile(n * n, product, by_a, by_b)
 
 
 def suits_products(a: Tensor, b: Tensor) -> bool:
@@ -109,11 +117,11 @@ class _Product(torch.autograd.Function):
     """Runs the kernels; a second derivative goes through the plain twin."""
 
     @staticmethod
-    def forward(ctx: Any, twin: Callable[[Tensor, Tensor], Tensor], signs: Signs, a: Tensor, b: Tensor) -> Tensor:
-        ctx.twin, ctx.signs = twin, signs
+    def forward(ctx: Any, twin: Callable[[Tensor, Tensor], Tensor], kernels: Kernels, a: Tensor, b: Tensor) -> Tensor:
+        ctx.twin, ctx.kernels = twin, kernels
         ctx.save_for_backward(a, b)
         out = torch.empty_like(a, memory_format=torch.contiguous_format)
-        over_rows(_kernels(signs)[0], rows(a), rows(b), rows(out))
+        over_rows(kernels[0], rows(a), rows(b), rows(out))
         return out
 
     @staticmethod
@@ -125,20 +133,23 @@ class _Product(torch.autograd.Function):
             found = iter(torch.autograd.grad(ctx.twin(a, b), wanted, g, create_graph=True))
             return None, None, *(next(found) if t.requires_grad else None for t in (a, b))
         ga, gb = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
-        over_rows(_kernels(ctx.signs)[1], *map(rows, (a, b, g, ga, gb)))
+        over_rows(ctx.kernels[1], *map(rows, (a, b, g, ga, gb)))
         return None, None, ga, gb
 
 
 def compiled_product(
-    twin: Callable[[Tensor, Tensor], Tensor], signs: Signs, a: Float[Tensor, "... size"], b: Float[Tensor, "... size"]
+    twin: Callable[[Tensor, Tensor], Tensor],
+    kernels: Kernels,
+    a: Float[Tensor, "... size"],
+    b: Float[Tensor, "... size"],
 ) -> Float[Tensor, "... size"]:
-    """The product of two arrays of multivectors that `suits_products` accepts.
+    """The product of two arrays of multivectors or matrices that `suits_products` accepts.
 
     Args:
         twin: the plain function of (a, b) with the same values, for second derivatives.
-        signs: the product table.
-        a, b: coefficients in the order of the blades.
+        kernels: the compiled ones.
+        a, b: coefficients in the order of the blades, or entries row by row.
     """
-    result = _Product.apply(twin, signs, a, b)
+    result = _Product.apply(twin, kernels, a, b)
     assert isinstance(result, Tensor)
     return result
