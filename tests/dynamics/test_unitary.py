@@ -28,14 +28,19 @@ def dense(system: Schroedinger) -> Tensor:
     return system.hamiltonian(torch.eye(size, dtype=torch.complex128).view(*SHAPE, size)).view(size, size)
 
 
-def test_laplacian_mode_by_mode_on_both_axes() -> None:
-    spectrum = laplacian_spectrum(*SHAPE, torch.float64)
+METRICS = [(1.0, 1.0, 0.0), (2.0, 0.5, 0.0), (1.5, 0.8, -0.9)]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_laplacian_mode_by_mode_on_both_axes(metric: tuple[float, float, float]) -> None:
+    spectrum = laplacian_spectrum(*SHAPE, torch.float64, metric)
+    assert float(spectrum.max()) <= 1e-15
     for mx in range(SHAPE[0]):
         for my in range(SHAPE[1]):
             x = torch.arange(SHAPE[0], dtype=torch.float64)[:, None] * (2 * math.pi * mx / SHAPE[0])
             y = torch.arange(SHAPE[1], dtype=torch.float64) * (2 * math.pi * my / SHAPE[1])
             wave = torch.polar(torch.ones(SHAPE, dtype=torch.float64), x + y)
-            assert (laplacian(wave) - spectrum[mx, my] * wave).abs().max() < 1e-13
+            assert (laplacian(wave, metric) - spectrum[mx, my] * wave).abs().max() < 1e-13
 
 
 def test_hamiltonian_is_hermitian_and_acts_on_every_component_alike() -> None:
@@ -75,6 +80,25 @@ def test_norm_stays(method: str, dtype: torch.dtype, limit: float) -> None:
         assert abs(float(system.energy(t)) / energy - 1) < 10 * limit
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_laplacian_of_functions_of_one_axis(metric: tuple[float, float, float]) -> None:
+    """Second differences by hand: along one axis only that entry of the metric acts."""
+    rng = torch.Generator().manual_seed(3)
+    for axis, entry in ((0, metric[0]), (1, metric[1])):
+        line = torch.randn(SHAPE[axis], generator=rng, dtype=torch.complex128)
+        second = torch.stack([line[(i + 1) % len(line)] + line[i - 1] - 2 * line[i] for i in range(len(line))])
+        spread = (lambda v: v[:, None].expand(SHAPE)) if axis == 0 else (lambda v: v.expand(SHAPE))
+        assert (laplacian(spread(line), metric) - entry * spread(second)).abs().max() < 1e-13
+
+
+def test_crank_nicolson_without_a_potential_equals_the_dense_solution() -> None:
+    free = Schroedinger(torch.zeros(SHAPE, dtype=torch.float64), dt=0.3, hbar=0.7, metric=METRICS[2])
+    half = 0.5j * 0.3 / 0.7 * dense(free)
+    identity = torch.eye(len(half), dtype=torch.complex128)
+    exact = torch.linalg.solve(identity + half, (identity - half) @ field().view(-1)).view(SHAPE)
+    assert (free.crank_nicolson(field()) - exact).abs().max() < 1e-13
+
+
 def test_free_waves_turn_by_their_energy() -> None:
     system = Schroedinger(torch.zeros(SHAPE, dtype=torch.float64), dt=0.3, hbar=0.5, mass=2.0)
     x = torch.arange(SHAPE[0], dtype=torch.float64)[:, None].expand(SHAPE) * (2 * math.pi / SHAPE[0])
@@ -87,5 +111,7 @@ def test_free_waves_turn_by_their_energy() -> None:
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="hbar"):
         Schroedinger(potential(), dt=0.1, hbar=0.0)
+    with pytest.raises(ConfigError, match="`metric`"):
+        Schroedinger(potential(), dt=0.1, metric=(1.0, 1.0, 1.5))
     with pytest.raises(ConfigError, match="split_step"):
-        Schroedinger(torch.zeros(65, 64), dt=0.1).crank_nicolson(torch.zeros(65, 64, dtype=torch.complex64))
+        Schroedinger(torch.ones(65, 64), dt=0.1).crank_nicolson(torch.zeros(65, 64, dtype=torch.complex64))

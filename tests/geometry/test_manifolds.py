@@ -31,6 +31,8 @@ MANIFOLDS: dict[str, Callable[[float], Manifold]] = {
     "spd": lambda k: SPD(),
     "product": lambda k: Product([(Poincare(k), 2), (Lorentz(k), 3), (Sphere(-k), 3), (Euclidean(), 2)]),
 }
+
+
 def size(name: str, k: float) -> float:
     """Length of the space by which points are spread: matrices have a curvature of their own."""
     return 1.0 if name == "spd" else (-k) ** -0.5

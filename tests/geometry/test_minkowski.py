@@ -9,7 +9,15 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError
 from holonomy.geometry import minkowski
 from holonomy.geometry.clifford import Algebra, conjugate, exp_bivector, geometric, grade, plain_product, reverse
-from holonomy.geometry.minkowski import SPACETIME, from_matrix, grade_filter, stability, to_matrix, vorticity, witness
+from holonomy.geometry.minkowski import (
+    SPACETIME,
+    grade_filter,
+    matrix_of,
+    multivector_of,
+    stability,
+    vorticity,
+    witness,
+)
 from holonomy.geometry.rotation import haar_pairs, pair_matrix
 
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-14}
@@ -26,22 +34,22 @@ def test_blades_are_orthogonal() -> None:
 
 def test_the_matrix_of_a_product_is_the_product_of_matrices(dtype: torch.dtype) -> None:
     a, b = multivectors(50, 1, dtype), multivectors(50, 2, dtype)
-    found = from_matrix(to_matrix(a) @ to_matrix(b))
+    found = multivector_of(matrix_of(a) @ matrix_of(b))
     assert (found - plain_product(SPACETIME, a, b)).abs().max() <= 16 * TOLERANCE[dtype]
-    assert (from_matrix(to_matrix(a)) - a).abs().max() <= TOLERANCE[dtype]
-    assert (to_matrix(a).square().sum((-2, -1)) / 4 - a.square().sum(-1)).abs().max() <= 16 * TOLERANCE[dtype]
+    assert (multivector_of(matrix_of(a)) - a).abs().max() <= TOLERANCE[dtype]
+    assert (matrix_of(a).square().sum((-2, -1)) / 4 - a.square().sum(-1)).abs().max() <= 16 * TOLERANCE[dtype]
 
 
 def test_involutions_in_matrix_form() -> None:
     a = multivectors(20, 3)
-    assert torch.allclose(from_matrix(minkowski.reverse_matrix(to_matrix(a))), reverse(SPACETIME, a), atol=1e-14)
-    assert torch.allclose(from_matrix(minkowski.conjugate_matrix(to_matrix(a))), conjugate(SPACETIME, a), atol=1e-14)
+    assert torch.allclose(multivector_of(minkowski.reverse_matrix(matrix_of(a))), reverse(SPACETIME, a), atol=1e-14)
+    assert torch.allclose(multivector_of(minkowski.conjugate_matrix(matrix_of(a))), conjugate(SPACETIME, a), atol=1e-14)
 
 
 def test_compiled_matrix_product_and_derivatives(dtype: torch.dtype) -> None:
     found = []
     for many in (True, False):
-        a, b = (to_matrix(multivectors(5000, s, dtype)).requires_grad_() for s in (4, 5))
+        a, b = (matrix_of(multivectors(5000, s, dtype)).requires_grad_() for s in (4, 5))
         product = minkowski.matrix_product(a, b) if many else a @ b
         weight = torch.linspace(-1, 1, product.numel(), dtype=dtype).view_as(product)
         found.append([product.detach(), *torch.autograd.grad((product * weight).sum(), (a, b))])
@@ -52,7 +60,7 @@ def test_compiled_matrix_product_and_derivatives(dtype: torch.dtype) -> None:
 
 
 def test_second_derivatives_of_the_compiled_matrix_product() -> None:
-    a, b = (to_matrix(multivectors(4096, s)).requires_grad_() for s in (6, 7))
+    a, b = (matrix_of(multivectors(4096, s)).requires_grad_() for s in (6, 7))
     (slope,) = torch.autograd.grad(minkowski.matrix_product(a, b).square().sum() / 2, a, create_graph=True)
     found = torch.autograd.grad(slope.square().sum(), b)[0]
     (plain,) = torch.autograd.grad((a @ b).square().sum() / 2, a, create_graph=True)
@@ -77,7 +85,7 @@ def test_stability_of_noise_and_of_the_identity() -> None:
     assert stability(a).tolist() == [0.0, 1.0]
     assert witness(a)[1].tolist() == [3.0, -4.0]
     rotations = pair_matrix(*haar_pairs(20_000, generator=torch.Generator().manual_seed(0)))
-    assert abs(float(stability(from_matrix(rotations)).mean()) - 0.125) < 0.01
+    assert abs(float(stability(multivector_of(rotations)).mean()) - 0.125) < 0.01
 
 
 def test_the_witness_does_not_see_rotations_of_space() -> None:

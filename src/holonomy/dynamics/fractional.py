@@ -141,8 +141,6 @@ class FractionalMemory:
         """sum_j w_j x_(n-j), x the newest value, the modes from before it."""
         return self.newest * x + (self._along(self._modes[1], x) * modes).sum(0)
 
-    def step(
-        self, x: Float[Tensor, ...] | Complex[Tensor, ...], modes: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, x: Float[Tensor, ...] | Complex[Tensor, ...], modes: Tensor) -> tuple[Tensor, Tensor]:
         """The integral up to x, and the modes after it."""
         return self.recall(x, modes), self._along(self._modes[0], x) * (modes + x)

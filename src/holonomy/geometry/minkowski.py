@@ -42,13 +42,13 @@ def blade_matrices(dtype: torch.dtype, device: torch.device) -> Float[Tensor, "1
     return torch.stack(blades).to(dtype).to(device)
 
 
-def to_matrix(a: Float[Tensor, "... 16"]) -> Float[Tensor, "... 4 4"]:
+def matrix_of(a: Float[Tensor, "... 16"]) -> Float[Tensor, "... 4 4"]:
     """The matrix of a multivector of Cl(3,1)."""
     check_multivectors(SPACETIME, a=a)
     return (a @ blade_matrices(a.dtype, a.device).flatten(1)).unflatten(-1, (4, 4))
 
 
-def from_matrix(m: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 16"]:
+def multivector_of(m: Float[Tensor, "... 4 4"]) -> Float[Tensor, "... 16"]:
     """Coefficients of the multivector with this matrix: tr(B_k^T M) / 4."""
     return m.flatten(-2) @ blade_matrices(m.dtype, m.device).flatten(1).T / 4
 
@@ -105,9 +105,7 @@ def stability(a: Float[Tensor, "... size"]) -> Float[Tensor, ...]:
     return torch.where(total > 0, witness(a).square().sum(-1) / torch.where(total > 0, total, 1), 0)
 
 
-def vorticity(
-    algebra: Algebra, a: Float[Tensor, "... size"], b: Float[Tensor, "... size"]
-) -> Float[Tensor, ...]:
+def vorticity(algebra: Algebra, a: Float[Tensor, "... size"], b: Float[Tensor, "... size"]) -> Float[Tensor, ...]:
     """How much the order of a product matters: |a b - b a| / (|a b| + |b a|), 0 if they commute, 1 if they anticommute.
 
     0 where both products vanish.

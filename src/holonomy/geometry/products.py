@@ -76,9 +76,12 @@ def _compile(size: int, product: list[str], by_a: list[str], by_b: list[str]) ->
                 rows[start + i, x] = turned[x, i]
 
     scope: dict[str, Any] = {"empty": np.empty, "take": take, "give": give}
-    # The text is made of numbers from a product table alone.
-    exec(_kernel("product", size, "ab", {"out": product}), scope)
-    exec(_kernel("slope", size, "abg", {"ga": by_a, "gb": by_b}), scope)
+    sources = (
+        _kernel("product", size, "ab", {"out": product}),
+        _kernel("slope", size, "abg", {"ga": by_a, "gb": by_b}),
+    )
+    # The text is made of numbers from the product table alone.
+    exec("\n".join(sources), scope)
     return compiled(scope["product"]), compiled(scope["slope"])
 
 

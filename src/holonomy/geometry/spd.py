@@ -39,7 +39,7 @@ class _OfEigenvalues(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, vectors = ctx.saved_tensors
         a, b = values.unsqueeze(-1), values.unsqueeze(-2)
         middle = (a + b) / 2
