@@ -26,7 +26,7 @@ from holonomy.models.lior.config import LiorConfig
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
-from holonomy.optim.schedules import warmup_cosine
+from holonomy.optim.schedules import learning_rate
 from holonomy.recipes import configure
 from holonomy.recipes.launch import evaluate_tokens, read_corpus
 
@@ -89,7 +89,7 @@ def twin(args: argparse.Namespace) -> None:
             eps=optim.eps,
             decay=optim.decay,
             clip=optim.clip,
-            schedule=lambda p: warmup_cosine(p, peak=optim.lr, warmup=optim.warmup, floor=optim.floor),
+            schedule=lambda p: learning_rate(p, config.train.schedule, optim.lr),
         )
         learners: dict[str, Learner] = {
             "echo": build_learner(seeded, vocab_size=vocabulary),

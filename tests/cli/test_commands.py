@@ -222,3 +222,24 @@ def test_interrupted_training_saves_names_the_checkpoint_and_resumes(here: Path)
     pointer = (here / "runs" / "stopped" / "checkpoints" / "latest").read_text().strip()
     assert pointer in errors
     assert "Traceback" not in errors
+
+
+def test_config_validate_and_migrate(tmp_path: Path, capfd, monkeypatch) -> None:
+    file = tmp_path / "old.yaml"
+    file.write_text("train:\n  optim:\n    lr: 0.002\n    warmup: 0.1\n")
+    code, _, errors = holonomy(capfd, monkeypatch, "config", "validate", str(file))
+    assert code == 2
+    assert "`train.optim.warmup` is now `train.schedule.warmup`" in errors
+    code, printed, errors = holonomy(capfd, monkeypatch, "config", "migrate", str(file))
+    assert code == 0
+    assert "is now" in errors
+    assert "version: 2" in printed
+    assert holonomy(capfd, monkeypatch, "config", "migrate", str(file), "--write")[0] == 0
+    assert file.read_text() == printed
+    code, printed, _ = holonomy(capfd, monkeypatch, "config", "validate", str(file), "--json")
+    assert code == 0
+    assert json.loads(printed)["keys"] == ["version", "train.optim.lr", "train.schedule.warmup"]
+    monkeypatch.setenv("HOLONOMY__TRAIN__SEED", "many")
+    code, _, errors = holonomy(capfd, monkeypatch, "config", "show", "lior")
+    assert code == 2
+    assert "HOLONOMY__TRAIN__SEED: `train.seed`" in errors

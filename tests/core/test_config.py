@@ -8,8 +8,18 @@ import pytest
 from pydantic import Field
 
 from holonomy.core.budget import Budget
-from holonomy.core.config import Config, from_json, leaves, read_yaml, resolve, to_json, to_yaml
-from holonomy.core.errors import ConfigError
+from holonomy.core.config import (
+    Config,
+    from_json,
+    leaves,
+    migrate,
+    read_yaml,
+    replace_text,
+    resolve,
+    to_json,
+    to_yaml,
+)
+from holonomy.core.errors import ConfigError, StorageError
 from holonomy.core.registry import Registry
 
 
@@ -145,3 +155,48 @@ def test_registry_suggests() -> None:
         registry.get("elven")
     with pytest.raises(ConfigError, match="registered already"):
         registry.register("seven", 8)
+
+
+def test_the_environment_stands_between_file_and_overrides(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("inner:\n  rate: 0.2\n  name: file\n")
+    variables = {"HOLONOMY__INNER__RATE": "0.3", "HOLONOMY__COUNT": "7", "HOLONOMY_DATA": "/data", "OTHER": "1"}
+    found = resolved(file=file, environment=variables, overrides=["count=8"])
+    assert found.config == Tree(inner=Inner(rate=0.3, name="file"), count=8)
+    assert found.origins["inner.rate"] == "HOLONOMY__INNER__RATE"
+    assert found.origins["count"] == "--set count"
+    with pytest.raises(ConfigError, match=r"HOLONOMY__INNER__RAET: unknown key .*mean `inner\.rate`"):
+        resolved(environment={"HOLONOMY__INNER__RAET": "1"})
+    with pytest.raises(ConfigError, match="`HOLONOMY__COUNT`: the value is not YAML"):
+        resolved(environment={"HOLONOMY__COUNT": "[1"})
+
+
+class Renamed(Config):
+    moved = {1: {"old": "middle"}, 2: {"middle": "inner.rate", "gone.deep": "count"}}  # noqa: RUF012
+
+    version: int = 3
+    inner: Inner = Inner()
+    count: int = 1
+
+
+def test_old_trees_are_renamed_version_by_version() -> None:
+    tree = {"old": 0.7, "gone": {"deep": 5}, "inner": {"name": "x"}}
+    found, notes = migrate(Renamed, tree, origin="file")
+    assert found == {"version": 3, "gone": {}, "inner": {"name": "x", "rate": 0.7}, "count": 5}
+    assert notes == ["`old` is now `middle`", "`middle` is now `inner.rate`", "`gone.deep` is now `count`"]
+    assert tree["old"] == 0.7
+    assert migrate(Renamed, {"version": 3, "count": 2}, origin="file") == ({"version": 3, "count": 2}, [])
+    with pytest.raises(ConfigError, match="`version` = 'x'"):
+        migrate(Renamed, {"version": "x"}, origin="file")
+    with pytest.raises(ConfigError, match=r"`old` is now `middle`; `holonomy config migrate"):
+        resolve(Renamed, base=Renamed(), base_origin="r", overrides=["old=3"])
+
+
+def test_a_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("old")
+    replace_text(file, "new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+    with pytest.raises(StorageError, match="cannot write"):
+        replace_text(tmp_path / "none" / "c.yaml", "new")

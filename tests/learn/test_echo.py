@@ -247,3 +247,43 @@ def test_nonfinite_loss_changes_nothing() -> None:
     learner.train_step(data, progress=0.5)
     assert torch.isfinite(learner.flat.buffer).all()
     assert int(learner.optimiser.skipped) == 1
+
+
+def test_a_batch_in_parts_gives_the_statistics_of_the_whole() -> None:
+    whole, parts = build_learner(SMALL, vocab_size=VOCABULARY), build_learner(SMALL, vocab_size=VOCABULARY)
+    parts.accumulate = 4
+    data = batch(8, 12)
+    with no_autograd():
+        losses = [learner._statistics(data) for learner in (whole, parts)]
+    assert torch.allclose(losses[0], losses[1], rtol=1e-6)
+    assert (whole.stats.buffer - parts.stats.buffer).abs().max() <= 1e-6 * whole.stats.buffer.abs().max()
+
+
+def test_averaged_weights_are_the_mean_first_and_a_decaying_one_later() -> None:
+    optim = SMALL.train.optim.model_copy(update={"ema": 0.8})
+    config = SMALL.model_copy(update={"train": SMALL.train.model_copy(update={"optim": optim})})
+    learner = build_learner(config, vocab_size=VOCABULARY)
+    assert learner.average is not None
+    expected = learner.flat.buffer.double()
+    for step in range(1, 12):
+        learner.train_step(batch(2, 8, seed=step), progress=0.1)
+        share = max(1 / (step + 1), 0.2)
+        expected = expected + share * (learner.flat.buffer.double() - expected)
+    assert (learner.average - expected).abs().max() < 1e-6
+    trained = learner.flat.buffer.clone()
+    found = learner.eval_step(batch(2, 8)).loss
+    assert torch.equal(learner.flat.buffer, trained)
+    learner.flat.buffer.copy_(learner.average)
+    learner.average = None
+    assert torch.equal(learner.eval_step(batch(2, 8)).loss, found)
+
+
+def test_the_scale_of_the_rate_is_kept_and_acts() -> None:
+    for build in (lambda: build_learner(SMALL, vocab_size=VOCABULARY), lambda: autograd_twin(SMALL)):
+        learner, twin = build(), build()
+        learner.scale_rate(0.5)
+        twin.load_state(learner.state())
+        rates = [one.train_step(batch(2, 8), progress=0.5).extra["train/lr"] for one in (learner, twin, build())]
+        assert rates[0] == rates[1] == 0.5 * float(rates[2])
+        with pytest.raises(CheckpointError, match="`rate_scale` = 'x'"):
+            twin.load_state({**learner.state(), "rate_scale": "x"})

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holonomy.core.config import read_yaml, to_json
+from holonomy.core.config import from_json, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.data.kneser_ney import baselines
 from holonomy.infer.sampling import Sampling
@@ -235,8 +235,8 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "model.chunk": 8, "model.theta_range": "[0.3, 2.0]", "model.gamma_range": "[0.1, 0.5]",
         "model.out_scale": 0.25, "model.dropout": 0.3, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
         "train.optim.lr": 0.01, "train.optim.betas": "[0.8, 0.9]", "train.optim.eps": 0.1,
-        "train.optim.decay": 0.9, "train.optim.clip": 0.01, "train.optim.warmup": 0.5, "train.optim.floor": 0.9,
-        "train.seed": 9, "train.precision": "bfloat16",
+        "train.optim.decay": 0.9, "train.optim.clip": 0.01, "train.schedule.warmup": 0.5, "train.schedule.floor": 0.9,
+        "train.schedule.kind": "linear", "train.seed": 9, "train.precision": "bfloat16", "train.accumulate": 2,
     }  # fmt: skip
 
     def trace(*more: str) -> torch.Tensor:
@@ -250,10 +250,61 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
     for key, value in changes.items():
         other = trace(f"{key}={value}")
         assert other.shape != plain.shape or not torch.equal(other, plain), key
+    for kind, key, value in (("cyclic", "cycles", 3), ("table", "table", "[[0.0, 1.0], [0.3, 0.5]]")):
+        base = f"train.schedule.kind={kind}"
+        assert not torch.equal(trace(base), trace(base, f"train.schedule.{key}={value}")), key
     elsewhere = {
         "family", "data.source", "data.unk", "train.budget.steps", "train.budget.tokens", "train.budget.cpu_s",
         "train.budget.seconds", "train.cadence.log_every", "train.cadence.eval_every", "train.cadence.save_every",
-        "train.cadence.keep", "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
+        "train.cadence.keep", "train.cadence.keep_every", "train.cadence.eval_growth", "train.cadence.samples",
+        "train.guard.on_nonfinite", "train.guard.rollbacks", "train.guard.patience", "train.guard.halve_after",
+        "train.guard.min_gain", "train.guard.on_save_error", "train.tensorboard", "train.optim.ema",
+        "train.schedule.cycles", "train.schedule.table", "version",
+        "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
         "infer.top_k", "infer.top_p", "infer.max_tokens",
     }  # fmt: skip
     assert set(configure("lior").origins) == set(changes) | elsewhere
+
+
+def test_averaged_weights_are_evaluated_saved_and_used(text: Path, tmp_path: Path) -> None:
+    report = trained(configured(text, "train.optim.ema=0.9", "train.accumulate=2"), tmp_path)
+    model = launch.load("a", root=tmp_path)
+    metrics = launch.evaluate("a", root=tmp_path)
+    assert abs(metrics["val/loss"] - report.metrics["val/loss"]) < 1e-6
+    saved = launch.read_checkpoint("a", tmp_path)
+    name, value = next(iter(model.net.named_parameters()))
+    assert torch.equal(value, saved.tensors[f"average.{name}"])
+    assert not torch.equal(value, saved.tensors[f"model.{name}"])
+    stored, measured = launch.verify("a", root=tmp_path)
+    assert abs(stored - measured) < 1e-6
+
+
+def test_samples_and_tensorboard(text: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config = configured(text, "train.cadence.samples=30", "train.tensorboard=true")
+    report = trained(config, tmp_path)
+    samples = sorted(p.name for p in (report.run / "samples").iterdir())
+    assert samples == ["step-40.txt", "step-60.txt"]
+    assert 1 <= len((report.run / "samples" / "step-60.txt").read_text()) <= 30
+    read = events.EventAccumulator(str(report.run / "tensorboard"), size_guidance={"scalars": 0, "tensors": 0})
+    read.Reload()
+    lines = [json.loads(line) for line in (report.run / "metrics.jsonl").read_text().splitlines()]
+    for name in ("train/loss", "train/lr", "val/loss"):
+        logged = [(r["step"], r[name]) for r in lines if name in r]
+        shown = [(e.step, e.value) for e in read.Scalars(name)]
+        assert [s for s, _ in shown] == [s for s, _ in logged]
+        assert all(math.isclose(a, b, rel_tol=1e-6) for (_, a), (_, b) in zip(shown, logged, strict=True))
+    assert "sample/text_summary" in read.Tags()["tensors"]
+    assert read.Tags()["histograms"]
+
+
+def test_configurations_of_older_versions_still_load() -> None:
+    tree = to_json(LiorConfig())
+    del tree["version"]
+    tree["train"]["optim"] |= {"warmup": 0.2, "floor": 0.4}
+    del tree["train"]["schedule"], tree["train"]["guard"], tree["train"]["accumulate"]
+    found = from_json(LiorConfig, tree, origin="old")
+    assert (found.train.schedule.warmup, found.train.schedule.floor) == (0.2, 0.4)
+    assert found.version == 2
+    with pytest.raises(ConfigError, match=r"`version` = 3.*reads 1 to 2"):
+        from_json(LiorConfig, {**tree, "version": 3}, origin="newer")

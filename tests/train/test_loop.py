@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import Regression, ToyConfig, open_or_create, train_toy
+from toy import Regression, Rows, ToyConfig, open_or_create, train_toy
 
-from holonomy.core.budget import Cadence
-from holonomy.core.errors import Interrupted, StorageError, TrainingDiverged
+from holonomy.core.budget import Cadence, Guard
+from holonomy.core.errors import CheckpointError, Interrupted, StorageError, TrainingDiverged
+from holonomy.core.learner import Metrics
 from holonomy.train import checkpoint
+from holonomy.train.callbacks import Callback, Patience, Samples
+from holonomy.train.monitor import SilentProgress
 from holonomy.train.run import RunDirectory
 
 LEARNED = ("train/loss", "train/lr", "train/tokens", "val/loss")
@@ -66,8 +69,6 @@ def test_logged_loss_is_the_mean_since_the_last_record(tmp_path: Path) -> None:
     run, twin, losses = directory(tmp_path, "a"), Regression(), []
     with run:
         train_toy(run, Regression())
-    from toy import Rows
-
     rows = Rows()
     for step in range(60):
         losses.append(float(twin.train_step(rows.next(), progress=step / 60).loss))
@@ -247,3 +248,158 @@ def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     assert f"pid {process.pid}" in second.stderr
     with open_or_create(tmp_path / "run") as run:
         assert run.path.exists()
+
+
+class Notes(SilentProgress):
+    """Keeps what the user is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def notice(self, text: str) -> None:
+        self.texts.append(text)
+
+
+def test_rollback_returns_to_the_last_checkpoint_with_half_the_rate(tmp_path: Path) -> None:
+    run, learner, notes = directory(tmp_path, "a"), Regression(), Notes()
+    learner.spoil_once = 25
+    with run:
+        report = train_toy(run, learner, guard=Guard(on_nonfinite="rollback"), progress=notes)
+    assert notes.texts == [
+        "the training loss is no number at step 28: back to step 21 with 0.5 times the learning rate"
+    ]
+    assert report.metrics["train/rollbacks"] == 1
+    assert report.steps == 60
+    logged = [step for step, values in records(run.path) if "train/loss" in values]
+    assert logged == list(range(4, 61, 4))
+    rates = {step: float.fromhex(v["train/lr"]) for step, v in records(run.path) if "train/lr" in v}
+    assert abs(rates[20] - 0.05 * (1 - 0.5 * 19 / 60)) < 1e-15
+    assert abs(rates[24] - 0.025 * (1 - 0.5 * 23 / 60)) < 1e-15
+    assert checkpoint.read(report.checkpoint).state["learner"]["rate"] == 0.5
+
+
+def test_rollback_before_the_first_checkpoint_starts_again(tmp_path: Path) -> None:
+    run, learner, notes = directory(tmp_path, "a"), Regression(), Notes()
+    learner.spoil_once = 3
+    with run:
+        train_toy(run, learner, guard=Guard(on_nonfinite="rollback"), progress=notes)
+    assert "back to step 0" in notes.texts[0]
+    twin, other = Regression(), directory(tmp_path, "b")
+    twin.scale_rate(0.5)
+    with other:
+        train_toy(other, twin)
+    assert torch.equal(learner.weight, twin.weight)
+
+
+def test_a_fault_that_comes_back_ends_the_run(tmp_path: Path) -> None:
+    run, learner = directory(tmp_path, "a"), Regression()
+    learner.spoil_at = 25
+    with run, pytest.raises(TrainingDiverged, match=r"after 2 rollback.*step-21") as caught:
+        train_toy(run, learner, guard=Guard(on_nonfinite="rollback", rollbacks=2))
+    assert caught.value.exit_code == 5
+    assert checkpoint.steps(run.checkpoints)[-1] == 21
+
+
+def test_skipped_batches_are_counted_and_left_out_of_the_mean(tmp_path: Path) -> None:
+    run, learner = directory(tmp_path, "a"), Regression()
+    learner.spoil_at = 26
+    with run:
+        report = train_toy(run, learner, guard=Guard(on_nonfinite="skip"))
+    assert report.metrics["train/nonfinite_tokens"] == 4
+    twin, rows = Regression(), Rows()
+    losses = [float(twin.train_step(rows.next(), progress=step / 60).loss) for step in range(60)]
+    logged = dict(records(run.path))
+    expected = (losses[24] + losses[26] + losses[27]) / 3
+    assert abs(float.fromhex(logged[28]["train/loss"]) - expected) < 1e-15
+
+
+def test_a_model_that_gives_nothing_else_is_not_skipped_for_ever(tmp_path: Path) -> None:
+    class Lost(Regression):
+        def train_step(self, batch, *, progress):
+            metrics = super().train_step(batch, progress=progress)
+            return Metrics(metrics.loss * float("nan"), metrics.count)
+
+    with directory(tmp_path, "a") as run, pytest.raises(TrainingDiverged, match="80 tokens is no number"):
+        train_toy(run, Lost(), guard=Guard(on_nonfinite="skip"))
+
+
+@pytest.mark.parametrize("stop_at", [None, 17, 28])
+def test_patience_stops_and_halves_and_survives_a_resume(tmp_path: Path, stop_at: int | None) -> None:
+    class Stuck(Regression):
+        def train_step(self, batch, *, progress):
+            metrics = super().train_step(batch, progress=progress)
+            self.weight = torch.zeros_like(self.weight)
+            if self.calls == stop_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return metrics
+
+    run, notes = directory(tmp_path, "a"), Notes()
+    cadence, guard = Cadence(log_every=4, eval_every=5, save_every=7, keep=2), Guard(patience=5, halve_after=2)
+    with run:
+        if stop_at is not None:
+            with pytest.raises(Interrupted):
+                train_toy(run, Stuck(), cadence=cadence, guard=guard, progress=notes)
+        report = train_toy(run, Stuck(), cadence=cadence, guard=guard, progress=notes)
+        again = train_toy(run, Stuck(), cadence=cadence, guard=guard)
+    # The first evaluation, at step 5, is the best; the fifth after it is at step 30.
+    assert (report.steps, report.ended) == (30, "no new best for 5 evaluations")
+    assert again.steps == 30
+    assert checkpoint.read(report.checkpoint).state["learner"]["rate"] == 0.25
+    assert sum("half the learning rate" in text for text in notes.texts) == 2
+
+
+def test_evaluations_grow_apart_and_a_resume_keeps_their_places(tmp_path: Path) -> None:
+    cadence = Cadence(log_every=4, eval_every=5, save_every=7, keep=2, eval_growth=1.5)
+    for name, stop_at in (("whole", 0), ("split", 20)):
+        run = directory(tmp_path, name)
+        with run:
+            if stop_at:
+                with pytest.raises(StorageError, match="by the test"):
+                    train_toy(run, Regression(), num_steps=60, cadence=cadence, callbacks=[Stopper(stop_at)])
+            train_toy(run, Regression(), num_steps=60, cadence=cadence)
+        evaluated = [step for step, values in records(run.path) if "val/loss" in values]
+        assert evaluated == [5, 10, 15, 23, 35, 53, 60]
+
+
+class Stopper(Callback):
+    """Fails at a log point as a full disk would, and says so; the run may be continued."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def recorded(self, step, metrics) -> None:
+        if step >= self.step:
+            raise StorageError("stopped by the test")
+
+
+def test_checkpoints_of_chosen_steps_stay(tmp_path: Path) -> None:
+    run = directory(tmp_path, "a")
+    with run:
+        train_toy(run, Regression(), cadence=Cadence(log_every=4, eval_every=60, save_every=5, keep=2, keep_every=20))
+    assert checkpoint.steps(run.checkpoints) == [20, 40, 55, 60]
+
+
+def test_training_goes_on_past_a_full_disk_where_that_is_wanted(tmp_path: Path, monkeypatch) -> None:
+    run, notes, real, count = directory(tmp_path, "a"), Notes(), checkpoint.save, []
+
+    def save(directory: Path, *, step: int, **content) -> Path:
+        count.append(step)
+        if 14 <= step <= 30:
+            raise StorageError("no space left")
+        return real(directory, step=step, **content)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with run:
+        report = train_toy(run, Regression(), guard=Guard(on_save_error="continue"), progress=notes)
+    assert len(notes.texts) == sum(14 <= s <= 30 for s in count) > 1
+    assert checkpoint.read(report.checkpoint).step == 60
+
+
+def test_samples_and_callback_states(tmp_path: Path) -> None:
+    run = directory(tmp_path, "a")
+    with run:
+        report = train_toy(run, Regression(), callbacks=[Samples(run.path / "samples", lambda step: f"said at {step}")])
+    assert (run.path / "samples" / "step-45.txt").read_text() == "said at 45"
+    assert checkpoint.read(report.checkpoint).state["callbacks"]["patience"]["without"] == 0
+    with pytest.raises(CheckpointError, match="patience"):
+        Patience("val/loss", stop_after=1, halve_after=None).load_state({"best": "low"})

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from holonomy.core.budget import Budget, Cadence
+from holonomy.core.budget import Budget, Cadence, Guard
 from holonomy.core.config import Config
 from holonomy.core.errors import HolonomyError
 from holonomy.core.learner import Json, Metrics, State
+from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import newest_valid, steps
-from holonomy.train.loop import FitReport, fit
-from holonomy.train.monitor import SilentProgress
+from holonomy.train.loop import FitReport, Plan, fit
+from holonomy.train.monitor import Progress, SilentProgress
 from holonomy.train.run import RunDirectory
 
 
@@ -33,8 +34,9 @@ class Regression:
     def __init__(self, pause: float = 0.0) -> None:
         self.weight, self.momentum = torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.float64)
         self.target = torch.linspace(-1, 1, 5, dtype=torch.float64)
-        self.calls, self.pause = 0, pause
+        self.calls, self.pause, self.rate = 0, pause, 1.0
         self.spoil_at: int | None = None
+        self.spoil_once: int | None = None
 
     def setup(self, example_batch: Tensor) -> None:
         """Nothing depends on the batch."""
@@ -45,23 +47,29 @@ class Regression:
         error = batch @ (self.weight - self.target)
         loss = error.square().mean()
         self.momentum = 0.9 * self.momentum + batch.T @ error / len(batch)
-        self.weight = self.weight - 0.05 * (1 - 0.5 * progress) * self.momentum
-        if self.calls == self.spoil_at:
-            loss = loss * float("nan")
-        return Metrics(loss, len(batch), {"train/lr": 0.05 * (1 - 0.5 * progress)})
+        rate = 0.05 * (1 - 0.5 * progress) * self.rate
+        self.weight = self.weight - rate * self.momentum
+        if self.calls in (self.spoil_at, self.spoil_once):
+            loss, self.spoil_once = loss * float("nan"), None
+        return Metrics(loss, len(batch), {"train/lr": rate})
 
     def eval_step(self, batch: Tensor) -> Metrics:
         return Metrics((batch @ (self.weight - self.target)).square().mean(), len(batch))
 
+    def scale_rate(self, factor: float) -> None:
+        self.rate *= factor
+
     def state(self) -> State:
-        return {"weight": self.weight, "momentum": self.momentum, "calls": self.calls}
+        return {"weight": self.weight, "momentum": self.momentum, "calls": self.calls, "rate": self.rate}
 
     def load_state(self, state: Mapping[str, Tensor | Json]) -> None:
         weight, momentum, calls = state["weight"], state["momentum"], state["calls"]
         assert isinstance(weight, Tensor)
         assert isinstance(momentum, Tensor)
         assert isinstance(calls, int)
-        self.weight, self.momentum, self.calls = weight.clone(), momentum.clone(), calls
+        rate = state["rate"]
+        assert isinstance(rate, float)
+        self.weight, self.momentum, self.calls, self.rate = weight.clone(), momentum.clone(), calls, rate
 
 
 class Rows:
@@ -90,6 +98,9 @@ def train_toy(
     num_steps: int = 60,
     cadence: Cadence | None = None,
     on_evaluate: Callable[[], None] = lambda: None,
+    guard: Guard | None = None,
+    callbacks: Sequence[Callback] = (),
+    progress: Progress | None = None,
 ) -> FitReport:
     """Trains, or continues from the newest checkpoint."""
     restored = newest_valid(directory.checkpoints)[0] if steps(directory.checkpoints) else None
@@ -104,10 +115,14 @@ def train_toy(
         learner,
         Rows(),
         run=directory,
-        budget=Budget(steps=num_steps),
-        cadence=cadence or Cadence(log_every=4, eval_every=15, save_every=7, keep=2),
+        plan=Plan(
+            Budget(steps=num_steps),
+            cadence or Cadence(log_every=4, eval_every=15, save_every=7, keep=2),
+            guard or Guard(),
+        ),
+        callbacks=callbacks,
         evaluate=evaluate,
-        progress=SilentProgress(),
+        progress=progress or SilentProgress(),
         family="toy",
         files={"note.txt": "kept"},
         facts={"kind": "toy"},

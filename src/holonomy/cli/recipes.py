@@ -1,18 +1,20 @@
-"""`holonomy recipes` and `holonomy config show`."""
+"""`holonomy recipes` and `holonomy config show|validate|migrate`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
+import yaml
 from rich.table import Table
 
 from holonomy.cli import options
-from holonomy.cli.console import out, print_json
-from holonomy.core.config import leaves, to_json, to_yaml
+from holonomy.cli.console import err, out, print_json
+from holonomy.core.config import leaves, migrate, read_yaml, replace_text, to_json, to_yaml
 from holonomy.recipes import RECIPES, configure
 
-config_commands = typer.Typer(help="Look at configurations.", no_args_is_help=True)
+config_commands = typer.Typer(help="Look at configurations, check and migrate them.", no_args_is_help=True)
 
 
 def recipes(as_json: options.Json = False) -> None:
@@ -52,3 +54,45 @@ def show(
         for key, value in leaves(resolved.config).items():
             table.add_row(key, str(list(value) if isinstance(value, tuple) else value), resolved.origins[key])
         out().print(table)
+
+
+Recipe = Annotated[str, typer.Option("--recipe", help="Recipe that the file changes.")]
+
+
+@config_commands.command("validate")
+def validate(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file.")],
+    recipe: Recipe = "lior",
+    as_json: options.Json = False,
+) -> None:
+    """Check a configuration file: all mistakes at once, with line, key and the nearest name.
+
+    Example: holonomy config validate my.yaml --recipe lior
+    """
+    resolved = configure(recipe, file=file)
+    given = [key for key, origin in resolved.origins.items() if origin.startswith(f"{file}:")]
+    if as_json:
+        print_json({"file": str(file), "valid": True, "keys": given})
+    else:
+        out().print(f"{file} is valid; it sets {len(given)} of {len(resolved.origins)} keys", markup=False)
+
+
+@config_commands.command("migrate")
+def migrate_file(
+    file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file of any version.")],
+    recipe: Recipe = "lior",
+    write: Annotated[bool, typer.Option("--write", help="Change the file instead of printing it.")] = False,
+) -> None:
+    """Rename the keys of an older configuration file.
+
+    Example: holonomy config migrate runs/old/config.yaml
+    """
+    kind = type(RECIPES.get(recipe).config())
+    tree, notes = migrate(kind, read_yaml(file)[0], origin=str(file))
+    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    for note in notes:
+        err().print(note, markup=False)
+    if write:
+        replace_text(file, text)
+    else:
+        print(text, end="")

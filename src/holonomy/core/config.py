@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from holonomy.core.errors import ConfigError
+from holonomy.core.errors import ConfigError, StorageError
 from holonomy.core.registry import nearest
 
+ENVIRONMENT_PREFIX = "HOLONOMY__"
 FILE_LIMIT = 1_000_000
 DEPTH_LIMIT = 50
 
@@ -22,6 +24,9 @@ class Config(BaseModel):
     """Base of all configuration nodes: frozen, strict, no unknown keys, no NaN."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+    moved: ClassVar[dict[int, dict[str, str]]] = {}
+    """For a whole tree with a key `version`: by older version, which dotted keys the next one renamed."""
 
 
 C = TypeVar("C", bound=Config)
@@ -100,6 +105,21 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return parse_yaml(text, str(path))
 
 
+def replace_text(path: Path, text: str) -> None:
+    """Replaces a file as a whole: after a crash it is the old one or the new one.
+
+    Raises:
+        StorageError: it cannot be written; the old one is intact.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StorageError(f"cannot write `{path}`: {error.strerror}") from error
+
+
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:
     """Parses a configuration text; see `read_yaml`."""
     try:
@@ -158,12 +178,66 @@ def to_yaml(config: Config) -> str:
 
 
 def from_json(cls: type[C], tree: Mapping[str, Any], *, origin: str) -> C:
-    """Validates a stored tree.
+    """Validates a stored tree, of this version or an older one.
 
     Raises:
         ConfigError: all mistakes, each with the dotted key and `origin`.
     """
-    return _validate(cls, dict(tree), {}, origin)
+    return _validate(cls, migrate(cls, tree, origin=origin)[0], {}, origin)
+
+
+def migrate(cls: type[Config], tree: Mapping[str, Any], *, origin: str) -> tuple[dict[str, Any], list[str]]:
+    """Renames the keys of an older tree, version by version; a tree without a version is of the first.
+
+    Returns:
+        The tree as this version names it, and what was renamed, in words.
+
+    Raises:
+        ConfigError: the version is newer than this package, or no version at all.
+    """
+    current = max(cls.moved, default=0) + 1
+    found: dict[str, Any] = json.loads(json.dumps(tree))
+    if not cls.moved:
+        return found, []
+    version = found.get("version", 1)
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= current:
+        raise ConfigError(f"{origin}: `version` = {version!r}; this package reads 1 to {current}, upgrade it")
+    notes: list[str] = []
+    for number in range(version, current):
+        for old, new in cls.moved[number].items():
+            value = _take(found, old)
+            if value is not _ABSENT:
+                _merge(found, _nested(new, value))
+                notes.append(f"`{old}` is now `{new}`")
+    return {"version": current, **{k: v for k, v in found.items() if k != "version"}}, notes
+
+
+_ABSENT = object()
+
+
+def _take(tree: dict[str, Any], key: str) -> Any:
+    """Removes a dotted key and returns its value."""
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        node = node.get(part) if isinstance(node, dict) else None
+    return node.pop(last, _ABSENT) if isinstance(node, dict) else _ABSENT
+
+
+def environment_overrides(environment: Mapping[str, str]) -> list[tuple[str, Any, str]]:
+    """Dotted keys, values and names of the variables `HOLONOMY__TRAIN__OPTIM__LR=0.003`; values are YAML.
+
+    Raises:
+        ConfigError: a value is not YAML.
+    """
+    found = []
+    for name in sorted(n for n in environment if n.startswith(ENVIRONMENT_PREFIX)):
+        key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
+        try:
+            found.append((key, yaml.safe_load(environment[name]), name))
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            raise ConfigError(f"`{name}`: the value is not YAML; quote texts with special characters") from error
+    return found
 
 
 def resolve(
@@ -172,16 +246,18 @@ def resolve(
     base: C,
     base_origin: str,
     file: Path | None = None,
+    environment: Mapping[str, str] | None = None,
     overrides: Sequence[str] = (),
     options: Mapping[str, tuple[str, object]] | None = None,
 ) -> Resolved:
-    """Layers a recipe, a YAML file, `--set` overrides and dedicated options; later layers win.
+    """Layers a recipe, a YAML file, the environment, `--set` overrides and dedicated options; later layers win.
 
     Args:
         cls: type of the tree.
         base: the recipe's configuration.
         base_origin: its name in messages.
         file: YAML file with any part of the tree.
+        environment: variables that may hold keys, see `environment_overrides`.
         overrides: texts `dotted.key=value`.
         options: dotted key to (name of the option, value).
 
@@ -195,6 +271,8 @@ def resolve(
     if file is not None:
         values, lines = read_yaml(file)
         layers.append((values, {key: f"{file}:{line}" for key, line in lines.items()}))
+    for key, value, name in environment_overrides(environment or {}):
+        layers.append((_nested(key, value), {key: name}))
     for text in overrides:
         key, value = parse_override(text)
         layers.append((_nested(key, value), {key: f"--set {key}"}))
@@ -261,6 +339,10 @@ def _fault(cls: type[Config], detail: Any, tree: Mapping[str, Any], places: Mapp
     key = _known_prefix(cls, path)
     place = _place(".".join(path), places, origin)
     if detail["type"] == "extra_forbidden":
+        renamed = {old: new for names in cls.moved.values() for old, new in names.items()}
+        if ".".join(path) in renamed:
+            new = renamed[".".join(path)]
+            return f"{place}: `{'.'.join(path)}` is now `{new}`; `holonomy config migrate FILE` renames it"
         return f"{place}: unknown key `{'.'.join(path)}`{_suggest(cls, path)}"
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]

@@ -37,7 +37,7 @@ class Learner(Protocol):
     `train_step` performs one complete update. `progress` in [0, 1] is the used share of the budget and
     places the step on the learning-rate schedule. `state` holds everything that a bit-exact continuation
     needs, tensors and JSON values by name; `load_state` refuses unknown, missing or misshapen entries
-    before it changes anything.
+    before it changes anything. `scale_rate` multiplies the learning rate of all later steps, and is part of the state.
     """
 
     def setup(self, example_batch: Any) -> None: ...
@@ -45,6 +45,8 @@ class Learner(Protocol):
     def train_step(self, batch: Any, *, progress: float) -> Metrics: ...
 
     def eval_step(self, batch: Any) -> Metrics: ...
+
+    def scale_rate(self, factor: float) -> None: ...
 
     def state(self) -> State: ...
 

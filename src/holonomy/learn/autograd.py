@@ -10,7 +10,7 @@ from torch import Tensor
 from holonomy.core.errors import CheckpointError
 from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
 from holonomy.core.learner import Json, Metrics, State
-from holonomy.learn.echo import SequenceBatch, check_tensors
+from holonomy.learn.echo import SequenceBatch, check_tensors, stored_scale
 
 
 class AutogradLearner:
@@ -35,6 +35,7 @@ class AutogradLearner:
         schedule: Callable[[float], float],
     ) -> None:
         self.net, self.loss, self.clip, self.schedule = net, loss, clip, schedule
+        self.rate_scale = 1.0
         decayed = decayed_names(net)
         named = dict(net.named_parameters())
         groups = [
@@ -48,7 +49,7 @@ class AutogradLearner:
 
     def train_step(self, batch: SequenceBatch, *, progress: float) -> Metrics:
         """Forward, backward, clipping, one AdamW step, projection of the parameters."""
-        lr = self.schedule(progress)
+        lr = self.schedule(progress) * self.rate_scale
         for group in self.optimiser.param_groups:
             group["lr"] = lr
         self.optimiser.zero_grad(set_to_none=True)
@@ -67,13 +68,17 @@ class AutogradLearner:
         with torch.no_grad():
             return Metrics(self.loss.free(self.net(batch.inputs), batch.targets, None), batch.count)
 
+    def scale_rate(self, factor: float) -> None:
+        """Multiplies the learning rate of all later steps."""
+        self.rate_scale *= factor
+
     def state(self) -> State:
-        """Parameters and moments by name."""
+        """Parameters and moments by name, and the scale of the rate."""
         state: State = {f"model.{name}": p.detach() for name, p in self.net.named_parameters()}
         for name, param in self.net.named_parameters():
             for key, value in self.optimiser.state.get(param, {}).items():
                 state[f"optimiser.{name}.{key}"] = value
-        return state
+        return state | {"rate_scale": self.rate_scale}
 
     def load_state(self, state: Mapping[str, Tensor | Json]) -> None:
         """Copies a state in, exactly.
@@ -88,10 +93,11 @@ class AutogradLearner:
             name, _, key = rest.rpartition(".")
             if kind == "optimiser" and name in named and isinstance(value, Tensor):
                 moments.setdefault(name, {})[key] = value.clone()
-            elif kind != "model":
+            elif kind != "model" and full != "rate_scale":
                 raise CheckpointError(f"the stored state holds `{full}`, which this model does not have")
         models = {k: v for k, v in state.items() if k.startswith("model.")}
         check_tensors({f"model.{n}": p for n, p in named.items()}, models)
+        self.rate_scale = stored_scale(state)
         with torch.no_grad():
             for name, param in named.items():
                 param.copy_(models[f"model.{name}"])  # type: ignore[arg-type]

@@ -8,7 +8,9 @@ Static maps use hand-written local vector-Jacobian products, so the chain rule i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -36,6 +38,15 @@ class SequenceBatch(Protocol):
     def count(self) -> int: ...
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of a batch."""
+
+    inputs: Tensor
+    targets: Tensor
+    count: int
+
+
 def echo_statistics(net: EchoLayer, loss: EchoLoss, batch: SequenceBatch, acc: StatBuffer) -> Tensor:
     """Runs both phases on one batch, adds the statistics to `acc`, returns the loss of the free phase."""
     tape = Tape()
@@ -55,6 +66,9 @@ class EchoLearner:
         loss: compares the logits with the targets.
         optimiser: builds the optimiser from the flat parameters and the length of their decayed prefix.
         schedule: learning rate as a function of the used share of the budget.
+        accumulate: parts that a batch is computed in, one after the other; must divide its size.
+        ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
+            made, the plain mean of all weights so far.
     """
 
     def __init__(
@@ -64,6 +78,8 @@ class EchoLearner:
         *,
         optimiser: Callable[[Tensor, int], AdamW],
         schedule: Callable[[float], float],
+        accumulate: int = 1,
+        ema: float = 0.0,
     ) -> None:
         self.net, self.loss = net, loss
         self._flags = {name: p.requires_grad for name, p in net.named_parameters()}
@@ -71,7 +87,9 @@ class EchoLearner:
         self.flat = FlatParams(net, decayed_names(net))
         self.stats = self.flat.statistics()
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
-        self.schedule = schedule
+        self.schedule, self.accumulate, self.ema = schedule, accumulate, ema
+        self.rate_scale = 1.0
+        self.average = self.flat.buffer.clone() if ema else None
         self._layers = [m for m in net.modules() if isinstance(m, EchoLayer)]
         drawing = {id(m.generator): m.generator for m in self._layers if m.generator is not None}
         self._generators = list(drawing.values())
@@ -81,13 +99,16 @@ class EchoLearner:
 
     def train_step(self, batch: SequenceBatch, *, progress: float) -> Metrics:
         """Free phase, echo phase, one update, projection of the parameters into their domains."""
-        lr = self.schedule(progress)
+        lr = self.schedule(progress) * self.rate_scale
         with no_autograd():
             self.stats.zero_()
-            loss = echo_statistics(self.net, self.loss, batch, self.stats)
+            loss = self._statistics(batch)
             norm = self.optimiser.update(self.stats.buffer, lr=lr, loss=loss)
             for layer in self._layers:
                 layer.project()
+            if self.average is not None:
+                share = (1 / (self.optimiser.count + 1)).clamp_min(1 - self.ema)
+                self.average.lerp_(self.flat.buffer, share.to(self.average.dtype))
         extra: dict[str, Tensor | float] = {
             "train/lr": lr,
             "train/statistic_norm": norm,
@@ -95,10 +116,36 @@ class EchoLearner:
         }
         return Metrics(loss, batch.count, extra)
 
+    def _statistics(self, batch: SequenceBatch) -> Tensor:
+        if self.accumulate == 1:
+            return echo_statistics(self.net, self.loss, batch, self.stats)
+        parts = zip(batch.inputs.chunk(self.accumulate), batch.targets.chunk(self.accumulate), strict=True)
+        count = batch.count // self.accumulate
+        losses = [echo_statistics(self.net, self.loss, Part(*part, count), self.stats) for part in parts]
+        self.stats.buffer.div_(self.accumulate)
+        return torch.stack(losses).mean()
+
     def eval_step(self, batch: SequenceBatch) -> Metrics:
-        """Loss of one batch; nothing changes."""
-        with no_autograd():
+        """Loss of one batch, by the averaged weights where there are any; nothing changes."""
+        with no_autograd(), self.averaged():
             return Metrics(self.loss.free(self.net.free(batch.inputs, None), batch.targets, None), batch.count)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """While it is open, the network has its averaged weights, if there are any."""
+        if self.average is None:
+            yield
+            return
+        trained = self.flat.buffer.clone()
+        self.flat.buffer.copy_(self.average)
+        try:
+            yield
+        finally:
+            self.flat.buffer.copy_(trained)
+
+    def scale_rate(self, factor: float) -> None:
+        """Multiplies the learning rate of all later steps."""
+        self.rate_scale *= factor
 
     def release(self) -> nn.Module:
         """Hands the network back with the `requires_grad` flags it came with."""
@@ -107,11 +154,13 @@ class EchoLearner:
         return self.net
 
     def state(self) -> State:
-        """Parameters by their names, the optimiser's moments, and the states of random generators."""
+        """Parameters and their averages by name, the optimiser's moments, generators, and the scale of the rate."""
         state: State = {f"model.{name}": v for name, v in self.flat.named_views(self.flat.buffer).items()}
+        if self.average is not None:
+            state.update({f"average.{name}": v for name, v in self.flat.named_views(self.average).items()})
         state.update({f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()})
         state.update({f"random.{n}": generator.get_state() for n, generator in enumerate(self._generators)})
-        return state
+        return state | {"rate_scale": self.rate_scale}
 
     def load_state(self, state: Mapping[str, Tensor | Json]) -> None:
         """Copies a state in, exactly.
@@ -120,7 +169,9 @@ class EchoLearner:
             CheckpointError: a name is missing or unknown, or a shape or dtype differs; nothing was changed.
         """
         mine = self.state()
-        check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, state)
+        tensors = {k: v for k, v in state.items() if k != "rate_scale"}
+        check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, tensors)
+        self.rate_scale = stored_scale(state)
         with torch.no_grad():
             for name, tensor in mine.items():
                 if isinstance(tensor, Tensor):
@@ -129,6 +180,18 @@ class EchoLearner:
             stored = mine[f"random.{n}"]
             assert isinstance(stored, Tensor)
             generator.set_state(stored)
+
+
+def stored_scale(state: Mapping[str, Tensor | Json]) -> float:
+    """The scale of the learning rate in a stored state; 1 where an older version stored none.
+
+    Raises:
+        CheckpointError: it is not a number above zero.
+    """
+    scale = state.get("rate_scale", 1.0)
+    if not isinstance(scale, int | float) or not scale > 0:
+        raise CheckpointError(f"the stored state holds `rate_scale` = {scale!r}, wanted a number above zero")
+    return float(scale)
 
 
 def check_tensors(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor | Json]) -> None:

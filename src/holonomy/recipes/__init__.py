@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +88,7 @@ def configure(
     overrides: Sequence[str] = (),
     options: Mapping[str, tuple[str, object]] = {},
 ) -> Resolved:
-    """Resolves a recipe, a YAML file, `a.b=value` overrides and command-line options, in that order.
+    """Resolves a recipe, a YAML file, the environment, `a.b=value` overrides and command-line options, in that order.
 
     Args:
         recipe: name of the recipe.
@@ -103,6 +104,7 @@ def configure(
         base=RECIPES.get(recipe).config(),
         base_origin=f"recipe {recipe}",
         file=file,
+        environment=os.environ,
         overrides=overrides,
         options=options,
     )

@@ -19,17 +19,22 @@ from holonomy.data.splits import split_text
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.tokens import TokenBatch, WindowSampler, validation_batches
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import generate
 from holonomy.learn.echo import EchoLearner, check_tensors
 from holonomy.models.lior.config import DataConfig, LiorConfig
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
+from holonomy.nn.containers import Chain
+from holonomy.train.callbacks import Callback, Samples
 from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, steps
-from holonomy.train.loop import FitReport, fit
+from holonomy.train.loop import FitReport, Plan, fit
 from holonomy.train.monitor import Progress
 from holonomy.train.run import RunDirectory
 
 TOKENIZER_FILE = "tokenizer.json"
+SAMPLE_START = "\n"
 EVALUATION_TOKENS = 8_192
 """Tokens of one evaluation batch: large enough for speed, small enough for memory."""
 
@@ -225,8 +230,8 @@ def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkp
             work.learner,
             work.sampler,
             run=directory,
-            budget=config.train.budget,
-            cadence=config.train.cadence,
+            plan=Plan(config.train.budget, config.train.cadence, config.train.guard),
+            callbacks=_callbacks(work, directory),
             evaluate=lambda stop: evaluate_tokens(loss_of, held_out, config.data.seq_len, stop),
             progress=progress,
             family=config.family,
@@ -238,6 +243,32 @@ def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkp
         progress.stop()
     plain = baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size)
     return replace(report, metrics={**report.metrics, **plain})
+
+
+def _callbacks(work: _Work, directory: RunDirectory) -> list[Callback]:
+    config, found = work.config, list[Callback]()
+    length = config.train.cadence.samples
+
+    def sample(step: int) -> str:
+        net = work.learner.net
+        assert isinstance(net, Chain)
+        model = LiorLanguageModel(net, work.corpus.tokenizer, config)
+        with work.learner.averaged():
+            return "".join(generate(model, SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
+
+    if length:
+        found.append(Samples(directory.path / "samples", sample))
+    if config.train.tensorboard:
+        from holonomy.train.tensorboard import TensorBoard
+
+        found.append(
+            TensorBoard(
+                directory.path / "tensorboard",
+                tensors=lambda: dict(work.learner.net.named_parameters()),
+                sample=sample if length else None,
+            )
+        )
+    return found
 
 
 def read_checkpoint(run: str, root: Path) -> Checkpoint:
@@ -285,7 +316,9 @@ def load(run: str | Path, *, root: Path = Path("runs")) -> LiorLanguageModel:
     saved = read_checkpoint(str(run), root)
     config, tokenizer = config_of(saved), tokenizer_of(saved)
     net = build_network(config, vocab_size=tokenizer.vocab_size)
-    found = {k.removeprefix("model."): v for k, v in saved.tensors.items() if k.startswith("model.")}
+    # Averaged weights are what was evaluated, where there are any.
+    kind = "average." if any(k.startswith("average.") for k in saved.tensors) else "model."
+    found = {k.removeprefix(kind): v for k, v in saved.tensors.items() if k.startswith(kind)}
     check_tensors(dict(net.named_parameters()), found)
     net.load_state_dict(found)
     net.requires_grad_(False)

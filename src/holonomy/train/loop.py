@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,21 +12,34 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from holonomy.core.budget import Budget, Cadence
-from holonomy.core.errors import Interrupted, TrainingDiverged
+from holonomy.core.budget import Budget, Cadence, Guard
+from holonomy.core.errors import Interrupted, StorageError, TrainingDiverged
 from holonomy.core.learner import Json, Learner
 from holonomy.train import checkpoint
+from holonomy.train.callbacks import Action, Callback, Patience
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.monitor import MetricsLog, Progress, peak_rss_mb
 from holonomy.train.run import RunDirectory
-
-logger = logging.getLogger(__name__)
+from holonomy.train.signals import StopSignals
+from holonomy.train.writer import BackgroundWriter
 
 BEST = "val/loss"
 """Metric that decides which checkpoint is the best: the lower the better."""
 
+FEW_STEPS = 20
+"""Steps before which the share of batches that were left out says nothing."""
+
 Evaluation = Callable[[Callable[[], bool]], dict[str, float] | None]
 """Evaluates the learner; asks its argument between batches and returns None when told to stop."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """When a run stops, logs, evaluates and saves, and what it does when something goes wrong."""
+
+    budget: Budget
+    cadence: Cadence
+    guard: Guard = field(default_factory=Guard)
 
 
 class BatchSource(Protocol):
@@ -55,7 +64,14 @@ class Counters:
         evaluated: step of the last evaluation, -1 before the first.
         pending_loss: sum of the token losses since the last record.
         pending_tokens: tokens since the last record.
+        pending_sound: those of them whose loss is a number.
+        pending_lost: those of the others that `nonfinite` counts already.
         pending_cpu_s: CPU-seconds since the last record.
+        pending_s: wall seconds since the last record.
+        pending_data_s: those of them that the next batch was waited for.
+        nonfinite: tokens whose loss was no number and which were left out.
+        rollbacks: how often training went back.
+        ended: why training stopped before its budget; empty if it did not.
         best: step and value of the best evaluation.
         metrics: last value of each metric.
     """
@@ -67,7 +83,14 @@ class Counters:
     evaluated: int = -1
     pending_loss: float = 0.0
     pending_tokens: int = 0
+    pending_sound: float = 0.0
+    pending_lost: int = 0
     pending_cpu_s: float = 0.0
+    pending_s: float = 0.0
+    pending_data_s: float = 0.0
+    nonfinite: int = 0
+    rollbacks: int = 0
+    ended: str = ""
     best: dict[str, float] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -87,6 +110,7 @@ class FitReport:
         metrics: last value of each metric.
         best: metric, value and step of the best evaluation.
         checkpoint: the last checkpoint.
+        ended: why training stopped.
     """
 
     run: Path
@@ -99,31 +123,7 @@ class FitReport:
     metrics: dict[str, float]
     best: dict[str, str | float]
     checkpoint: Path
-
-
-class _StopSignals:
-    """Notes SIGINT and SIGTERM instead of dying, for the duration of a run."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-
-    def __call__(self) -> bool:
-        return self.received is not None
-
-    def note(self, signum: int, frame: object) -> None:
-        self.received = signum
-
-    @contextmanager
-    def installed(self) -> Iterator[_StopSignals]:
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        old = {s: signal.signal(s, self.note) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for signum, handler in old.items():
-                signal.signal(signum, handler)
+    ended: str
 
 
 class _Fit:
@@ -134,98 +134,184 @@ class _Fit:
         learner: Learner,
         data: BatchSource,
         run: RunDirectory,
-        budget: Budget,
-        cadence: Cadence,
+        plan: Plan,
         evaluate: Evaluation,
         progress: Progress,
         files: Mapping[str, str],
         facts: Mapping[str, Json],
+        callbacks: Sequence[Callback],
+        writer: BackgroundWriter,
     ) -> None:
         self.learner, self.data, self.run = learner, data, run
-        self.budget, self.cadence, self.evaluate = budget, cadence, evaluate
+        self.plan, self.evaluate = plan, evaluate
         self.progress, self.files, self.facts = progress, files, facts
+        guard = plan.guard
+        patience = Patience(BEST, stop_after=guard.patience, halve_after=guard.halve_after, min_gain=guard.min_gain)
+        self.callbacks = [patience, *callbacks]
+        self.writer = writer
         self.now = Counters()
         self.log = MetricsLog(run.path / "metrics.jsonl")
-        self.stop = _StopSignals()
+        self.stop = StopSignals()
+        self.untouched: dict[str, Any] = {}
         self._loss: Tensor | None = None
+        self._sound: Tensor | None = None
         self._extra: Mapping[str, Tensor | float] = {}
 
     @property
     def fraction(self) -> float:
         now = self.now
-        return self.budget.used(steps=now.step, tokens=now.tokens, cpu_s=now.cpu_s, seconds=now.seconds)
+        return self.plan.budget.used(steps=now.step, tokens=now.tokens, cpu_s=now.cpu_s, seconds=now.seconds)
 
     def restore(self, saved: Checkpoint) -> None:
         self.learner.load_state({**saved.tensors, **saved.state["learner"]})
         self.data.load_state(saved.state["data"])
         self.now = Counters(**saved.state["counters"])
+        states = saved.state.get("callbacks", {})
+        for callback in self.callbacks:
+            if callback.name in states:
+                callback.load_state(states[callback.name])
+
+    def keep_start(self) -> None:
+        """Remembers how everything began, for going back before there is a checkpoint."""
+        state = {k: v.clone() if isinstance(v, Tensor) else v for k, v in self.learner.state().items()}
+        callbacks = {c.name: c.state() for c in self.callbacks}
+        self.untouched = {"learner": state, "data": self.data.state(), "callbacks": callbacks}
 
     def go(self) -> None:
         # A run that died before its first checkpoint starts again, and must not keep what it logged.
         self.log.truncate_after(self.now.step)
-        checkpoint.prune(
-            self.run.checkpoints,
-            keep_last=self.cadence.keep,
-            keep=self._best_steps(),
-            up_to=self.now.step,
-        )
-        if self.now.step and self._due(self.cadence.eval_every) and self.now.evaluated != self.now.step:
+        for callback in self.callbacks:
+            callback.start(self.now.step)
+        self._prune(up_to=self.now.step)
+        cadence = self.plan.cadence
+        if self.now.step and self._evaluation_due() and self.now.evaluated != self.now.step:
             self._evaluate()
-        while self.fraction < 1:
+        while self.fraction < 1 and not self.now.ended:
             self._step()
-            if self._due(self.cadence.log_every) or self.fraction >= 1:
-                self._record()
+            if (self._due(cadence.log_every) or self.fraction >= 1) and not self._record():
+                continue
             self._leave_if_told()
-            if self._due(self.cadence.eval_every) or self.fraction >= 1:
+            if self._evaluation_due() or self.fraction >= 1:
                 self._evaluate()
-            if self._due(self.cadence.save_every) or self.fraction >= 1:
+            if self._due(cadence.save_every) or self.fraction >= 1 or self.now.ended:
                 self._save()
         if self.now.evaluated != self.now.step:
             self._evaluate()
             self._save()
 
     def _due(self, every: int) -> bool:
-        return self.now.step % every == 0
+        return self.now.step % every == 0 and self.now.step > 0
+
+    def _evaluation_due(self) -> bool:
+        cadence = self.plan.cadence
+        return self._due(cadence.eval_every) if cadence.eval_growth == 1 else self.now.step >= self._next_evaluation()
+
+    def _next_evaluation(self) -> int:
+        cadence, last = self.plan.cadence, max(0, self.now.evaluated)
+        return max(last + cadence.eval_every, math.ceil(last * cadence.eval_growth))
 
     def _step(self) -> None:
         now, fraction = self.now, self.fraction
-        cpu, wall = time.process_time(), time.perf_counter()
+        aside, cpu, wall = self.writer.cpu_s, time.process_time(), time.perf_counter()
         batch = self.data.next()
+        now.pending_data_s += time.perf_counter() - wall
         metrics = self.learner.train_step(batch, progress=fraction)
-        if self._loss is None:
+        if self._loss is None or self._sound is None:
             self._loss = torch.full_like(metrics.loss, now.pending_loss, dtype=torch.float64)
-        self._loss += metrics.loss.double() * metrics.count
+            self._sound = torch.full_like(self._loss, now.pending_sound)
+        # A loss that is no number is counted, not added; the decision stays on the device.
+        fine = torch.isfinite(metrics.loss)
+        self._loss += torch.where(fine, metrics.loss.double(), 0) * metrics.count
+        self._sound += fine * metrics.count
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         self._extra = metrics.extra
         now.step += 1
         now.tokens += metrics.count
         now.pending_tokens += metrics.count
-        now.cpu_s += cpu
-        now.pending_cpu_s += cpu
+        spent = max(0.0, cpu - (self.writer.cpu_s - aside))
+        now.cpu_s += spent
+        now.pending_cpu_s += spent
         now.seconds += wall
+        now.pending_s += wall
 
-    def _record(self) -> None:
+    def _record(self) -> bool:
+        """Logs what happened since the last record; False if training went back instead."""
         now = self.now
-        record = {"train/loss": self._pending() / now.pending_tokens}
+        loss, sound = self._pending()
+        if loss is None:
+            return False
+        record = {"train/loss": loss / max(sound, 1)}
         record.update({name: float(value) for name, value in self._extra.items()})
         record["train/tokens"] = float(now.tokens)
         record["train/cpu_s"] = now.cpu_s
         record["perf/tokens_per_cpu_second"] = now.pending_tokens / max(now.pending_cpu_s, 1e-9)
+        record["perf/data_share"] = now.pending_data_s / max(now.pending_s, 1e-9)
         record["perf/peak_rss_mb"] = peak_rss_mb()
-        now.pending_loss, now.pending_tokens, now.pending_cpu_s, self._loss = 0.0, 0, 0.0, None
+        if now.nonfinite:
+            record["train/nonfinite_tokens"] = float(now.nonfinite)
+        if now.rollbacks:
+            record["train/rollbacks"] = float(now.rollbacks)
+        now.pending_loss = now.pending_sound = now.pending_cpu_s = now.pending_data_s = now.pending_s = 0.0
+        now.pending_tokens, now.pending_lost, self._loss, self._sound = 0, 0, None, None
         self._publish(record)
+        for callback in self.callbacks:
+            callback.recorded(now.step, record)
+        return True
 
-    def _pending(self) -> float:
-        """Sum of the losses since the last record, which tells whether training is still sound."""
-        pending = self.now.pending_loss if self._loss is None else float(self._loss)
-        if not math.isfinite(pending):
-            good = checkpoint.find(self.run.checkpoints, "latest")
+    def _pending(self) -> tuple[float | None, float]:
+        """Sum of the sound losses since the last record and their number; None after going back."""
+        now = self.now
+        loss = now.pending_loss if self._loss is None else float(self._loss)
+        sound = now.pending_sound if self._sound is None else float(self._sound)
+        lost = now.pending_tokens - int(sound)
+        if lost:
+            policy = self.plan.guard.on_nonfinite
+            if policy == "rollback":
+                self._go_back()
+                return None, 0.0
+            now.nonfinite += lost - now.pending_lost
+            now.pending_lost = lost
+            # Leaving out is for damaged batches; a model that gives hardly anything else is lost.
+            if policy == "stop" or (now.step >= FEW_STEPS and now.nonfinite > now.tokens / 2):
+                raise TrainingDiverged(self._diverged(f"the training loss of {now.nonfinite:,} tokens is no number"))
+        return loss, sound
+
+    def _diverged(self, what: str) -> str:
+        self.finish()
+        good = checkpoint.find(self.run.checkpoints, "latest")
+        return (
+            f"{what} at step {self.now.step}; "
+            f"{f'the last good checkpoint is {good}' if good else 'no checkpoint was saved before'}. "
+            "Lower train.optim.lr, or look for damaged data"
+        )
+
+    def _go_back(self) -> None:
+        """Returns to the last checkpoint, or to the start, with half the learning rate."""
+        spent, rollbacks, failed = self.now, self.now.rollbacks + 1, self.now.step
+        if rollbacks > self.plan.guard.rollbacks:
             raise TrainingDiverged(
-                f"the training loss is {pending} at step {self.now.step}; "
-                f"{f'the last good checkpoint is {good}' if good else 'no checkpoint was saved before'}. "
-                "Lower train.optim.lr, or look for damaged data"
+                self._diverged(f"the training loss is no number, after {self.plan.guard.rollbacks} rollback(s)")
             )
-        return pending
+        self.writer.join()
+        if checkpoint.steps(self.run.checkpoints):
+            self.restore(checkpoint.newest_valid(self.run.checkpoints)[0])
+        else:
+            self.learner.load_state(self.untouched["learner"])
+            self.data.load_state(self.untouched["data"])
+            for callback in self.callbacks:
+                callback.load_state(self.untouched["callbacks"][callback.name])
+            self.now = Counters()
+        # What was spent stays spent: otherwise a budget of time could be used twice.
+        self.now.cpu_s, self.now.seconds, self.now.rollbacks = spent.cpu_s, spent.seconds, rollbacks
+        self.learner.scale_rate(0.5**rollbacks)
+        self._loss = self._sound = None
+        self.log.truncate_after(self.now.step)
+        for callback in self.callbacks:
+            callback.start(self.now.step)
+        self.progress.notice(
+            f"the training loss is no number at step {failed}: back to step {self.now.step} with "
+            f"{0.5**rollbacks:g} times the learning rate"
+        )
 
     def _publish(self, record: dict[str, float]) -> None:
         self.now.metrics.update(record)
@@ -233,44 +319,80 @@ class _Fit:
         self.progress.update(self.now.step, self.fraction, self.now.metrics)
 
     def _evaluate(self) -> None:
+        begin = time.perf_counter()
         metrics = self.evaluate(self.stop)
         self._leave_if_told()
         if metrics is None:
             return
         now = self.now
         now.evaluated = now.step
-        self._publish(metrics)
+        self._publish({**metrics, "perf/eval_s": time.perf_counter() - begin})
+        actions = [callback.evaluated(now.step, metrics) for callback in self.callbacks]
+        if Action.HALVE in actions:
+            self.learner.scale_rate(0.5)
+            self.progress.notice(f"no new best for {self.plan.guard.halve_after} evaluations: half the learning rate")
+        if Action.STOP in actions:
+            now.ended = f"no new best for {self.plan.guard.patience} evaluations"
+            self.progress.notice(f"{now.ended}: training ends at step {now.step}")
         if metrics[BEST] < now.best.get("value", math.inf):
             now.best = {"value": metrics[BEST], "step": now.step}
-            self._save()
-            checkpoint.point(self.run.checkpoints, "best", now.step)
+            self._save(best=True)
 
-    def _best_steps(self) -> list[int]:
-        return [int(self.now.best["step"])] if self.now.best else []
+    def _prune(self, up_to: int | None = None) -> None:
+        cadence, kept = self.plan.cadence, [int(self.now.best["step"])] if self.now.best else []
+        if cadence.keep_every is not None:
+            kept += [s for s in checkpoint.steps(self.run.checkpoints) if s % cadence.keep_every == 0]
+        checkpoint.prune(self.run.checkpoints, keep_last=cadence.keep, keep=kept, up_to=up_to)
 
-    def _save(self) -> Path:
+    def _save(self, *, best: bool = False) -> Path | None:
         now = self.now
-        now.pending_loss = self._pending()
-        state = self.learner.state()
-        path = checkpoint.save(
-            self.run.checkpoints,
-            step=now.step,
-            tensors={k: v for k, v in state.items() if isinstance(v, Tensor)},
-            state={
-                **self.facts,
-                "learner": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
-                "data": self.data.state(),
-                "counters": asdict(now),
-            },
-            files=self.files,
-        )
-        checkpoint.point(self.run.checkpoints, "latest", now.step)
-        checkpoint.prune(self.run.checkpoints, keep_last=self.cadence.keep, keep=self._best_steps())
-        return path
+        loss, sound = self._pending()
+        if loss is None:
+            return None
+        now.pending_loss, now.pending_sound = loss, sound
+        state, step = self.learner.state(), now.step
+        # Copies, so that training may go on while they are written.
+        tensors = {k: v.detach().cpu().clone() for k, v in state.items() if isinstance(v, Tensor)}
+        values = {
+            **self.facts,
+            "learner": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
+            "data": self.data.state(),
+            "counters": asdict(now),
+            "callbacks": {c.name: c.state() for c in self.callbacks},
+        }
+
+        def write() -> None:
+            checkpoint.save(self.run.checkpoints, step=step, tensors=tensors, state=values, files=self.files)
+            checkpoint.point(self.run.checkpoints, "latest", step)
+            if best:
+                checkpoint.point(self.run.checkpoints, "best", step)
+            self._prune()
+
+        self._write(write)
+        return self.run.checkpoints / f"step-{step}"
+
+    def _write(self, job: Callable[[], None]) -> None:
+        try:
+            self.writer.submit(job)
+        except StorageError as error:
+            if self.plan.guard.on_save_error == "stop":
+                raise
+            self.progress.notice(str(error))
+
+    def finish(self) -> None:
+        """Waits for the last checkpoint."""
+        try:
+            self.writer.join()
+        except StorageError as error:
+            if self.plan.guard.on_save_error == "stop":
+                raise
+            self.progress.notice(str(error))
 
     def _leave_if_told(self) -> None:
         if self.stop.received is not None:
-            raise Interrupted(self.stop.received, self._save() if self.now.step else None)
+            path = self._save() if self.now.step else None
+            self.finish()
+            raise Interrupted(self.stop.received, path)
 
 
 def fit(
@@ -278,13 +400,13 @@ def fit(
     data: BatchSource,
     *,
     run: RunDirectory,
-    budget: Budget,
-    cadence: Cadence,
+    plan: Plan,
     evaluate: Evaluation,
     progress: Progress,
     family: str,
     files: Mapping[str, str],
     facts: Mapping[str, Json],
+    callbacks: Sequence[Callback] = (),
     restored: Checkpoint | None = None,
 ) -> FitReport:
     """Trains until the budget is used up, then evaluates and saves.
@@ -296,13 +418,13 @@ def fit(
         learner: the learning rule with its model.
         data: source of batches.
         run: open run directory.
-        budget: when to stop.
-        cadence: when to log, evaluate and save.
+        plan: when to stop, to log, to evaluate and to save, and what to do when something goes wrong.
         evaluate: held-out metrics, `val/loss` among them.
         progress: told about the run.
         family: model family, for the report.
         files: text files to keep in every checkpoint.
         facts: JSON values to keep in every checkpoint.
+        callbacks: told of records and evaluations; their states are kept too.
         restored: checkpoint to continue from.
 
     Raises:
@@ -310,17 +432,26 @@ def fit(
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
         StorageError, CheckpointError: writing failed, or `restored` does not fit.
     """
-    work = _Fit(learner, data, run, budget, cadence, evaluate, progress, files, facts)
-    untouched = data.state()
-    learner.setup(data.next())
-    data.load_state(untouched)
-    if restored is not None:
-        work.restore(restored)
-    with work.stop.installed():
-        work.go()
+    with BackgroundWriter() as writer:
+        work = _Fit(learner, data, run, plan, evaluate, progress, files, facts, callbacks, writer)
+        untouched = data.state()
+        learner.setup(data.next())
+        data.load_state(untouched)
+        if restored is not None:
+            work.restore(restored)
+        elif plan.guard.on_nonfinite == "rollback":
+            work.keep_start()
+        try:
+            with work.stop.installed():
+                work.go()
+                work.finish()
+        finally:
+            for callback in work.callbacks:
+                callback.close()
     now = work.now
     last = checkpoint.find(run.checkpoints, "latest")
-    assert last is not None
+    if last is None:
+        raise StorageError(f"no checkpoint of `{run.path}` could be written; make room and start again")
     return FitReport(
         run=run.path,
         family=family,
@@ -332,4 +463,5 @@ def fit(
         metrics=dict(now.metrics),
         best={"metric": BEST, **now.best},
         checkpoint=last,
+        ended=now.ended or "the budget is used up",
     )

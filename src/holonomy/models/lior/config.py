@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from holonomy.core.budget import Budget, Cadence
+from holonomy.core.budget import Budget, Cadence, Guard, Schedule
 from holonomy.core.config import Config
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
@@ -81,15 +81,16 @@ class DataConfig(Config):
 
 
 class OptimConfig(Config):
-    """AdamW and its schedule."""
+    """AdamW."""
 
     lr: float = Field(default=4e-3, gt=0, le=1, description="peak learning rate")
     betas: tuple[float, float] = Field(default=(0.9, 0.98), description="decay of first and second moment")
     eps: float = Field(default=1e-8, gt=0, description="added to the root of the second moment")
     decay: float = Field(default=0.5, ge=0, description="decoupled weight decay on embedding, linear maps and head")
     clip: float = Field(default=1.0, gt=0, description="largest L2 norm of the statistics")
-    warmup: float = Field(default=0.03, ge=0, lt=1, description="share of the budget with rising learning rate")
-    floor: float = Field(default=0.03, ge=0, le=1, description="last learning rate as a share of the peak")
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="decay of averaged weights, which are then evaluated and used; 0 is none"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> OptimConfig:
@@ -103,7 +104,16 @@ class TrainConfig(Config):
 
     budget: Budget = Field(default=Budget(cpu_s=180.0), description="stop conditions, the first one reached wins")
     cadence: Cadence = Field(default=Cadence(), description="steps between logs, evaluations and checkpoints")
-    optim: OptimConfig = Field(default=OptimConfig(), description="optimiser and schedule")
+    optim: OptimConfig = Field(default=OptimConfig(), description="optimiser")
+    schedule: Schedule = Field(default=Schedule(), description="learning rate over the budget")
+    guard: Guard = Field(default=Guard(), description="what happens when training goes wrong or no longer helps")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        le=4096,
+        description="parts a batch is computed in, to save memory; must divide data.batch",
+    )
+    tensorboard: bool = Field(default=False, description="also write tensorboard/ for TensorBoard")
     seed: int = Field(default=1, ge=0, lt=2**32, description="initial weights and order of the windows")
     threads: int | Literal["auto"] = Field(
         default="auto", description="CPU threads; auto is cores minus load, at least 1"
@@ -140,8 +150,21 @@ class InferConfig(Config):
 class LiorConfig(Config):
     """A complete lior recipe."""
 
+    moved: ClassVar = {
+        1: {"train.optim.warmup": "train.schedule.warmup", "train.optim.floor": "train.schedule.floor"},
+    }
+
+    version: Literal[2] = Field(default=2, description="of the names of these keys; see `holonomy config migrate`")
     family: Literal["lior"] = Field(default="lior", description="model family")
     model: ModelConfig = Field(default=ModelConfig(), description="network")
     data: DataConfig = Field(default=DataConfig(), description="text")
     train: TrainConfig = Field(default=TrainConfig(), description="training")
     infer: InferConfig = Field(default=InferConfig(), description="generation")
+
+    @model_validator(mode="after")
+    def _check(self) -> LiorConfig:
+        if self.data.batch % self.train.accumulate:
+            raise ValueError(
+                f"train.accumulate = {self.train.accumulate} does not divide data.batch = {self.data.batch}"
+            )
+        return self

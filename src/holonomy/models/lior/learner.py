@@ -10,7 +10,7 @@ from holonomy.models.lior.config import LiorConfig, OptimConfig
 from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
 from holonomy.optim.contrastive import AdamW
-from holonomy.optim.schedules import warmup_cosine
+from holonomy.optim.schedules import learning_rate
 
 
 def build_learner(config: LiorConfig, *, vocab_size: int, device: torch.device | None = None) -> EchoLearner:
@@ -20,7 +20,9 @@ def build_learner(config: LiorConfig, *, vocab_size: int, device: torch.device |
         build_network(config, vocab_size=vocab_size).to(device),
         SoftmaxCrossEntropy(),
         optimiser=lambda params, num_decayed: flat_adamw(optim, params, num_decayed),
-        schedule=lambda progress: warmup_cosine(progress, peak=optim.lr, warmup=optim.warmup, floor=optim.floor),
+        schedule=lambda progress: learning_rate(progress, config.train.schedule, optim.lr),
+        accumulate=config.train.accumulate,
+        ema=optim.ema,
     )
 
 

@@ -1,0 +1,83 @@
+"""Metrics, samples and histograms for TensorBoard, on the step axis of the run."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError
+from holonomy.train.callbacks import Action, Callback
+
+HISTOGRAM_VALUES = 10_000
+"""At most so many values of a tensor go into a histogram, evenly spaced."""
+
+
+class TensorBoard(Callback):
+    """Writes an event file; a run that continues hides what it wrote after its last checkpoint.
+
+    Args:
+        directory: gets the event files.
+        tensors: named tensors whose histograms are written at each evaluation.
+        sample: makes a text at each evaluation, if given.
+        embedding: a matrix of row vectors and their labels for the projector, written once at the end, if given.
+
+    Raises:
+        ConfigError: the tensorboard package is not installed.
+    """
+
+    name = "tensorboard"
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        tensors: Callable[[], Mapping[str, Tensor]] = dict,
+        sample: Callable[[int], str] | None = None,
+        embedding: Callable[[], tuple[Tensor, list[str]]] | None = None,
+    ) -> None:
+        if importlib.util.find_spec("tensorboard") is None:
+            raise ConfigError(
+                "`train.tensorboard` wants the tensorboard package; install it with `pip install 'holonomy[log]'`"
+            )
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.directory, self._make = directory, SummaryWriter
+        self._tensors, self._sample, self._embedding = tensors, sample, embedding
+        self._writer: Any = None
+        self._last = 0
+
+    def start(self, step: int) -> None:
+        """Opens an event file; later events of an earlier process are purged."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer = self._make(str(self.directory), purge_step=step + 1)
+
+    def recorded(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes scalars."""
+        self._last = step
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> Action:
+        """Writes scalars, histograms and a sample."""
+        self.recorded(step, metrics)
+        for name, tensor in self._tensors().items():
+            values = tensor.detach().flatten()
+            self._writer.add_histogram(name, values[:: max(1, len(values) // HISTOGRAM_VALUES)].float().cpu(), step)
+        if self._sample is not None:
+            self._writer.add_text("sample", self._sample(step), step)
+        return Action.NONE
+
+    def close(self) -> None:
+        """Writes the embedding and closes the file."""
+        if self._writer is None:
+            return
+        if self._embedding is not None:
+            vectors, labels = self._embedding()
+            self._writer.add_embedding(vectors.detach().cpu(), metadata=labels, global_step=self._last)
+        self._writer.close()
+        self._writer = None
