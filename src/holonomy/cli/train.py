@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +16,7 @@ from holonomy.recipes import configure
 
 if TYPE_CHECKING:
     from holonomy.train.loop import FitReport
+    from holonomy.train.monitor import Progress
 
 SAMPLE_TOKENS = 300
 SAMPLE_START = "The "
@@ -90,10 +92,23 @@ def train(
                 settings[key] = (option, value)
         resolved = configure(recipe, file=config, overrides=overrides or (), options=settings).config
         report = _train(resolved, recipe, run, root, init_from, quiet or as_json)
+    if _follows():
+        return
     if as_json:
         print_json(report_json(report))
     elif not quiet:
         _print_report(report)
+
+
+def _follows() -> bool:
+    """Whether torchrun started this process behind another one, which speaks for both."""
+    return os.environ.get("RANK", "0") != "0"
+
+
+def _progress(quiet: bool) -> Progress:
+    from holonomy.train.monitor import SilentProgress
+
+    return SilentProgress() if _follows() else ConsoleProgress(quiet=quiet)
 
 
 def _train(config: Any, recipe: str, run: str | None, root: Path, init_from: str | None, quiet: bool) -> FitReport:
@@ -101,8 +116,7 @@ def _train(config: Any, recipe: str, run: str | None, root: Path, init_from: str
     from holonomy.recipes import launch
 
     tune_process(threads=config.train.threads)
-    progress = ConsoleProgress(quiet=quiet)
-    return launch.train(config, recipe=recipe, run=run, root=root, progress=progress, init_from=init_from)
+    return launch.train(config, recipe=recipe, run=run, root=root, progress=_progress(quiet), init_from=init_from)
 
 
 def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport:
@@ -111,7 +125,7 @@ def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport
 
     chosen = options.thread_count(threads) or launch.RunDirectory.open(run, root).threads
     tune_process(threads=chosen or "auto")
-    return launch.resume(run, root=root, progress=ConsoleProgress(quiet=quiet))
+    return launch.resume(run, root=root, progress=_progress(quiet))
 
 
 def report_json(report: FitReport) -> dict[str, Any]:

@@ -30,6 +30,15 @@ class Metrics:
     extra: dict[str, Tensor | float] = field(default_factory=dict)
 
 
+class Replicas(Protocol):
+    """Processes that train copies of one model on different data."""
+
+    @property
+    def size(self) -> int: ...
+
+    def mean_(self, tensor: Tensor) -> None: ...
+
+
 class Learner(Protocol):
     """A learning rule bound to a model: the loop never knows what is behind it.
 

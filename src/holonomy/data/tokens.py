@@ -38,12 +38,13 @@ class WindowSampler:
         seq_len: tokens per window.
         batch: windows per batch.
         seed: start of the random order.
+        part: (number, of how many): only this part of each batch is read; `batch` counts all parts.
 
     Raises:
         DataError: the text is shorter than one batch.
     """
 
-    def __init__(self, tokens: Tensor, *, seq_len: int, batch: int, seed: int) -> None:
+    def __init__(self, tokens: Tensor, *, seq_len: int, batch: int, seed: int, part: tuple[int, int] = (0, 1)) -> None:
         needed = seq_len * batch + 1
         if len(tokens) < needed:
             raise DataError(
@@ -51,7 +52,7 @@ class WindowSampler:
                 f"(`data.batch` {batch} x `data.seq_len` {seq_len} + 1); give a longer text or "
                 "lower one of them with --set"
             )
-        self.seq_len, self.batch, self.seed = seq_len, batch, seed
+        self.seq_len, self.batch, self.seed, self.part = seq_len, batch, seed, part
         self._tokens = tokens
         # Every epoch has the same number of windows: what the largest offset leaves.
         self._per_epoch = max(1, (len(tokens) - seq_len) // seq_len)
@@ -76,9 +77,11 @@ class WindowSampler:
             taken = self._epoch_starts(epoch)[position : position + self.batch - len(starts)]
             starts += taken.tolist()
             self._drawn += len(taken)
-        index = torch.tensor(starts, device=self._tokens.device)[:, None] + self._reach
+        number, parts = self.part
+        mine = starts[number * self.batch // parts : (number + 1) * self.batch // parts]
+        index = torch.tensor(mine, device=self._tokens.device)[:, None] + self._reach
         windows = self._tokens[index]
-        return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), self.batch * self.seq_len)
+        return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), len(mine) * self.seq_len)
 
     def state(self) -> dict[str, Json]:
         """Number of windows drawn."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from holonomy.core.errors import CheckpointError
 from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
-from holonomy.core.learner import Json, Metrics, State
+from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.learn.echo import SequenceBatch, check_tensors, stored_scale
 
 
@@ -21,6 +21,7 @@ class AutogradLearner:
         loss: compares the logits with the targets.
         betas, eps, decay, clip: as in `holonomy.optim.contrastive.AdamW`.
         schedule: learning rate as a function of the used share of the budget.
+        replicas: processes whose gradients are averaged before each update; None is this one alone.
     """
 
     def __init__(
@@ -33,9 +34,10 @@ class AutogradLearner:
         decay: float,
         clip: float,
         schedule: Callable[[float], float],
+        replicas: Replicas | None = None,
     ) -> None:
         self.net, self.loss, self.clip, self.schedule = net, loss, clip, schedule
-        self.rate_scale = 1.0
+        self.rate_scale, self.replicas = 1.0, replicas
         decayed = decayed_names(net)
         named = dict(net.named_parameters())
         groups = [
@@ -55,13 +57,27 @@ class AutogradLearner:
         self.optimiser.zero_grad(set_to_none=True)
         loss = self.loss.free(self.net(batch.inputs), batch.targets, None)
         loss.backward()
+        value, copies = loss.detach(), 1
+        if self.replicas is not None:
+            copies = self.replicas.size
+            self._average(value)
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
         self.optimiser.step()
         with torch.no_grad():
             for layer in self.net.modules():
                 if isinstance(layer, EchoLayer):
                     layer.project()
-        return Metrics(loss.detach(), batch.count, {"train/lr": lr, "train/statistic_norm": norm})
+        return Metrics(value, batch.count * copies, {"train/lr": lr, "train/statistic_norm": norm})
+
+    def _average(self, loss: Tensor) -> None:
+        """Averages loss and gradients over the processes, in one exchange."""
+        assert self.replicas is not None
+        gradients = [p.grad for p in self.net.parameters() if p.grad is not None]
+        flat = torch.cat([loss.reshape(1), *(g.flatten() for g in gradients)])
+        self.replicas.mean_(flat)
+        loss.copy_(flat[0])
+        for gradient, mean in zip(gradients, flat[1:].split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def eval_step(self, batch: SequenceBatch) -> Metrics:
         """Loss of one batch; nothing changes."""

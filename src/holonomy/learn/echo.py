@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from holonomy.core.errors import CheckpointError
 from holonomy.core.flat import FlatParams, StatBuffer
 from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
-from holonomy.core.learner import Json, Metrics, State
+from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.core.nograd import no_autograd
 from holonomy.core.tape import Tape
 from holonomy.optim.contrastive import AdamW
@@ -69,6 +69,7 @@ class EchoLearner:
         accumulate: parts that a batch is computed in, one after the other; must divide its size.
         ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
             made, the plain mean of all weights so far.
+        replicas: processes whose statistics are averaged before each update; None is this one alone.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class EchoLearner:
         schedule: Callable[[float], float],
         accumulate: int = 1,
         ema: float = 0.0,
+        replicas: Replicas | None = None,
     ) -> None:
         self.net, self.loss = net, loss
         self._flags = {name: p.requires_grad for name, p in net.named_parameters()}
@@ -88,7 +90,7 @@ class EchoLearner:
         self.stats = self.flat.statistics()
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
         self.schedule, self.accumulate, self.ema = schedule, accumulate, ema
-        self.rate_scale = 1.0
+        self.rate_scale, self.replicas = 1.0, replicas
         self.average = self.flat.buffer.clone() if ema else None
         self._layers = [m for m in net.modules() if isinstance(m, EchoLayer)]
         drawing = {id(m.generator): m.generator for m in self._layers if m.generator is not None}
@@ -103,6 +105,9 @@ class EchoLearner:
         with no_autograd():
             self.stats.zero_()
             loss = self._statistics(batch)
+            if self.replicas is not None:
+                self.replicas.mean_(self.stats.buffer)
+                self.replicas.mean_(loss)
             norm = self.optimiser.update(self.stats.buffer, lr=lr, loss=loss)
             for layer in self._layers:
                 layer.project()
@@ -114,7 +119,8 @@ class EchoLearner:
             "train/statistic_norm": norm,
             "train/skipped": self.optimiser.skipped,
         }
-        return Metrics(loss, batch.count, extra)
+        copies = 1 if self.replicas is None else self.replicas.size
+        return Metrics(loss, batch.count * copies, extra)
 
     def _statistics(self, batch: SequenceBatch) -> Tensor:
         if self.accumulate == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from holonomy.models.lior.model import build_network, count_parameters
 from holonomy.nn.containers import Chain
 from holonomy.train.callbacks import Callback, Samples
 from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, steps
+from holonomy.train.distributed import World, joined
 from holonomy.train.loop import FitReport, Plan, fit
 from holonomy.train.monitor import Progress
 from holonomy.train.run import RunDirectory
@@ -149,15 +151,36 @@ def train(
         ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
         TrainingDiverged, Interrupted: while training.
     """
+    with joined() as world:
+        if world.size > 1 and run is None:
+            raise ConfigError("`--run` is missing; processes that train together need one name for their run")
+        if world.restarts and run is not None and (root / run).exists():
+            return _resume(run, root, progress, world)
+        return _start(config, recipe, run, root, progress, init_from, world)
+
+
+def _start(
+    config: LiorConfig,
+    recipe: str,
+    run: str | None,
+    root: Path,
+    progress: Progress,
+    init_from: str | None,
+    world: World,
+) -> FitReport:
     weights = None if init_from is None else read_checkpoint(init_from, root)
-    work = _prepare(config, tokenizer_of(weights) if weights else None)
+    work = _prepare(config, tokenizer_of(weights) if weights else None, world=world)
     if weights is not None:
         mine = {k: v for k, v in work.learner.state().items() if k.startswith("model.")}
         found = {k: v for k, v in weights.tensors.items() if k.startswith("model.")}
         check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, found)
         work.learner.load_state({**work.learner.state(), **found})
-    with RunDirectory.create(root, run, prefix=recipe, config=config) as directory:
-        return _fit(work, directory, progress, None)
+    if world.leads:
+        with RunDirectory.create(root, run, prefix=recipe, config=config) as directory:
+            world.barrier()
+            return _fit(work, directory, progress, None, world)
+    world.barrier()
+    return _fit(work, RunDirectory(root / (run or recipe)), progress, None, world)
 
 
 def resume(run: str, *, root: Path, progress: Progress) -> FitReport:
@@ -167,15 +190,24 @@ def resume(run: str, *, root: Path, progress: Progress) -> FitReport:
         ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
         TrainingDiverged, Interrupted: while training.
     """
-    with RunDirectory.open(run, root) as directory:
+    with joined() as world:
+        return _resume(run, root, progress, world)
+
+
+def _resume(run: str, root: Path, progress: Progress, world: World) -> FitReport:
+    directory = RunDirectory.open(run, root)
+    with directory if world.leads else nullcontext():
         if not steps(directory.checkpoints):
-            return _fit(_prepare(config_of_run(run, root)), directory, progress, None)
-        saved, faults = newest_valid(directory.checkpoints)
-        for fault in faults:
-            progress.notice(f"passed over a damaged checkpoint: {fault}")
-        work = _prepare(config_of(saved), tokenizer_of(saved), digest=saved.state["text_sha256"])
-        progress.notice(f"continuing {directory.path} at step {saved.step}")
-        return _fit(work, directory, progress, saved)
+            work, saved = _prepare(config_of_run(run, root), world=world), None
+        else:
+            saved, faults = newest_valid(directory.checkpoints)
+            for fault in faults:
+                progress.notice(f"passed over a damaged checkpoint: {fault}")
+            work = _prepare(config_of(saved), tokenizer_of(saved), digest=saved.state["text_sha256"], world=world)
+            progress.notice(f"continuing {directory.path} at step {saved.step}")
+        # Nobody may prune checkpoints while another process still reads them.
+        world.barrier()
+        return _fit(work, directory, progress, saved, world)
 
 
 @dataclass(frozen=True)
@@ -189,7 +221,14 @@ class _Work:
     device: torch.device
 
 
-def _prepare(config: LiorConfig, tokenizer: CharTokenizer | None = None, *, digest: str | None = None) -> _Work:
+def _prepare(
+    config: LiorConfig,
+    tokenizer: CharTokenizer | None = None,
+    *,
+    digest: str | None = None,
+    world: World | None = None,
+) -> _Work:
+    world = world or World()
     device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
     corpus = read_corpus(config.data, tokenizer, digest=digest)
     if len(corpus.validation) < 2:
@@ -199,14 +238,16 @@ def _prepare(config: LiorConfig, tokenizer: CharTokenizer | None = None, *, dige
     sampler = WindowSampler(
         torch.from_numpy(corpus.train).to(device),
         seq_len=config.data.seq_len,
-        batch=config.data.batch,
+        batch=config.data.batch * world.size,
         seed=config.train.seed,
+        part=(world.rank, world.size),
     )
-    learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device)
+    replicas = world if world.size > 1 else None
+    learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device, replicas=replicas)
     return _Work(config, corpus, sampler, learner, device)
 
 
-def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkpoint | None) -> FitReport:
+def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkpoint | None, world: World) -> FitReport:
     config, corpus = work.config, work.corpus
     held_out = torch.from_numpy(corpus.validation).to(work.device)
 
@@ -231,7 +272,8 @@ def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkp
             work.sampler,
             run=directory,
             plan=Plan(config.train.budget, config.train.cadence, config.train.guard),
-            callbacks=_callbacks(work, directory),
+            callbacks=_callbacks(work, directory) if world.leads else (),
+            world=world,
             evaluate=lambda stop: evaluate_tokens(loss_of, held_out, config.data.seq_len, stop),
             progress=progress,
             family=config.family,

@@ -18,6 +18,7 @@ from holonomy.core.learner import Json, Learner
 from holonomy.train import checkpoint
 from holonomy.train.callbacks import Action, Callback, Patience
 from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.distributed import World
 from holonomy.train.monitor import MetricsLog, Progress, peak_rss_mb
 from holonomy.train.run import RunDirectory
 from holonomy.train.signals import StopSignals
@@ -141,6 +142,7 @@ class _Fit:
         facts: Mapping[str, Json],
         callbacks: Sequence[Callback],
         writer: BackgroundWriter,
+        world: World,
     ) -> None:
         self.learner, self.data, self.run = learner, data, run
         self.plan, self.evaluate = plan, evaluate
@@ -148,19 +150,22 @@ class _Fit:
         guard = plan.guard
         patience = Patience(BEST, stop_after=guard.patience, halve_after=guard.halve_after, min_gain=guard.min_gain)
         self.callbacks = [patience, *callbacks]
-        self.writer = writer
+        self.writer, self.world = writer, world
         self.now = Counters()
         self.log = MetricsLog(run.path / "metrics.jsonl")
         self.stop = StopSignals()
         self.untouched: dict[str, Any] = {}
+        self.share = 0.0
+        self.told: int | None = None
         self._loss: Tensor | None = None
         self._sound: Tensor | None = None
         self._extra: Mapping[str, Tensor | float] = {}
 
-    @property
-    def fraction(self) -> float:
+    def _agree(self) -> None:
+        """Settles with all processes which share of the budget is used, and whether a signal came."""
         now = self.now
-        return self.plan.budget.used(steps=now.step, tokens=now.tokens, cpu_s=now.cpu_s, seconds=now.seconds)
+        share = self.plan.budget.used(steps=now.step, tokens=now.tokens, cpu_s=now.cpu_s, seconds=now.seconds)
+        self.share, self.told = self.world.agree(share, self.stop.received)
 
     def restore(self, saved: Checkpoint) -> None:
         self.learner.load_state({**saved.tensors, **saved.state["learner"]})
@@ -179,25 +184,33 @@ class _Fit:
 
     def go(self) -> None:
         # A run that died before its first checkpoint starts again, and must not keep what it logged.
-        self.log.truncate_after(self.now.step)
-        for callback in self.callbacks:
-            callback.start(self.now.step)
+        self._begin()
         self._prune(up_to=self.now.step)
         cadence = self.plan.cadence
         if self.now.step and self._evaluation_due() and self.now.evaluated != self.now.step:
             self._evaluate()
-        while self.fraction < 1 and not self.now.ended:
+        self._agree()
+        while self.share < 1 and not self.now.ended:
             self._step()
-            if (self._due(cadence.log_every) or self.fraction >= 1) and not self._record():
+            self._agree()
+            if (self._due(cadence.log_every) or self.share >= 1) and not self._record():
+                self._agree()
                 continue
             self._leave_if_told()
-            if self._evaluation_due() or self.fraction >= 1:
+            if self._evaluation_due() or self.share >= 1:
                 self._evaluate()
-            if self._due(cadence.save_every) or self.fraction >= 1 or self.now.ended:
+            if self._due(cadence.save_every) or self.share >= 1 or self.now.ended:
                 self._save()
         if self.now.evaluated != self.now.step:
             self._evaluate()
             self._save()
+
+    def _begin(self) -> None:
+        """Drops what was logged after this step, and tells the callbacks."""
+        if self.world.leads:
+            self.log.truncate_after(self.now.step)
+        for callback in self.callbacks:
+            callback.start(self.now.step)
 
     def _due(self, every: int) -> bool:
         return self.now.step % every == 0 and self.now.step > 0
@@ -211,11 +224,11 @@ class _Fit:
         return max(last + cadence.eval_every, math.ceil(last * cadence.eval_growth))
 
     def _step(self) -> None:
-        now, fraction = self.now, self.fraction
+        now = self.now
         aside, cpu, wall = self.writer.cpu_s, time.process_time(), time.perf_counter()
         batch = self.data.next()
         now.pending_data_s += time.perf_counter() - wall
-        metrics = self.learner.train_step(batch, progress=fraction)
+        metrics = self.learner.train_step(batch, progress=self.share)
         if self._loss is None or self._sound is None:
             self._loss = torch.full_like(metrics.loss, now.pending_loss, dtype=torch.float64)
             self._sound = torch.full_like(self._loss, now.pending_sound)
@@ -293,6 +306,7 @@ class _Fit:
                 self._diverged(f"the training loss is no number, after {self.plan.guard.rollbacks} rollback(s)")
             )
         self.writer.join()
+        self.world.barrier()
         if checkpoint.steps(self.run.checkpoints):
             self.restore(checkpoint.newest_valid(self.run.checkpoints)[0])
         else:
@@ -305,9 +319,7 @@ class _Fit:
         self.now.cpu_s, self.now.seconds, self.now.rollbacks = spent.cpu_s, spent.seconds, rollbacks
         self.learner.scale_rate(0.5**rollbacks)
         self._loss = self._sound = None
-        self.log.truncate_after(self.now.step)
-        for callback in self.callbacks:
-            callback.start(self.now.step)
+        self._begin()
         self.progress.notice(
             f"the training loss is no number at step {failed}: back to step {self.now.step} with "
             f"{0.5**rollbacks:g} times the learning rate"
@@ -315,15 +327,18 @@ class _Fit:
 
     def _publish(self, record: dict[str, float]) -> None:
         self.now.metrics.update(record)
-        self.log.write(self.now.step, record)
-        self.progress.update(self.now.step, self.fraction, self.now.metrics)
+        if self.world.leads:
+            self.log.write(self.now.step, record)
+        self.progress.update(self.now.step, self.share, self.now.metrics)
 
     def _evaluate(self) -> None:
         begin = time.perf_counter()
-        metrics = self.evaluate(self.stop)
+        # One process must not leave an evaluation that the others finish: they hear of a signal at the next step.
+        metrics = self.evaluate(self.stop if self.world.size == 1 else lambda: False)
         self._leave_if_told()
         if metrics is None:
             return
+        metrics = self.world.same(metrics)
         now = self.now
         now.evaluated = now.step
         self._publish({**metrics, "perf/eval_s": time.perf_counter() - begin})
@@ -339,6 +354,8 @@ class _Fit:
             self._save(best=True)
 
     def _prune(self, up_to: int | None = None) -> None:
+        if not self.world.leads:
+            return
         cadence, kept = self.plan.cadence, [int(self.now.best["step"])] if self.now.best else []
         if cadence.keep_every is not None:
             kept += [s for s in checkpoint.steps(self.run.checkpoints) if s % cadence.keep_every == 0]
@@ -350,6 +367,8 @@ class _Fit:
         if loss is None:
             return None
         now.pending_loss, now.pending_sound = loss, sound
+        if not self.world.leads:
+            return None
         state, step = self.learner.state(), now.step
         # Copies, so that training may go on while they are written.
         tensors = {k: v.detach().cpu().clone() for k, v in state.items() if isinstance(v, Tensor)}
@@ -389,10 +408,11 @@ class _Fit:
             self.progress.notice(str(error))
 
     def _leave_if_told(self) -> None:
-        if self.stop.received is not None:
+        received = self.stop.received if self.world.size == 1 else self.told
+        if received is not None:
             path = self._save() if self.now.step else None
             self.finish()
-            raise Interrupted(self.stop.received, path)
+            raise Interrupted(received, path)
 
 
 def fit(
@@ -407,6 +427,7 @@ def fit(
     files: Mapping[str, str],
     facts: Mapping[str, Json],
     callbacks: Sequence[Callback] = (),
+    world: World | None = None,
     restored: Checkpoint | None = None,
 ) -> FitReport:
     """Trains until the budget is used up, then evaluates and saves.
@@ -425,6 +446,7 @@ def fit(
         files: text files to keep in every checkpoint.
         facts: JSON values to keep in every checkpoint.
         callbacks: told of records and evaluations; their states are kept too.
+        world: the processes that train together; None is this one alone. Only the leader writes.
         restored: checkpoint to continue from.
 
     Raises:
@@ -432,8 +454,9 @@ def fit(
         Interrupted: SIGINT or SIGTERM came; a checkpoint was saved.
         StorageError, CheckpointError: writing failed, or `restored` does not fit.
     """
+    world = world or World()
     with BackgroundWriter() as writer:
-        work = _Fit(learner, data, run, plan, evaluate, progress, files, facts, callbacks, writer)
+        work = _Fit(learner, data, run, plan, evaluate, progress, files, facts, callbacks, writer, world)
         untouched = data.state()
         learner.setup(data.next())
         data.load_state(untouched)
@@ -445,6 +468,7 @@ def fit(
             with work.stop.installed():
                 work.go()
                 work.finish()
+                world.barrier()
         finally:
             for callback in work.callbacks:
                 callback.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holonomy.core.learner import Replicas
 from holonomy.learn.echo import EchoLearner
 from holonomy.models.lior.config import LiorConfig, OptimConfig
 from holonomy.models.lior.model import build_network
@@ -13,7 +14,9 @@ from holonomy.optim.contrastive import AdamW
 from holonomy.optim.schedules import learning_rate
 
 
-def build_learner(config: LiorConfig, *, vocab_size: int, device: torch.device | None = None) -> EchoLearner:
+def build_learner(
+    config: LiorConfig, *, vocab_size: int, device: torch.device | None = None, replicas: Replicas | None = None
+) -> EchoLearner:
     """Builds network, optimiser and schedule; equal configurations give equal learners, bit for bit."""
     optim = config.train.optim
     return EchoLearner(
@@ -23,6 +26,7 @@ def build_learner(config: LiorConfig, *, vocab_size: int, device: torch.device |
         schedule=lambda progress: learning_rate(progress, config.train.schedule, optim.lr),
         accumulate=config.train.accumulate,
         ema=optim.ema,
+        replicas=replicas,
     )
 
 

@@ -1,0 +1,128 @@
+"""Several processes that train one model on different windows; started by `torchrun`.
+
+Statistics are averaged over the processes, so all of them make the same update. The first process leads: it alone
+writes records and checkpoints, and what it says about the budget and about held-out loss holds for all.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from holonomy.core.errors import HolonomyError
+
+TIMEOUT = datetime.timedelta(minutes=10)
+"""How long a process waits for the others."""
+
+
+class CommunicationError(HolonomyError):
+    """Another process of the run is gone or silent; the last checkpoint is sound."""
+
+    exit_code = 6
+
+
+class World:
+    """The processes of a run.
+
+    Args:
+        rank: number of this process, from 0.
+        size: how many there are.
+        restarts: how often `torchrun` has started them again.
+    """
+
+    def __init__(self, rank: int = 0, size: int = 1, restarts: int = 0) -> None:
+        self.rank, self.size, self.restarts = rank, size, restarts
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    @contextmanager
+    def _talking(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise CommunicationError(
+                f"process {self.rank} of {self.size} lost the others ({reason}); "
+                "continue the run with --resume, or let torchrun do it with --max-restarts"
+            ) from error
+
+    def mean_(self, tensor: Tensor) -> None:
+        """Averages a tensor over the processes, in place.
+
+        Raises:
+            CommunicationError: a process is gone.
+        """
+        if self.size > 1:
+            with self._talking():
+                dist.all_reduce(tensor)
+                tensor.div_(self.size)
+
+    def agree(self, share: float, signum: int | None) -> tuple[float, int | None]:
+        """The used share of the budget that the leader sees, and a signal if any process got one.
+
+        Raises:
+            CommunicationError: a process is gone.
+        """
+        if self.size == 1:
+            return share, signum
+        said = torch.tensor([share if self.leads else -1.0, signum or 0], dtype=torch.float64)
+        with self._talking():
+            dist.all_reduce(said, op=dist.ReduceOp.MAX)
+        found, received = said.tolist()
+        return found, int(received) or None
+
+    def same(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The leader's values of metrics that all processes have computed.
+
+        Raises:
+            CommunicationError: a process is gone.
+        """
+        if self.size == 1:
+            return dict(metrics)
+        names = sorted(metrics)
+        values = torch.tensor([metrics[n] for n in names], dtype=torch.float64)
+        with self._talking():
+            dist.broadcast(values, 0)
+        return dict(zip(names, values.tolist(), strict=True))
+
+    def barrier(self) -> None:
+        """Waits for all processes.
+
+        Raises:
+            CommunicationError: a process is gone.
+        """
+        if self.size > 1:
+            with self._talking():
+                dist.barrier()
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The processes that `torchrun` started; a world of one where it did not.
+
+    Raises:
+        CommunicationError: they do not find each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        yield World()
+        return
+    world = World(int(os.environ["RANK"]), size, int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    with world._talking():
+        # Control values are on the CPU also where statistics are on a GPU.
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
