@@ -17,8 +17,8 @@ from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.models.lior.config import LiorConfig
 from holonomy.recipes import RECIPES, configure, launch
-from holonomy.train.loop import FitReport
 from holonomy.train.monitor import SilentProgress
+from holonomy.train.report import FitReport
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(400))
 TINY = [

@@ -17,8 +17,9 @@ from holonomy.core.errors import HolonomyError
 from holonomy.core.learner import Json, Metrics, State
 from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import newest_valid, steps
-from holonomy.train.loop import FitReport, Plan, fit
+from holonomy.train.loop import fit
 from holonomy.train.monitor import Progress, SilentProgress
+from holonomy.train.report import FitReport, Plan
 from holonomy.train.run import RunDirectory
 
 

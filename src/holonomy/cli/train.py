@@ -15,8 +15,8 @@ from holonomy.core.errors import ConfigError
 from holonomy.recipes import configure
 
 if TYPE_CHECKING:
-    from holonomy.train.loop import FitReport
     from holonomy.train.monitor import Progress
+    from holonomy.train.report import FitReport
 
 SAMPLE_TOKENS = 300
 SAMPLE_START = "The "

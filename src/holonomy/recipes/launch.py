@@ -31,8 +31,9 @@ from holonomy.nn.containers import Chain
 from holonomy.train.callbacks import Callback, Samples
 from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, steps
 from holonomy.train.distributed import World, joined
-from holonomy.train.loop import FitReport, Plan, fit
+from holonomy.train.loop import fit
 from holonomy.train.monitor import Progress
+from holonomy.train.report import FitReport, Plan
 from holonomy.train.run import RunDirectory
 
 TOKENIZER_FILE = "tokenizer.json"

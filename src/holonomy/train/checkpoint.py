@@ -298,7 +298,10 @@ def prune(directory: Path, *, keep_last: int, keep: Iterable[int] = (), up_to: i
     try:
         for path in doomed:
             if path.is_dir():
-                shutil.rmtree(path)
+                # Renamed first: whoever dies while removing files leaves no half of a checkpoint under its name.
+                aside = path.with_name(f"{TEMPORARY}{path.name.removeprefix(TEMPORARY)}-removed")
+                os.rename(path, aside)
+                shutil.rmtree(aside)
             else:
                 path.unlink()
     except OSError as error:

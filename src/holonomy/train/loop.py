@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from holonomy.core.budget import Budget, Cadence, Guard
 from holonomy.core.errors import Interrupted, StorageError, TrainingDiverged
 from holonomy.core.learner import Json, Learner
 from holonomy.train import checkpoint
@@ -20,6 +19,7 @@ from holonomy.train.callbacks import Action, Callback, Patience
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 from holonomy.train.monitor import MetricsLog, Progress, peak_rss_mb
+from holonomy.train.report import Counters, FitReport, Plan
 from holonomy.train.run import RunDirectory
 from holonomy.train.signals import StopSignals
 from holonomy.train.writer import BackgroundWriter
@@ -34,15 +34,6 @@ Evaluation = Callable[[Callable[[], bool]], dict[str, float] | None]
 """Evaluates the learner; asks its argument between batches and returns None when told to stop."""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """When a run stops, logs, evaluates and saves, and what it does when something goes wrong."""
-
-    budget: Budget
-    cadence: Cadence
-    guard: Guard = field(default_factory=Guard)
-
-
 class BatchSource(Protocol):
     """An endless source of batches that can continue where it was."""
 
@@ -51,80 +42,6 @@ class BatchSource(Protocol):
     def state(self) -> dict[str, Json]: ...
 
     def load_state(self, state: Mapping[str, Json]) -> None: ...
-
-
-@dataclass
-class Counters:
-    """Where a run is; everything in it is saved and restored.
-
-    Attributes:
-        step: updates made.
-        tokens: tokens trained on.
-        cpu_s: process CPU-seconds spent in updates.
-        seconds: wall seconds spent in updates.
-        evaluated: step of the last evaluation, -1 before the first.
-        pending_loss: sum of the token losses since the last record.
-        pending_tokens: tokens since the last record.
-        pending_sound: those of them whose loss is a number.
-        pending_lost: those of the others that `nonfinite` counts already.
-        pending_cpu_s: CPU-seconds since the last record.
-        pending_s: wall seconds since the last record.
-        pending_data_s: those of them that the next batch was waited for.
-        nonfinite: tokens whose loss was no number and which were left out.
-        rollbacks: how often training went back.
-        ended: why training stopped before its budget; empty if it did not.
-        best: step and value of the best evaluation.
-        metrics: last value of each metric.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    cpu_s: float = 0.0
-    seconds: float = 0.0
-    evaluated: int = -1
-    pending_loss: float = 0.0
-    pending_tokens: int = 0
-    pending_sound: float = 0.0
-    pending_lost: int = 0
-    pending_cpu_s: float = 0.0
-    pending_s: float = 0.0
-    pending_data_s: float = 0.0
-    nonfinite: int = 0
-    rollbacks: int = 0
-    ended: str = ""
-    best: dict[str, float] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class FitReport:
-    """What a finished run has to say.
-
-    Attributes:
-        run: its directory.
-        family: model family.
-        steps: updates made.
-        tokens: tokens trained on.
-        seconds: wall seconds spent in updates.
-        cpu_seconds: process CPU-seconds spent in updates.
-        peak_rss_mb: largest resident memory of the process, MiB.
-        metrics: last value of each metric.
-        best: metric, value and step of the best evaluation.
-        checkpoint: the last checkpoint.
-        ended: why training stopped.
-    """
-
-    run: Path
-    family: str
-    steps: int
-    tokens: int
-    seconds: float
-    cpu_seconds: float
-    peak_rss_mb: float
-    metrics: dict[str, float]
-    best: dict[str, str | float]
-    checkpoint: Path
-    ended: str
 
 
 class _Fit:
@@ -186,6 +103,7 @@ class _Fit:
         # A run that died before its first checkpoint starts again, and must not keep what it logged.
         self._begin()
         self._prune(up_to=self.now.step)
+        self._repair_pointers()
         cadence = self.plan.cadence
         if self.now.step and self._evaluation_due() and self.now.evaluated != self.now.step:
             self._evaluate()
@@ -360,6 +278,14 @@ class _Fit:
         if cadence.keep_every is not None:
             kept += [s for s in checkpoint.steps(self.run.checkpoints) if s % cadence.keep_every == 0]
         checkpoint.prune(self.run.checkpoints, keep_last=cadence.keep, keep=kept, up_to=up_to)
+
+    def _repair_pointers(self) -> None:
+        """A process may have died between a checkpoint and the pointers to it."""
+        wanted = {"latest": self.now.step, "best": int(self.now.best.get("step", 0))}
+        if self.world.leads:
+            for name, step in wanted.items():
+                if step in checkpoint.steps(self.run.checkpoints):
+                    checkpoint.point(self.run.checkpoints, name, step)
 
     def _save(self, *, best: bool = False) -> Path | None:
         now = self.now
