@@ -85,7 +85,9 @@ def test_integers_are_fine_where_numbers_are_wanted() -> None:
     assert resolve(Plain, base=Plain(), base_origin="x", overrides=["rate=2"]).config.rate == 2.0
 
 
-@pytest.mark.parametrize("override", ["count", "=3", "a..b=1", "count=[1", "count=: :"])
+@pytest.mark.parametrize(
+    "override", ["count", "=3", "a..b=1", "count=[1", "count=: :", "count=!!timestamp x", "count=2001-01-01"]
+)
 def test_malformed_overrides(override: str) -> None:
     with pytest.raises(ConfigError, match="--set"):
         resolved(overrides=[override])
@@ -167,7 +169,7 @@ def test_the_environment_stands_between_file_and_overrides(tmp_path: Path) -> No
     assert found.origins["count"] == "--set count"
     with pytest.raises(ConfigError, match=r"HOLONOMY__INNER__RAET: unknown key .*mean `inner\.rate`"):
         resolved(environment={"HOLONOMY__INNER__RAET": "1"})
-    with pytest.raises(ConfigError, match="`HOLONOMY__COUNT`: the value is not YAML"):
+    with pytest.raises(ConfigError, match="`HOLONOMY__COUNT`: the value is not plain YAML"):
         resolved(environment={"HOLONOMY__COUNT": "[1"})
 
 

@@ -171,8 +171,8 @@ def flipped(content: bytes, moments: random.Random) -> bytes:
     return content[:at] + bytes([content[at] ^ 1 << moments.randrange(8)]) + content[at + 1 :]
 
 
-def damage_is_refused(path: Path, num_flips: int, num_cuts: int) -> None:
-    """Flips single bits and cuts files of a checkpoint, in turn over all its files."""
+def damage_is_refused(path: Path, num_flips: int, num_cuts: int) -> int:
+    """Flips single bits and cuts files of a checkpoint, in turn over all its files; how many were refused."""
     moments = random.Random(5)
     files = sorted(path.iterdir())
     for n in range(num_flips + num_cuts):
@@ -184,6 +184,7 @@ def damage_is_refused(path: Path, num_flips: int, num_cuts: int) -> None:
             checkpoint.read(path)
         file.write_bytes(content)
     checkpoint.read(path)
+    return num_flips + num_cuts
 
 
 @pytest.fixture
@@ -195,12 +196,12 @@ def saved(tmp_path: Path) -> Path:
 
 
 def test_damage_is_refused_and_named(saved: Path) -> None:
-    damage_is_refused(saved, 1000, 300)
+    assert damage_is_refused(saved, 1000, 300) == 1300
 
 
 @pytest.mark.slow
 def test_ten_thousand_flips_and_a_thousand_cuts(saved: Path) -> None:
-    damage_is_refused(saved, 10_000, 1_000)
+    assert damage_is_refused(saved, 10_000, 1_000) == 11_000
 
 
 def test_exchanged_files_are_refused(tmp_path: Path) -> None:

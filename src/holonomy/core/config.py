@@ -18,6 +18,7 @@ from holonomy.core.registry import nearest
 ENVIRONMENT_PREFIX = "HOLONOMY__"
 FILE_LIMIT = 1_000_000
 DEPTH_LIMIT = 50
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
 
 
 class Config(BaseModel):
@@ -52,6 +53,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(text)
         self.name = name
         self.lines: dict[str, int] = {}
+        self.depth = 0
 
     def fail(self, mark: yaml.Mark | None, text: str) -> ConfigError:
         place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
@@ -60,12 +62,18 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise self.fail(self.peek_event().start_mark, "YAML aliases are not allowed; repeat the value")
-        return super().compose_node(parent, index)
+        self.depth += 1
+        if self.depth > DEPTH_LIMIT:
+            raise self.fail(self.peek_event().start_mark, f"nested deeper than {DEPTH_LIMIT} levels")
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
-    def record(self, node: yaml.Node, path: str = "", depth: int = 0) -> None:
-        """Notes the line of every key and refuses duplicates and depth."""
-        if depth > DEPTH_LIMIT:
-            raise self.fail(node.start_mark, f"nested deeper than {DEPTH_LIMIT} levels")
+    def record(self, node: yaml.Node, path: str = "") -> None:
+        """Notes the line of every key and refuses duplicates and values that are not plain."""
+        if node.tag not in PLAIN_TAGS:
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            raise self.fail(node.start_mark, f"a value of type {kind} is not allowed; quote it if it is a text")
         if isinstance(node, yaml.MappingNode):
             seen: set[str] = set()
             for key, value in node.value:
@@ -76,10 +84,10 @@ class _Loader(yaml.SafeLoader):
                     raise self.fail(key.start_mark, f"`{dotted}` is given twice; keep one")
                 seen.add(key.value)
                 self.lines[dotted] = key.start_mark.line + 1
-                self.record(value, dotted, depth + 1)
+                self.record(value, dotted)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
-                self.record(item, path, depth + 1)
+                self.record(item, path)
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
@@ -152,9 +160,20 @@ def parse_override(text: str) -> tuple[str, Any]:
     if not equals or not key or any(not part for part in key.split(".")):
         raise ConfigError(f"`--set {text}` is not of the form dotted.key=value, such as train.optim.lr=0.003")
     try:
-        return key, yaml.safe_load(value)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"`--set {text}`: the value is not YAML; quote texts with special characters") from error
+        return key, _plain_value(value)
+    except (yaml.YAMLError, RecursionError, ValueError, ConfigError) as error:
+        raise ConfigError(
+            f"`--set {text}`: the value is not plain YAML; quote texts with special characters"
+        ) from error
+
+
+def _plain_value(text: str) -> Any:
+    loader = _Loader(text, "value")
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    loader.record(node)
+    return loader.construct_document(node)
 
 
 def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
@@ -234,9 +253,9 @@ def environment_overrides(environment: Mapping[str, str]) -> list[tuple[str, Any
     for name in sorted(n for n in environment if n.startswith(ENVIRONMENT_PREFIX)):
         key = name.removeprefix(ENVIRONMENT_PREFIX).lower().replace("__", ".")
         try:
-            found.append((key, yaml.safe_load(environment[name]), name))
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            raise ConfigError(f"`{name}`: the value is not YAML; quote texts with special characters") from error
+            found.append((key, _plain_value(environment[name]), name))
+        except (yaml.YAMLError, RecursionError, ValueError, ConfigError) as error:
+            raise ConfigError(f"`{name}`: the value is not plain YAML; quote texts with special characters") from error
     return found
 
 
@@ -346,6 +365,10 @@ def _fault(cls: type[Config], detail: Any, tree: Mapping[str, Any], places: Mapp
         return f"{place}: unknown key `{'.'.join(path)}`{_suggest(cls, path)}"
     message = detail["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    # A check of several keys of a node names the one at fault first.
+    named = ".".join([*path, message.split(" ", 1)[0].rstrip(":")])
+    if named in all_keys(cls):
+        key, place = named, _place(named, places, origin)
     came = detail["input"]
     shown = "" if isinstance(came, Mapping) else f" = {json.dumps(came, ensure_ascii=False, default=str)}"
     return f"{place}: `{key}`{shown}: {message}"
