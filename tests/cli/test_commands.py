@@ -243,3 +243,32 @@ def test_config_validate_and_migrate(tmp_path: Path, capfd, monkeypatch) -> None
     code, _, errors = holonomy(capfd, monkeypatch, "config", "show", "lior")
     assert code == 2
     assert "HOLONOMY__TRAIN__SEED: `train.seed`" in errors
+
+
+def test_data_is_listed_described_prepared_and_trained_on(tmp_path: Path, capfd, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"text": f"{n} and {n + 1} make {2 * n + 1}."}) for n in range(300)]
+    Path("sums.jsonl").write_text("\n".join([*lines[:100], "broken", *lines[100:]]))
+    code, _, errors = holonomy(capfd, monkeypatch, "data", "prepare", "sums.jsonl", "--out", "sums")
+    assert code == 3
+    assert "sums.jsonl`:101" in errors
+    rest = ["--out", "sums", "--skip-bad", "--unk", "--json"]
+    code, printed, _ = holonomy(capfd, monkeypatch, "data", "prepare", "sums.jsonl", *rest)
+    assert code == 0
+    assert json.loads(printed)["documents"] == 300
+    code, printed, _ = holonomy(capfd, monkeypatch, "data", "info", "sums", "--json")
+    found = json.loads(printed)
+    assert (code, found["documents"], found["bytes_per_token"]) == (0, 300, 2)
+    Path("sums.txt").write_text("".join(f"{json.loads(line)['text']}\n\n" for line in lines))
+    reports = []
+    for source in ("sums", "sums.txt"):
+        arguments = ["train", "lior", "--data", source, "--run", f"r-{source}", "--steps", "5", *SMALL, "--json"]
+        code, printed, errors = holonomy(capfd, monkeypatch, *arguments)
+        assert code == 0, errors
+        reports.append(json.loads(printed)["metrics"])
+    assert reports[0]["val/loss"] == reports[1]["val/loss"]
+    assert reports[0]["baseline/kn5"] == reports[1]["baseline/kn5"]
+    code, printed, _ = holonomy(capfd, monkeypatch, "data", "info", "sums.txt", "--json")
+    assert json.loads(printed)["characters"] == found["tokens"]
+    code, printed, _ = holonomy(capfd, monkeypatch, "data", "list", "--json")
+    assert {row["name"] for row in json.loads(printed)["data"]} == {"pydoc", "tinyshakespeare"}

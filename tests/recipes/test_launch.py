@@ -254,7 +254,8 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         base = f"train.schedule.kind={kind}"
         assert not torch.equal(trace(base), trace(base, f"train.schedule.{key}={value}")), key
     elsewhere = {
-        "family", "data.source", "data.unk", "train.budget.steps", "train.budget.tokens", "train.budget.cpu_s",
+        "family", "data.source", "data.unk", "data.workers", "train.budget.steps", "train.budget.tokens",
+        "train.budget.cpu_s",
         "train.budget.seconds", "train.cadence.log_every", "train.cadence.eval_every", "train.cadence.save_every",
         "train.cadence.keep", "train.cadence.keep_every", "train.cadence.eval_growth", "train.cadence.samples",
         "train.guard.on_nonfinite", "train.guard.rollbacks", "train.guard.patience", "train.guard.halve_after",

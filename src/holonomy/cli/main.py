@@ -47,7 +47,7 @@ def main(
 
 
 def _register() -> None:
-    from holonomy.cli import chat, evaluate, generate, recipes, runs, train
+    from holonomy.cli import chat, data, evaluate, generate, recipes, runs, train
 
     app.command("train")(train.train)
     app.command("eval")(evaluate.evaluate)
@@ -56,6 +56,7 @@ def _register() -> None:
     app.command("recipes")(recipes.recipes)
     app.add_typer(recipes.config_commands, name="config")
     app.add_typer(runs.runs_commands, name="runs")
+    app.add_typer(data.data_commands, name="data")
 
 
 _register()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from holonomy.core.errors import CheckpointError, DataError
 from holonomy.core.learner import IGNORE_INDEX, Json
+from holonomy.data.prefetch import Prefetch
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,27 @@ class WindowSampler:
     from (seed, epoch), so the number of windows drawn is the whole state.
 
     Args:
-        tokens: the training tokens, [n] int64.
+        tokens: the training tokens, [n] of any integer type.
         seq_len: tokens per window.
         batch: windows per batch.
         seed: start of the random order.
         part: (number, of how many): only this part of each batch is read; `batch` counts all parts.
+        workers: threads that read batches ahead; the batches are the same for any number of them.
 
     Raises:
         DataError: the text is shorter than one batch.
     """
 
-    def __init__(self, tokens: Tensor, *, seq_len: int, batch: int, seed: int, part: tuple[int, int] = (0, 1)) -> None:
+    def __init__(
+        self,
+        tokens: Tensor,
+        *,
+        seq_len: int,
+        batch: int,
+        seed: int,
+        part: tuple[int, int] = (0, 1),
+        workers: int = 0,
+    ) -> None:
         needed = seq_len * batch + 1
         if len(tokens) < needed:
             raise DataError(
@@ -56,36 +68,38 @@ class WindowSampler:
         self._tokens = tokens
         # Every epoch has the same number of windows: what the largest offset leaves.
         self._per_epoch = max(1, (len(tokens) - seq_len) // seq_len)
-        self._drawn = 0
-        self._epoch, self._starts = -1, np.empty(0, dtype=np.int64)
+        self._first = 0
+        self._starts = lru_cache(maxsize=2)(self._epoch_starts)
         self._reach = torch.arange(seq_len + 1, device=tokens.device)
+        self._ahead = Prefetch(self._batch_at, workers=workers)
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
-        if epoch != self._epoch:
-            order = np.random.default_rng([self.seed, epoch])
-            spare = len(self._tokens) - 1 - self._per_epoch * self.seq_len
-            offset = order.integers(min(spare, self.seq_len - 1) + 1)
-            self._starts = offset + self.seq_len * order.permutation(self._per_epoch)
-            self._epoch = epoch
-        return self._starts
+        order = np.random.default_rng([self.seed, epoch])
+        spare = len(self._tokens) - 1 - self._per_epoch * self.seq_len
+        offset = order.integers(min(spare, self.seq_len - 1) + 1)
+        return offset + self.seq_len * order.permutation(self._per_epoch)
 
     def next(self) -> TokenBatch:
         """The next batch; a batch may end one epoch and begin the next."""
-        starts = []
+        return self._ahead.next()
+
+    def _batch_at(self, which: int) -> TokenBatch:
+        starts: list[int] = []
+        drawn = self._first + which * self.batch
         while len(starts) < self.batch:
-            epoch, position = divmod(self._drawn, self._per_epoch)
-            taken = self._epoch_starts(epoch)[position : position + self.batch - len(starts)]
-            starts += taken.tolist()
-            self._drawn += len(taken)
+            epoch, position = divmod(drawn + len(starts), self._per_epoch)
+            starts += self._starts(epoch)[position : position + self.batch - len(starts)].tolist()
         number, parts = self.part
         mine = starts[number * self.batch // parts : (number + 1) * self.batch // parts]
         index = torch.tensor(mine, device=self._tokens.device)[:, None] + self._reach
-        windows = self._tokens[index]
+        windows = self._tokens[index].long()
         return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), len(mine) * self.seq_len)
 
     def state(self) -> dict[str, Json]:
         """Number of windows drawn."""
-        return {"windows": self._drawn}
+        given = self._ahead.state()["batches"]
+        assert isinstance(given, int)
+        return {"windows": self._first + given * self.batch}
 
     def load_state(self, state: Mapping[str, Json]) -> None:
         """Continues after the given number of windows.
@@ -96,7 +110,8 @@ class WindowSampler:
         drawn = state.get("windows")
         if not isinstance(drawn, int) or drawn < 0:
             raise CheckpointError(f"`data` state is {dict(state)}; wanted {{'windows': number}}")
-        self._drawn = drawn
+        self._ahead.load_state({"batches": 0})
+        self._first = drawn
 
 
 def validation_batches(tokens: Tensor, *, seq_len: int, batch: int) -> Iterator[TokenBatch]:

@@ -17,6 +17,7 @@ from holonomy.core.config import from_json, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import baselines
 from holonomy.data.splits import split_text
+from holonomy.data.store import is_store, open_store
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.tokens import TokenBatch, WindowSampler, validation_batches
@@ -70,17 +71,37 @@ def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None, *, d
     Raises:
         DataError: the text cannot be loaded or encoded, or is another one.
     """
+    if is_store(Path(config.source)):
+        return _stored_corpus(config, tokenizer, digest)
     source = load_text(config.source)
     found = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
-    if digest not in (None, found):
-        raise DataError(
-            f"`data.source` {config.source} is not the text that the run was trained on; "
-            "bring the old text back, or start a run with --init-from"
-        )
+    _check_digest(config, digest, found)
     train, _ = split_text(source.text, config.train_share)
     tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
     ids = tokenizer.encode(source.text)
     return Corpus(tokenizer, ids[: len(train)], ids[len(train) :], found)
+
+
+def _check_digest(config: DataConfig, wanted: str | None, found: str) -> None:
+    if wanted not in (None, found):
+        raise DataError(
+            f"`data.source` {config.source} is not the text that the run was trained on; "
+            "bring the old text back, or start a run with --init-from"
+        )
+
+
+def _stored_corpus(config: DataConfig, tokenizer: CharTokenizer | None, digest: str | None) -> Corpus:
+    """A corpus whose training part stays on disk."""
+    store = open_store(Path(config.source))
+    _check_digest(config, digest, store.digest)
+    own = CharTokenizer.from_json(store.tokenizer_json)
+    if tokenizer is not None and tokenizer.symbols != own.symbols:
+        raise DataError(
+            f"`data.source` {config.source} was prepared with another tokenizer than the run has; "
+            "prepare the text anew, or name the text itself"
+        )
+    cut = int(len(store.tokens) * config.train_share)
+    return Corpus(tokenizer or own, store.tokens[:cut], store.tokens[cut:].astype(np.int64), store.digest)
 
 
 def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
@@ -242,6 +263,7 @@ def _prepare(
         batch=config.data.batch * world.size,
         seed=config.train.seed,
         part=(world.rank, world.size),
+        workers=config.data.workers,
     )
     replicas = world if world.size > 1 else None
     learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device, replicas=replicas)

@@ -74,6 +74,9 @@ class DataConfig(Config):
     seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
     batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
+    workers: int = Field(
+        default=0, ge=0, le=64, description="threads that read batches ahead; speed only, the batches stay the same"
+    )
     unk: bool = Field(
         default=False,
         description="give characters that the training part lacks one common symbol instead of an error",

@@ -1,0 +1,75 @@
+"""`holonomy data`: known texts, what is in a text, and token stores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from holonomy.cli import options
+from holonomy.cli.console import out, print_json
+
+data_commands = typer.Typer(help="Known texts, what is in them, and token stores.", no_args_is_help=True)
+Source = Annotated[str, typer.Argument(help="Known name, file, folder or token store.")]
+
+
+@data_commands.command("list")
+def list_data(as_json: options.Json = False) -> None:
+    """List the texts that have a name, and where they are looked for.
+
+    Example: holonomy data list
+    """
+    from holonomy.recipes.prepare import known
+
+    rows = known()
+    if as_json:
+        print_json({"data": rows})
+        return
+    table = Table("name", "there", "where", "comes from")
+    for row in rows:
+        table.add_row(str(row["name"]), "yes" if row["present"] else "no", str(row["where"]), str(row["url"]))
+    out().print(table)
+
+
+@data_commands.command("info")
+def info(source: Source, as_json: options.Json = False) -> None:
+    """Show size, alphabet and digest of a text or a token store.
+
+    Example: holonomy data info pydoc
+    """
+    from holonomy.recipes.prepare import describe
+
+    found = describe(source)
+    if as_json:
+        print_json(found)
+        return
+    table = Table(show_header=False)
+    for name, value in found.items():
+        table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
+    out().print(table)
+
+
+@data_commands.command("prepare")
+def prepare_data(
+    source: Source,
+    store: Annotated[Path, typer.Option("--out", help="Directory to make.")],
+    unk: Annotated[bool, typer.Option("--unk", help="Add a symbol for unknown characters.")] = False,
+    field: Annotated[str, typer.Option("--field", help="Key of the text in JSON lines.")] = "text",
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out instead of stopping.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Write a text, a JSONL file or a folder as a token store, which `train --data` reads from disk.
+
+    Example: holonomy data prepare books/ --out books.tokens
+    """
+    from holonomy.recipes.prepare import prepare
+
+    made = prepare(source, store, unk=unk, field=field, skip_bad=skip_bad)
+    if as_json:
+        print_json({"store": str(store), "documents": len(made), "tokens": len(made.tokens), "sha256": made.digest})
+    else:
+        out().print(
+            f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols", markup=False
+        )
