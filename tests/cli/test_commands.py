@@ -129,6 +129,16 @@ def test_runs_are_listed_compared_and_verified(here: Path, capfd, monkeypatch) -
     code, out, _ = holonomy(capfd, monkeypatch, "runs", "compare", "a")
     assert code == 0
     assert "finished" in out
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "show", "a", "--json")
+    shown = json.loads(out)
+    assert code == 0
+    assert shown["metrics"]["val/loss"] == listed["a"]["loss"]
+    assert shown["changed"]["model.d"] == 16
+    assert "step-40" in shown["checkpoints"]
+    assert shown["environment"]["threads"] == 1
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "show", "a")
+    assert code == 0
+    assert "model.n_osc" in out
     code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a", "--json", "--threads", "1")
     assert code == 0
     assert json.loads(out)["runs"][0]["valid"]

@@ -17,8 +17,10 @@ from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.models.lior.config import LiorConfig
 from holonomy.recipes import RECIPES, configure, launch
+from holonomy.train.distributed import World
 from holonomy.train.monitor import SilentProgress
 from holonomy.train.report import FitReport
+from holonomy.train.run import RunDirectory
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(400))
 TINY = [
@@ -297,6 +299,8 @@ def test_samples_and_tensorboard(text: Path, tmp_path: Path) -> None:
         assert all(math.isclose(a, b, rel_tol=1e-6) for (_, a), (_, b) in zip(shown, logged, strict=True))
     assert "sample/text_summary" in read.Tags()["tensors"]
     assert read.Tags()["histograms"]
+    (metadata,) = (report.run / "tensorboard").rglob("metadata.tsv")
+    assert len(metadata.read_text().splitlines()) == launch.load("a", root=tmp_path).tokenizer.vocab_size
 
 
 def test_configurations_of_older_versions_still_load() -> None:
@@ -309,3 +313,32 @@ def test_configurations_of_older_versions_still_load() -> None:
     assert found.version == 2
     with pytest.raises(ConfigError, match=r"`version` = 3.*reads 1 to 2"):
         from_json(LiorConfig, {**tree, "version": 3}, origin="newer")
+
+
+def test_no_step_waits_for_the_device_between_records(text: Path, tmp_path: Path) -> None:
+    """Reading a tensor's value is what makes a GPU wait: it happens at records, evaluations and saves alone."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    reads: list[int] = []
+    config = configured(
+        text, "train.cadence.log_every=20", "train.cadence.eval_every=60", "train.cadence.save_every=60"
+    )
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten._local_scalar_dense.default:
+                reads[-1] += 1
+            return func(*args, **(kwargs or {}))
+
+    work = launch._prepare(config)
+    step = work.learner.train_step
+
+    def counted(batch, *, progress):
+        reads.append(0)
+        return step(batch, progress=progress)
+
+    work.learner.train_step = counted
+    with RunDirectory.create(tmp_path, "a", prefix="t", config=config) as directory, Watch():
+        launch._fit(work, directory, SilentProgress(), None, World())
+    assert len(reads) == 60
+    assert [n + 1 for n, count in enumerate(reads) if count] == [20, 40, 60]

@@ -56,6 +56,29 @@ def list_runs(root: options.Root = options.ROOT, as_json: options.Json = False) 
         out().print(_table(records))
 
 
+@runs_commands.command("show")
+def show_run(run: options.Run, root: options.Root = options.ROOT, as_json: options.Json = False) -> None:
+    """Show everything about one run: state, metrics, checkpoints, configuration, environment.
+
+    Example: holonomy runs show first
+    """
+    from holonomy.recipes import launch
+
+    directory = launch.RunDirectory.open(run, root)
+    (record,) = _named(directory.path.parent, [directory.path.name])
+    detail = launch.describe_run(directory)
+    if as_json:
+        print_json({**asdict(record), **detail})
+        return
+    console = out()
+    console.print(_table([record]))
+    for title in ("metrics", "checkpoints", "changed", "environment"):
+        table = Table("configuration, where it differs from the defaults" if title == "changed" else title, "")
+        for name, value in detail[title].items():
+            table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+        console.print(table)
+
+
 @runs_commands.command("compare")
 def compare(
     runs: Annotated[list[str], typer.Argument(help="Names of runs.")],

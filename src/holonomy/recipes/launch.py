@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.core.config import from_json, read_yaml, to_json
+from holonomy.core.config import from_json, leaves, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.core.layer import EchoLayer
 from holonomy.data.kneser_ney import baselines
 from holonomy.data.splits import split_text
 from holonomy.data.store import is_store, open_store
@@ -29,8 +30,9 @@ from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
 from holonomy.nn.containers import Chain
+from holonomy.nn.embedding import Embedding
 from holonomy.train.callbacks import Callback, Samples
-from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, steps
+from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, read_state, steps
 from holonomy.train.distributed import World, joined
 from holonomy.train.loop import fit
 from holonomy.train.monitor import Progress
@@ -310,6 +312,12 @@ def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkp
     return replace(report, metrics={**report.metrics, **plain})
 
 
+def token_vectors(net: EchoLayer) -> Tensor:
+    """The vectors of all tokens, a row each."""
+    (found,) = (m for m in net.modules() if isinstance(m, Embedding))
+    return found.weight.T
+
+
 def _callbacks(work: _Work, directory: RunDirectory) -> list[Callback]:
     config, found = work.config, list[Callback]()
     length = config.train.cadence.samples
@@ -331,6 +339,7 @@ def _callbacks(work: _Work, directory: RunDirectory) -> list[Callback]:
                 directory.path / "tensorboard",
                 tensors=lambda: dict(work.learner.net.named_parameters()),
                 sample=sample if length else None,
+                embedding=lambda: (token_vectors(work.learner.net), [repr(s) for s in work.corpus.tokenizer.symbols]),
             )
         )
     return found
@@ -443,6 +452,27 @@ def verify(run: str, *, root: Path) -> tuple[float, float]:
         raise CheckpointError(f"`{saved.path}` was saved before it was evaluated; continue it with --resume {run}")
     read_corpus(config_of(saved).data, tokenizer_of(saved), digest=saved.state["text_sha256"])
     return counters["metrics"]["val/loss"], evaluate(str(saved.path), root=root)["val/loss"]
+
+
+def describe_run(directory: RunDirectory) -> dict[str, dict[str, object]]:
+    """What a run directory holds: last metrics, checkpoints, changed keys, and where it was made.
+
+    Raises:
+        CheckpointError: its last checkpoint is damaged.
+        ConfigError: its config.yaml is damaged.
+    """
+    path = find(directory.checkpoints, "latest")
+    defaults, chosen = leaves(LiorConfig()), leaves(config_of_run(str(directory.path), directory.path.parent))
+    sizes = {
+        f"step-{s}": f"{sum(f.stat().st_size for f in (directory.checkpoints / f'step-{s}').iterdir()):,} bytes"
+        for s in steps(directory.checkpoints)
+    }
+    return {
+        "metrics": {} if path is None else read_state(path)["state"]["counters"]["metrics"],
+        "checkpoints": dict(sizes),
+        "changed": {key: value for key, value in chosen.items() if value != defaults[key]},
+        "environment": directory.environment(),
+    }
 
 
 def config_of_run(run: str, root: Path) -> LiorConfig:

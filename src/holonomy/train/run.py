@@ -79,13 +79,19 @@ class RunDirectory:
         known = f"there are: {', '.join(names)}" if names else f"there are no runs in {root}"
         raise CheckpointError(f"`{run}` is not a run directory; {hint}{known}")
 
+    def environment(self) -> dict[str, object]:
+        """What env.json says about where the run was made; empty if it is missing or damaged."""
+        try:
+            found = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
     @property
     def threads(self) -> int | None:
         """CPU threads the run was started with; other numbers of threads add in another order."""
-        try:
-            return int(json.loads((self.path / "env.json").read_text(encoding="utf-8"))["threads"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+        threads = self.environment().get("threads")
+        return threads if isinstance(threads, int) else None
 
     @property
     def checkpoints(self) -> Path:

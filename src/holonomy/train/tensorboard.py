@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class TensorBoard(Callback):
         *,
         tensors: Callable[[], Mapping[str, Tensor]] = dict,
         sample: Callable[[int], str] | None = None,
-        embedding: Callable[[], tuple[Tensor, list[str]]] | None = None,
+        embedding: Callable[[], tuple[Tensor, Sequence[str]]] | None = None,
     ) -> None:
         if importlib.util.find_spec("tensorboard") is None:
             raise ConfigError(
@@ -78,6 +78,6 @@ class TensorBoard(Callback):
             return
         if self._embedding is not None:
             vectors, labels = self._embedding()
-            self._writer.add_embedding(vectors.detach().cpu(), metadata=labels, global_step=self._last)
+            self._writer.add_embedding(vectors.detach().cpu(), metadata=list(labels), global_step=self._last)
         self._writer.close()
         self._writer = None
