@@ -51,6 +51,7 @@ bench: $(VENV)/.installed-dev ## speed of updates and generation, CPU time
 
 bench-peers: $(VENV)/.installed-peers ## the same beside public peers, which are installed first
 	$(BIN)/pytest benchmarks -q -W ignore -o addopts=--import-mode=importlib --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/python -W ignore benchmarks/accuracy.py
 
 clean: ## remove the virtual environment and caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache .benchmarks

@@ -403,3 +403,24 @@ def test_samples_and_callback_states(tmp_path: Path) -> None:
     assert checkpoint.read(report.checkpoint).state["callbacks"]["patience"]["without"] == 0
     with pytest.raises(CheckpointError, match="patience"):
         Patience("val/loss", stop_after=1, halve_after=None).load_state({"best": "low"})
+
+
+def test_checkpoints_of_the_first_version_continue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They knew nothing of losses that are no numbers, of callbacks or of growing distances."""
+    run, real = directory(tmp_path, "a"), checkpoint.save
+
+    def save(directory: Path, *, state, **rest) -> Path:
+        old = ("step", "tokens", "cpu_s", "seconds", "evaluated", "pending_loss", "pending_tokens", "pending_cpu_s")
+        kept = {k: v for k, v in state["counters"].items() if k in (*old, "best", "metrics")}
+        without = {k: v for k, v in state.items() if k != "callbacks"}
+        return real(directory, state={**without, "counters": kept}, **rest)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with run, pytest.raises(StorageError, match="by the test"):
+        train_toy(run, Regression(), callbacks=[Stopper(24)])
+    monkeypatch.setattr(checkpoint, "save", real)
+    assert checkpoint.steps(run.checkpoints)[-1] == 21
+    with run:
+        report = train_toy(run, Regression())
+    assert report.steps == 60
+    assert dict(records(run.path))[24].keys() >= {"train/loss"}

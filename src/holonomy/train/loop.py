@@ -87,7 +87,9 @@ class _Fit:
     def restore(self, saved: Checkpoint) -> None:
         self.learner.load_state({**saved.tensors, **saved.state["learner"]})
         self.data.load_state(saved.state["data"])
-        self.now = Counters(**saved.state["counters"])
+        counters = saved.state["counters"]
+        # Older versions did not count which losses are numbers; they saved only while all were.
+        self.now = Counters(**{"pending_sound": float(counters["pending_tokens"]), **counters})
         states = saved.state.get("callbacks", {})
         for callback in self.callbacks:
             if callback.name in states:
@@ -102,7 +104,7 @@ class _Fit:
     def go(self) -> None:
         # A run that died before its first checkpoint starts again, and must not keep what it logged.
         self._begin()
-        self._prune(up_to=self.now.step)
+        self._prune(self._best_step(), up_to=self.now.step)
         self._repair_pointers()
         cadence = self.plan.cadence
         if self.now.step and self._evaluation_due() and self.now.evaluated != self.now.step:
@@ -271,17 +273,20 @@ class _Fit:
             now.best = {"value": metrics[BEST], "step": now.step}
             self._save(best=True)
 
-    def _prune(self, up_to: int | None = None) -> None:
+    def _best_step(self) -> int:
+        return int(self.now.best.get("step", 0))
+
+    def _prune(self, best: int, up_to: int | None = None) -> None:
         if not self.world.leads:
             return
-        cadence, kept = self.plan.cadence, [int(self.now.best["step"])] if self.now.best else []
+        cadence, kept = self.plan.cadence, [best]
         if cadence.keep_every is not None:
             kept += [s for s in checkpoint.steps(self.run.checkpoints) if s % cadence.keep_every == 0]
         checkpoint.prune(self.run.checkpoints, keep_last=cadence.keep, keep=kept, up_to=up_to)
 
     def _repair_pointers(self) -> None:
         """A process may have died between a checkpoint and the pointers to it."""
-        wanted = {"latest": self.now.step, "best": int(self.now.best.get("step", 0))}
+        wanted = {"latest": self.now.step, "best": self._best_step()}
         if self.world.leads:
             for name, step in wanted.items():
                 if step in checkpoint.steps(self.run.checkpoints):
@@ -295,7 +300,8 @@ class _Fit:
         now.pending_loss, now.pending_sound = loss, sound
         if not self.world.leads:
             return None
-        state, step = self.learner.state(), now.step
+        # Whatever happens until they are written, it is the best of now that must stay.
+        state, step, best_step = self.learner.state(), now.step, self._best_step()
         # Copies, so that training may go on while they are written.
         tensors = {k: v.detach().cpu().clone() for k, v in state.items() if isinstance(v, Tensor)}
         values = {
@@ -311,7 +317,7 @@ class _Fit:
             checkpoint.point(self.run.checkpoints, "latest", step)
             if best:
                 checkpoint.point(self.run.checkpoints, "best", step)
-            self._prune()
+            self._prune(best_step)
 
         self._write(write)
         return self.run.checkpoints / f"step-{step}"
