@@ -119,12 +119,14 @@ def elementary() -> Elementary:
 
 def rows(x: Tensor) -> Any:
     """The rows of a tensor as a contiguous matrix, and a tensor of scalars as a vector: one layout for all kernels."""
-    return x.detach().contiguous().view(-1, x.shape[-1]).numpy()
+    flat = x.detach()
+    return (flat if flat.dim() == 2 and flat.is_contiguous() else flat.contiguous().view(-1, x.shape[-1])).numpy()
 
 
 def scalars(x: Tensor) -> Any:
     """One number per row, as a contiguous vector."""
-    return x.detach().contiguous().view(-1).numpy()
+    flat = x.detach()
+    return (flat if flat.dim() == 1 and flat.is_contiguous() else flat.contiguous().view(-1)).numpy()
 
 
 @lru_cache(maxsize=4)

@@ -91,6 +91,8 @@ def dist_kernel() -> Kernel:
     @compiled
     def slope(x, y, g, kept, gx, gy, c):
         xx, yy, dd, by_c, over_c = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), 0.0, 1 / c
+        # Weights in the type of the points: the last loop stays in it.
+        apart, out_x, out_y = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
         for start in range(0, x.shape[0], BLOCK):
             n = min(BLOCK, x.shape[0] - start)
             pairs(x, y, start, n, xx, yy, dd)
@@ -103,14 +105,14 @@ def dist_kernel() -> Kernel:
                 x_share, y_share = share * gap_y, share * gap_x
                 by_c += by_s * s * (over_c + xx[i] * x_share + yy[i] * y_share)
                 by_c -= g[start + i] * kept[start + i] * over_c / 2
-                dd[i] = 2 * by_s * share
-                xx[i], yy[i] = 2 * by_s * c * s * x_share, 2 * by_s * c * s * y_share
+                apart[i] = 2 * by_s * share
+                out_x[i], out_y[i] = 2 * by_s * c * s * x_share, 2 * by_s * c * s * y_share
             for i in range(n):
-                apart, out_x, out_y = dd[i], xx[i], yy[i]
+                pull, of_x, of_y = apart[i], out_x[i], out_y[i]
                 for j in range(x.shape[1]):
-                    a, b = float(x[start + i, j]), float(y[start + i, j])
-                    gx[start + i, j] = apart * (a - b) + out_x * a
-                    gy[start + i, j] = apart * (b - a) + out_y * b
+                    a, b = x[start + i, j], y[start + i, j]
+                    gx[start + i, j] = pull * (a - b) + of_x * a
+                    gy[start + i, j] = pull * (b - a) + of_y * b
         return by_c
 
     return Kernel(forward, slope, True)
@@ -139,7 +141,7 @@ def dist0_kernel() -> Kernel:
 
     @compiled
     def slope(x, g, kept, gx, c):
-        z, root, by_c = np.empty(BLOCK), math.sqrt(c), 0.0
+        z, along, root, by_c = np.empty(BLOCK), np.empty(BLOCK, x.dtype), math.sqrt(c), 0.0
         for start in range(0, x.shape[0], BLOCK):
             n = min(BLOCK, x.shape[0] - start)
             squares(x, start, n, z)
@@ -147,11 +149,11 @@ def dist0_kernel() -> Kernel:
                 length = math.sqrt(z[i])
                 gap = (1 - root * length) * (1 + root * length)
                 by_c += g[start + i] * (length / (c * gap) - kept[start + i] / (2 * c))
-                z[i] = 0.0 if length == 0 else 2 * g[start + i] / (gap * length)
+                along[i] = 0.0 if length == 0 else 2 * g[start + i] / (gap * length)
             for i in range(n):
-                along = z[i]
+                by = along[i]
                 for j in range(x.shape[1]):
-                    gx[start + i, j] = along * float(x[start + i, j])
+                    gx[start + i, j] = by * x[start + i, j]
         return by_c
 
     return Kernel(forward, slope, True)
@@ -184,6 +186,7 @@ def _radial(factor: Callable[..., None], bend: Callable[..., float]) -> Kernel:
     @compiled
     def slope(x, g, kept, gx, c):
         xx, along, by_c = np.empty(BLOCK), np.empty(BLOCK), 0.0
+        of_g, of_x = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
         for start in range(0, x.shape[0], BLOCK):
             n = min(BLOCK, x.shape[0] - start)
             for i in range(n):
@@ -196,11 +199,11 @@ def _radial(factor: Callable[..., None], bend: Callable[..., float]) -> Kernel:
             for i in range(n):
                 by_u = along[i] * bend(c * xx[i], kept[start + i])
                 by_c += by_u * xx[i] / 2
-                along[i] = by_u * c
+                of_g[i], of_x[i] = kept[start + i], by_u * c
             for i in range(n):
-                by, of_x = kept[start + i], along[i]
+                by, along_x = of_g[i], of_x[i]
                 for j in range(x.shape[1]):
-                    gx[start + i, j] = by * float(g[start + i, j]) + of_x * float(x[start + i, j])
+                    gx[start + i, j] = by * g[start + i, j] + along_x * x[start + i, j]
         return by_c
 
     return Kernel(forward, slope, False)
@@ -305,16 +308,22 @@ def suits(k: Tensor, *points: Tensor) -> bool:
     )
 
 
+def _run(kernel: Kernel, k: Tensor, points: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    """The result, and what the way back wants."""
+    shape = points[0].shape
+    out = points[0].new_empty(shape[:-1] if kernel.reduces else shape)
+    kept = torch.empty(shape[:-1], dtype=torch.float64)
+    laid = scalars(out) if kernel.reduces else rows(out)
+    over_rows(kernel.forward, *map(rows, points), laid, scalars(kept), constants=(-k.item(),))
+    return out, kept
+
+
 class _ByRows(torch.autograd.Function):
     """Runs a kernel; a second derivative goes through the plain twin."""
 
     @staticmethod
     def forward(ctx: Any, kernel: Kernel, twin: Callable[..., Tensor], k: Tensor, *points: Tensor) -> Tensor:
-        shape = points[0].shape
-        out = points[0].new_empty(shape[:-1] if kernel.reduces else shape)
-        kept = torch.empty(shape[:-1], dtype=torch.float64)
-        laid = scalars(out) if kernel.reduces else rows(out)
-        over_rows(kernel.forward, *map(rows, points), laid, scalars(kept), constants=(-k.item(),))
+        out, kept = _run(kernel, k, points)
         ctx.kernel, ctx.twin = kernel, twin
         ctx.save_for_backward(k, kept, *points)
         return out
@@ -348,6 +357,8 @@ def by_rows(
         k: curvature, below zero.
         points: one or two arrays that `suits` accepts.
     """
+    if not (torch.is_grad_enabled() and (k.requires_grad or any(p.requires_grad for p in points))):
+        return _run(kernel, k, points)[0]
     result = _ByRows.apply(kernel, twin, k, *points)
     assert isinstance(result, Tensor)
     return result
