@@ -6,9 +6,12 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from holonomy.geometry import poincare, rows
+from holonomy.geometry.pairwise import pairwise
 
 COUNT = 5000
 TOLERANCE = {torch.float32: 3e-7, torch.float64: 1e-14}
@@ -156,3 +159,33 @@ def test_only_what_suits_is_taken() -> None:
     wide = torch.stack([x, x], 1)[:, 0]
     assert torch.equal(poincare.dist0(wide, k), poincare.dist0(x, k))
     assert poincare.dist(x.view(50, 100, 5), x.view(50, 100, 5).flip(0), k).shape == (50, 100)
+
+
+SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=3)
+
+
+@given(st.sampled_from(OPERATIONS), SHAPES, st.integers(1, 21), st.integers(0, 99))
+def test_any_shape_gives_the_values_of_the_twin(name: str, shape: list[int], dim: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    count = 2 if name in ("dist", "mobius_add") else 1
+    k = -torch.rand((), generator=generator, dtype=torch.float64) - 1e-3
+    made = [torch.randn(*shape, dim, generator=generator, dtype=torch.float64) for _ in range(count)]
+    inputs = [poincare.exp0(a, k).requires_grad_() for a in made]
+    kernel = getattr(rows, {"mobius_add": "mobius"}.get(name, name) + "_kernel")()
+    twin = getattr(poincare, f"plain_{name}")
+    value, wanted = rows.by_rows(kernel, twin, k, *inputs), twin(*inputs, k)
+    assert value.shape == wanted.shape
+    slopes = [torch.autograd.grad(v.square().sum(), inputs) for v in (value, wanted)]
+    for mine, plain in zip((value, *slopes[0]), (wanted, *slopes[1]), strict=True):
+        assert torch.allclose(mine, plain, rtol=1e-8, atol=1e-10)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 11), st.integers(0, 99))
+def test_all_pairs_of_any_shape(n: int, m: int, dim: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    k = torch.tensor(-0.8, dtype=torch.float64)
+    x, y = (poincare.exp0(torch.randn(c, dim, generator=generator, dtype=torch.float64), k) for c in (n, m))
+    found = pairwise(poincare.plain_pairwise_dist, k, x, y)
+    assert torch.allclose(found, poincare.plain_pairwise_dist(x, y, k), rtol=1e-10, atol=1e-12)
+    # Shapes that broadcast go through plain operations, with the same values.
+    assert torch.allclose(poincare.dist(x[:, None], y[None], k), found, rtol=1e-10, atol=1e-12)
