@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -70,6 +71,26 @@ def test_a_killed_process_ends_the_run_with_a_checkpoint_that_continues(tmp_path
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 143, errors
     assert checkpoint.steps(checkpoints)[-1] > saved.step
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the workers through /proc")
+def test_torchrun_starts_a_run_again_where_its_last_checkpoint_is(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(600)))
+    launcher = [*TORCHRUN, "29615", "--max-restarts", "1", "-m", "--", "holonomy", "train", "lior"]
+    command = [*launcher, "--data", "text.txt", "--run", "pair", "--steps", "1000", *SMALL, "--json"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = tmp_path / "runs" / "pair"
+    begin = time.monotonic()
+    while not ((run / "checkpoints").is_dir() and checkpoint.steps(run / "checkpoints")):
+        assert time.monotonic() - begin < 60
+        time.sleep(0.01)
+    os.kill(children(process.pid)[1], signal.SIGKILL)
+    printed, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "continuing runs/pair at step" in errors
+    assert json.loads(printed.splitlines()[-1])["steps"] == 1000
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in lines if "train/loss" in r] == list(range(10, 1001, 10))
 
 
 def test_a_run_of_several_processes_needs_a_name(tmp_path: Path) -> None:

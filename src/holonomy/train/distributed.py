@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from holonomy.core.errors import HolonomyError
 
@@ -49,7 +50,7 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0].split(". ")[0]
             raise CommunicationError(
                 f"process {self.rank} of {self.size} lost the others ({reason}); "
                 "continue the run with --resume, or let torchrun do it with --max-restarts"
@@ -121,7 +122,11 @@ def joined() -> Iterator[World]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     with world._talking():
         # Control values are on the CPU also where statistics are on a GPU.
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=TIMEOUT)
+        kinds = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        store, rank, number = next(iter(rendezvous("env://", timeout=TIMEOUT)))
+        # Under a name of this start: addresses of processes that died must not be taken for those of their successors.
+        fresh = dist.PrefixStore(f"start-{world.restarts}", store)  # pyright: ignore[reportPrivateImportUsage]
+        dist.init_process_group(kinds, store=fresh, rank=rank, world_size=number, timeout=TIMEOUT)
     try:
         yield world
     finally:
