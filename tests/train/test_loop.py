@@ -392,6 +392,8 @@ def test_training_goes_on_past_a_full_disk_where_that_is_wanted(tmp_path: Path, 
     with run:
         report = train_toy(run, Regression(), guard=Guard(on_save_error="continue"), progress=notes)
     assert len(notes.texts) == sum(14 <= s <= 30 for s in count) > 1
+    # Every save was tried: none is lost because the one before it failed.
+    assert set(count) == {7, 14, 15, 21, 28, 30, 35, 42, 45, 49, 56, 60}
     assert checkpoint.read(report.checkpoint).step == 60
 
 
@@ -424,3 +426,17 @@ def test_checkpoints_of_the_first_version_continue(tmp_path: Path, monkeypatch: 
         report = train_toy(run, Regression())
     assert report.steps == 60
     assert dict(records(run.path))[24].keys() >= {"train/loss"}
+
+
+def test_a_statistic_that_is_no_number_counts_as_a_loss_that_is_none(tmp_path: Path) -> None:
+    class Spoilt(Regression):
+        def train_step(self, batch, *, progress):
+            metrics = super().train_step(batch, progress=progress)
+            norm = torch.tensor(float("inf") if self.calls == 18 else 1.0)
+            return Metrics(metrics.loss, metrics.count, {**metrics.extra, "train/statistic_norm": norm})
+
+    with directory(tmp_path, "a") as run, pytest.raises(TrainingDiverged, match="step-15"):
+        train_toy(run, Spoilt())
+    with directory(tmp_path, "b") as run:
+        report = train_toy(run, Spoilt(), guard=Guard(on_nonfinite="skip"))
+    assert report.metrics["train/nonfinite_tokens"] == 4

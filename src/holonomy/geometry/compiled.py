@@ -20,6 +20,8 @@ from torch import Tensor
 
 BLOCK = 256
 """Rows in a block: their scratch fills a few kilobytes."""
+FROM_ROWS = 4096
+"""Fewer rows are left to plain tensor operations: they take less than a kernel's compilation."""
 ROWS_PER_THREAD = 8192
 """Fewer rows are not worth the waking of a thread."""
 

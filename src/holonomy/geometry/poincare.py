@@ -15,10 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
+from holonomy.geometry.compiled import FROM_ROWS
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
 from holonomy.geometry.pairwise import pairwise
 from holonomy.geometry.rows import (
-    FROM_ROWS,
     by_rows,
     dist0_kernel,
     dist_kernel,

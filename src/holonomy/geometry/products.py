@@ -16,10 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import compiled, over_rows, rows
+from holonomy.geometry.compiled import FROM_ROWS, compiled, over_rows, rows
 
-FROM_ROWS = 4096
-"""Fewer products are left to the plain function: they take less than the kernel's compilation."""
 LARGEST = 16
 """Largest number of blades that is written out: 256 terms."""
 

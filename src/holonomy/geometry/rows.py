@@ -16,10 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import BLOCK, compiled, elementary, over_rows, rows, scalars
+from holonomy.geometry.compiled import BLOCK, FROM_ROWS, compiled, elementary, over_rows, rows, scalars
 
-FROM_ROWS = 4096
-"""Fewer rows are left to the plain functions: they take less than the kernel's compilation."""
 TINY = 1e-150
 """Stands for a norm of zero, so that quotients of small numbers stay what they tend to."""
 SERIES_BELOW = 1e-3

@@ -27,6 +27,9 @@ from holonomy.train.writer import BackgroundWriter
 BEST = "val/loss"
 """Metric that decides which checkpoint is the best: the lower the better."""
 
+STATISTIC = "train/statistic_norm"
+"""Size of what an update is made of; where a learner reports it, it must be a number as the loss must."""
+
 FEW_STEPS = 20
 """Steps before which the share of batches that were left out says nothing."""
 
@@ -154,6 +157,8 @@ class _Fit:
             self._sound = torch.full_like(self._loss, now.pending_sound)
         # A loss that is no number is counted, not added; the decision stays on the device.
         fine = torch.isfinite(metrics.loss)
+        if STATISTIC in metrics.extra:
+            fine = fine & torch.isfinite(torch.as_tensor(metrics.extra[STATISTIC]))
         self._loss += torch.where(fine, metrics.loss.double(), 0) * metrics.count
         self._sound += fine * metrics.count
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
@@ -328,7 +333,9 @@ class _Fit:
         except StorageError as error:
             if self.plan.guard.on_save_error == "stop":
                 raise
+            # What failed was an earlier job; this one was not taken yet.
             self.progress.notice(str(error))
+            self._write(job)
 
     def finish(self) -> None:
         """Waits for the last checkpoint."""
