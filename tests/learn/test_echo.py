@@ -287,3 +287,16 @@ def test_the_scale_of_the_rate_is_kept_and_acts() -> None:
         assert rates[0] == rates[1] == 0.5 * float(rates[2])
         with pytest.raises(CheckpointError, match="`rate_scale` = 'x'"):
             twin.load_state({**learner.state(), "rate_scale": "x"})
+
+
+def test_a_broken_batch_changes_no_weight_of_either_learner() -> None:
+    class Broken(SoftmaxCrossEntropy):
+        def free(self, logits, targets, tape):
+            return super().free(logits * float("nan"), targets, tape)
+
+    for learner in (build_learner(SMALL, vocab_size=VOCABULARY), autograd_twin(SMALL)):
+        before = {k: v.clone() for k, v in learner.state().items() if k.startswith("model.") and isinstance(v, Tensor)}
+        learner.loss = Broken()
+        learner.train_step(batch(2, 8), progress=0.5)
+        after = learner.state()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())

@@ -62,7 +62,9 @@ class AutogradLearner:
             copies = self.replicas.size
             self._average(value)
         norm = torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
-        self.optimiser.step()
+        # Reads the norm, so a GPU waits here; the echo learner decides the same on the device.
+        if bool(torch.isfinite(norm) & torch.isfinite(value)):
+            self.optimiser.step()
         with torch.no_grad():
             for layer in self.net.modules():
                 if isinstance(layer, EchoLayer):
