@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from holonomy.geometry.lorentz import Lorentz
-from holonomy.geometry.spd import SPD, from_matrix, of_eigenvalues, to_matrix
+from holonomy.geometry.spd import SPD, divided_exp, divided_log, divided_sqrt, from_matrix, of_eigenvalues, to_matrix
 from holonomy.testing import assert_isometry
 
 SPACE = SPD()
@@ -70,8 +70,8 @@ def test_derivatives_where_eigenvalues_repeat() -> None:
     beside = identity + 1e-3 * torch.randn(3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for start in (identity, 2 * identity, (beside + beside.T) / 2, torch.diag(torch.tensor([1.0, 1.0, 3.0]).double())):
         s = start.clone().requires_grad_()
-        for function, slope in ((torch.log, torch.reciprocal), (torch.exp, torch.exp)):
-            assert torch.autograd.gradcheck(lambda a, f=function, d=slope: of_eigenvalues((a + a.T) / 2, f, d), (s,))
+        for function, divided in ((torch.log, divided_log), (torch.exp, divided_exp), (torch.sqrt, divided_sqrt)):
+            assert torch.autograd.gradcheck(lambda a, f=function, d=divided: of_eigenvalues((a + a.T) / 2, f, d), (s,))
 
 
 def test_gradients_of_the_manifold_by_finite_differences() -> None:
@@ -103,3 +103,21 @@ def test_projection_raises_eigenvalues(size: float, dtype: torch.dtype) -> None:
     assert float((found - x).abs().max()) <= 2.001 * size
     inside = matrices(3, 11).to(dtype)
     assert torch.equal(SPACE.project(inside), inside)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0])
+def test_divided_differences_keep_their_digits(size: float, dtype: torch.dtype) -> None:
+    """Against 50 digits: near eigenvalues, also near zero, lose nothing."""
+    import mpmath as mp
+
+    for function, divided, centre in (
+        ("exp", divided_exp, 0.0),
+        ("log", divided_log, 2.0),
+        ("sqrt", divided_sqrt, 2.0),
+    ):
+        a, b = (torch.tensor([[centre + s * size]], dtype=dtype) for s in (0.5, -0.3))
+        with mp.workdps(50):
+            x, y = mp.mpf(a.item()), mp.mpf(b.item())
+            exact = (getattr(mp, function)(x) - getattr(mp, function)(y)) / (x - y)
+            error = abs((mp.mpf(divided(a, b).item()) - exact) / exact)
+        assert error <= 8 * torch.finfo(dtype).eps

@@ -18,54 +18,63 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
-from holonomy.core.numerics import log_sinhc, safe_norm
+from holonomy.core.numerics import artanhc, log_sinhc, safe_norm, sinhc
 from holonomy.geometry.manifold import Manifold, check_same
 
 Scalar = Callable[[Tensor], Tensor]
+Divided = Callable[[Tensor, Tensor], Tensor]
+"""(f(a) - f(b)) / (a - b) in a form without cancellation; f'(a) where they are equal."""
 
-NEAR = {torch.float32: 1e-3, torch.float64: 1e-6}
-"""Relative gaps of eigenvalues below which a divided difference is the derivative between them."""
+
+def divided_exp(a: Float[Tensor, "*rest n 1"], b: Float[Tensor, "*rest 1 n"]) -> Float[Tensor, "*rest n n"]:
+    """exp((a + b) / 2) sinh(h) / h with h = (a - b) / 2."""
+    return ((a + b) / 2).exp() * sinhc(((a - b) / 2).square())
+
+
+def divided_log(a: Float[Tensor, "*rest n 1"], b: Float[Tensor, "*rest 1 n"]) -> Float[Tensor, "*rest n n"]:
+    """2 artanh(x) / (x (a + b)) with x = (a - b) / (a + b)."""
+    return artanhc(((a - b) / (a + b)).square()) * 2 / (a + b)
+
+
+def divided_sqrt(a: Float[Tensor, "*rest n 1"], b: Float[Tensor, "*rest 1 n"]) -> Float[Tensor, "*rest n n"]:
+    """1 / (sqrt(a) + sqrt(b))."""
+    return 1 / (a.sqrt() + b.sqrt())
 
 
 class _OfEigenvalues(torch.autograd.Function):
     """U f(lambda) U^T, with the derivative of Daleckii and Krein, which repeated eigenvalues do not disturb."""
 
     @staticmethod
-    def forward(ctx: Any, s: Tensor, function: Scalar, slope: Scalar) -> Tensor:
+    def forward(ctx: Any, s: Tensor, function: Scalar, divided: Divided) -> Tensor:
         values, vectors = torch.linalg.eigh(s)
         ctx.save_for_backward(values, vectors)
-        ctx.function, ctx.slope = function, slope
+        ctx.divided = divided
         return (vectors * function(values).unsqueeze(-2)) @ vectors.mT
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *slopes: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         values, vectors = ctx.saved_tensors
-        a, b = values.unsqueeze(-1), values.unsqueeze(-2)
-        middle = (a + b) / 2
-        near = (a - b).abs() <= NEAR[values.dtype] * middle.abs()
-        f = ctx.function(values)
-        apart = (f.unsqueeze(-1) - f.unsqueeze(-2)) / torch.where(near, 1, a - b)
-        divided = torch.where(near, ctx.slope(middle), apart)
+        divided = ctx.divided(values.unsqueeze(-1), values.unsqueeze(-2))
         inner = vectors.mT @ ((slopes[0] + slopes[0].mT) / 2) @ vectors
         return vectors @ (divided * inner) @ vectors.mT, None, None
 
 
-def of_eigenvalues(s: Float[Tensor, "*rest n n"], function: Scalar, slope: Scalar) -> Float[Tensor, "*rest n n"]:
+def of_eigenvalues(s: Float[Tensor, "*rest n n"], function: Scalar, divided: Divided) -> Float[Tensor, "*rest n n"]:
     """A function of a symmetric matrix, once differentiable.
 
     Args:
         s: symmetric matrices.
         function: acts on eigenvalues.
-        slope: its derivative.
+        divided: its divided difference.
     """
-    result = _OfEigenvalues.apply(s, function, slope)
+    result = _OfEigenvalues.apply(s, function, divided)
     assert isinstance(result, Tensor)
     return result
 
 
 def _log(s: Tensor) -> Tensor:
-    return of_eigenvalues(s, torch.log, torch.reciprocal)
+    return of_eigenvalues(s, torch.log, divided_log)
 
 
 def _size(count: int) -> int:
@@ -144,7 +153,7 @@ class SPD(Manifold):
     def exp(self, x: Tensor, v: Tensor) -> Tensor:
         """L exp(L^-1 V L^-T) L^T."""
         factor, seen = self._seen_from(x, v)
-        return from_matrix(factor @ of_eigenvalues(seen, torch.exp, torch.exp) @ factor.mT)
+        return from_matrix(factor @ of_eigenvalues(seen, torch.exp, divided_exp) @ factor.mT)
 
     def log(self, x: Tensor, y: Tensor) -> Tensor:
         """L log(L^-1 Y L^-T) L^T."""
@@ -155,7 +164,7 @@ class SPD(Manifold):
         """E V E^T with E = (Y X^-1)^(1/2) = L (L^-1 Y L^-T)^(1/2) L^-1."""
         check_same(x=x, y=y, v=v)
         factor, seen = self._seen_from(x, y)
-        root = of_eigenvalues(seen, torch.sqrt, lambda s: 0.5 / s.sqrt())
+        root = of_eigenvalues(seen, torch.sqrt, divided_sqrt)
         moved = factor @ torch.linalg.solve_triangular(factor, root, upper=False, left=False)
         return from_matrix(moved @ to_matrix(v) @ moved.mT)
 
