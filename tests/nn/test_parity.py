@@ -15,8 +15,10 @@ from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.embedding import Embedding
+from holonomy.nn.hamiltonian import HamiltonianBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.selective import SelectiveBank
 from holonomy.nn.static import CausalFIR, Dropout, GatedUnit, Linear, RMSNorm
 
 WIDTH, VOCABULARY = 8, 11
@@ -31,17 +33,26 @@ def bank() -> OscillatorBank:
     return OscillatorBank(WIDTH, theta_range=(0.02, 3.0), gamma_range=(0.01, 1.0), chunk=32, generator=generator())
 
 
-def mixer() -> OscillatorMixer:
-    return OscillatorMixer(
-        WIDTH,
-        16,
-        taps=4,
-        theta_range=(0.02, 3.0),
-        gamma_range=(0.01, 1.0),
-        chunk=32,
-        out_scale=0.5,
-        generator=generator(),
-    )
+def mixer(kind: str = "diagonal") -> OscillatorMixer:
+    def bank(source: torch.Generator) -> EchoLayer:
+        if kind == "selective":
+            return SelectiveBank(16, theta_range=(0.02, 3.0), gamma_range=(0.01, 1.0), generator=source)
+        return OscillatorBank(16, theta_range=(0.02, 3.0), gamma_range=(0.01, 1.0), chunk=32, generator=source)
+
+    controls = 2 if kind == "selective" else 0
+    return OscillatorMixer(WIDTH, 16, taps=4, bank=bank, controls=controls, out_scale=0.5, generator=generator())
+
+
+def hamiltonian(*, wells: bool = False, mode: str = "tangent", kappa: float | None = None) -> EchoLayer:
+    """Coupled oscillators, driven (and biased) through a linear map."""
+    found = HamiltonianBank(WIDTH, wells=wells, mode=mode, kappa=kappa, generator=generator())
+    return Chain([Linear(WIDTH, found.inputs * WIDTH, std=0.5, generator=generator()), found])
+
+
+def selective() -> EchoLayer:
+    """A selective bank that listens: its three inputs are linear in x."""
+    found = SelectiveBank(WIDTH, theta_range=(0.02, 3.0), gamma_range=(0.01, 1.0), generator=generator())
+    return Chain([Linear(WIDTH, 3 * WIDTH, std=0.5, generator=generator()), found])
 
 
 LAYERS: dict[str, Callable[[], EchoLayer]] = {
@@ -51,6 +62,11 @@ LAYERS: dict[str, Callable[[], EchoLayer]] = {
     "fir": lambda: CausalFIR(WIDTH, 4, generator=generator()),
     "bank": bank,
     "mixer": mixer,
+    "selective bank": selective,
+    "hamiltonian": hamiltonian,
+    "wells": lambda: hamiltonian(wells=True),
+    "symmetric nudge": lambda: hamiltonian(mode="symmetric", kappa=0.1),
+    "selective mixer": lambda: mixer("selective"),
     "retrieval": lambda: Retrieval(WIDTH, 2, window=1000, out_scale=0.5, generator=generator()),
     "windowed retrieval": lambda: Retrieval(WIDTH, 2, window=5, out_scale=0.5, generator=generator()),
     "chain": lambda: Chain([RMSNorm(), Residual(mixer()), Linear(WIDTH, 5, std=0.3, generator=generator())]),
@@ -206,7 +222,15 @@ def test_incremental_equals_whole(name: str, dtype: torch.dtype) -> None:
     assert (torch.cat(parts, -1) - whole).abs().max() <= tolerance * scale
 
 
-@pytest.mark.parametrize("name", [n for n in LAYERS if n not in ("chain", "shared layer", "norm", "gate")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        n
+        for n in LAYERS
+        if n
+        not in ("chain", "shared layer", "norm", "gate", "selective bank", "hamiltonian", "wells", "symmetric nudge")
+    ],
+)
 def test_tape_misuse_raises(name: str) -> None:
     layer, other, x = LAYERS[name](), RMSNorm(), drawn((WIDTH, 1, 4)).float()
     acc, tape = statistics(layer), Tape()

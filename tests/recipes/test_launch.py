@@ -235,11 +235,14 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "model.architecture": "causal_field", "model.pattern": "om", "model.blocks": 2, "model.d": 32,
         "model.n_osc": 32, "model.hidden": 32, "model.heads": 4, "model.window": 5, "model.fir": 2,
         "model.chunk": 8, "model.theta_range": "[0.3, 2.0]", "model.gamma_range": "[0.1, 0.5]",
-        "model.out_scale": 0.25, "model.dropout": 0.3, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
+        "model.out_scale": 0.25,
+        "model.bank": "selective", "model.dropout": 0.3, "data.seq_len": 16, "data.batch": 2, "data.train_share": 0.8,
         "train.optim.lr": 0.01, "train.optim.betas": "[0.8, 0.9]", "train.optim.eps": 0.1,
         "train.optim.decay": 0.9, "train.optim.clip": 0.01, "train.schedule.warmup": 0.5, "train.schedule.floor": 0.9,
         "train.schedule.kind": "linear", "train.seed": 9, "train.precision": "bfloat16", "train.accumulate": 2,
     }  # fmt: skip
+
+    conditional: set[str] = set()
 
     def trace(*more: str) -> torch.Tensor:
         config = configured(text, *more)
@@ -255,6 +258,22 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
     for kind, key, value in (("cyclic", "cycles", 3), ("table", "table", "[[0.0, 1.0], [0.3, 0.5]]")):
         base = f"train.schedule.kind={kind}"
         assert not torch.equal(trace(base), trace(base, f"train.schedule.{key}={value}")), key
+    reversible = ("model.bank=hamiltonian", "model.architecture=causal_field")
+    wells = (*reversible, "model.wells=true")
+    finite = (*wells, "train.echo.mode=symmetric")
+    segments = (*reversible, "train.echo.memory=segment")
+    for base, key, value in (
+        (reversible, "model.wells", "true"),
+        (wells, "train.echo.mode", "symmetric"),
+        (finite, "train.echo.kappa", 0.1),
+        (reversible, "train.echo.fixed", "true"),
+        (reversible, "train.echo.memory", "segment"),
+        (segments, "train.echo.segment", 8),
+    ):
+        with_key = trace(*base, f"{key}={value}")
+        plainly = trace(*base)
+        assert with_key.shape != plainly.shape or not torch.equal(with_key, plainly), key
+        conditional.add(key)
     elsewhere = {
         "family", "data.source", "data.unk", "data.workers", "train.budget.steps", "train.budget.tokens",
         "train.budget.cpu_s",
@@ -262,11 +281,11 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "train.cadence.keep", "train.cadence.keep_every", "train.cadence.eval_growth", "train.cadence.samples",
         "train.guard.on_nonfinite", "train.guard.rollbacks", "train.guard.patience", "train.guard.halve_after",
         "train.guard.min_gain", "train.guard.on_save_error", "train.tensorboard", "train.optim.ema",
-        "train.schedule.cycles", "train.schedule.table", "version",
+        "train.echo.allow_biased", "train.schedule.cycles", "train.schedule.table", "version",
         "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
         "infer.top_k", "infer.top_p", "infer.max_tokens",
     }  # fmt: skip
-    assert set(configure("lior").origins) == set(changes) | elsewhere
+    assert set(configure("lior").origins) == set(changes) | elsewhere | conditional
 
 
 def test_averaged_weights_are_evaluated_saved_and_used(text: Path, tmp_path: Path) -> None:

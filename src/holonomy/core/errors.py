@@ -21,6 +21,10 @@ class ConfigError(HolonomyError):
     exit_code = 2
 
 
+class IllegalMix(ConfigError):
+    """A layer and a learning rule that do not go together."""
+
+
 class DataError(HolonomyError):
     """Data that is missing, unreadable, empty, too short or not text."""
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from holonomy.core.errors import IllegalMix
 from holonomy.core.flat import StatBuffer
 from holonomy.core.tape import Tape
 
@@ -60,6 +61,38 @@ class EchoLayer(nn.Module, ABC):
         The given state may be overwritten: go on with the returned one.
         """
 
+    def resume(self, x: Tensor, state: Any, tape: Tape | None) -> tuple[Tensor, Any]:
+        """Free phase of a segment from a carried state; the record is for `echo_segment`.
+
+        Raises:
+            IllegalMix: this layer cannot learn by segments.
+        """
+        raise IllegalMix(
+            f"{type(self).__name__} cannot learn by segments (`train.echo.memory`); use train.echo.memory=full, "
+            "or a model of oscillators and gated maps: model.architecture=causal_field"
+        )
+
+    def echo_segment(self, tape: Tape, g: Tensor, carry: Any, acc: StatBuffer) -> tuple[Tensor, Any]:
+        """Echo of a segment, given the nudge on the state after it (None is zero); returns that on the state before.
+
+        Raises:
+            IllegalMix: this layer cannot learn by segments.
+        """
+        raise IllegalMix(
+            f"{type(self).__name__} cannot learn by segments (`train.echo.memory`); use train.echo.memory=full"
+        )
+
+    def retrace(self, x: Tensor, state: Any, tape: Tape) -> tuple[Tensor, Any]:
+        """Like `resume`, but from the state after the segment back to the one before it.
+
+        Raises:
+            IllegalMix: this layer forgets, so that it cannot go back.
+        """
+        raise IllegalMix(
+            f"{type(self).__name__} cannot be run backwards, which train.echo.memory=streamed needs; use "
+            "train.echo.memory=segment, or model.bank=hamiltonian with model.fir=1 and model.architecture=causal_field"
+        )
+
     @abstractmethod
     def step(self, x: Float[Tensor, "channels batch"], state: Any) -> tuple[Float[Tensor, "out batch"], Any]:
         """Continues sequences by one token, in constant time and memory; the given state may be overwritten."""
@@ -79,6 +112,18 @@ class PointwiseLayer(EchoLayer):
     def step(self, x: Tensor, state: None) -> tuple[Tensor, None]:
         """Maps one token a sequence."""
         return self.free(x, None), None
+
+    def resume(self, x: Tensor, state: None, tape: Tape | None) -> tuple[Tensor, None]:
+        """Maps the tokens of a segment."""
+        return self.free(x, tape), None
+
+    def echo_segment(self, tape: Tape, g: Tensor, carry: None, acc: StatBuffer) -> tuple[Tensor, None]:
+        """Echo of a segment: nothing is carried."""
+        return self.echo(tape, g, acc), None
+
+    def retrace(self, x: Tensor, state: None, tape: Tape) -> tuple[Tensor, None]:
+        """Maps the tokens of a segment again."""
+        return self.free(x, tape), None
 
 
 class EchoLoss(Protocol):

@@ -76,9 +76,27 @@ def fixed_step(
     Raises:
         FixedPointOverflow: a state or increment leaves the range.
     """
-    q = _add(q, (h / 2) * from_fixed(p, dtype), "position")
-    p = _add(p, h * force(from_fixed(q, dtype)), "momentum")
-    return _add(q, (h / 2) * from_fixed(p, dtype), "position"), p
+    q = fixed_drift(q, p, h / 2, dtype)
+    p = fixed_kick(p, h * force(from_fixed(q, dtype)))
+    return fixed_drift(q, p, h / 2, dtype), p
+
+
+def fixed_drift(q: Int[Tensor, ...], p: Int[Tensor, ...], h: float, dtype: torch.dtype) -> Int[Tensor, ...]:
+    """q + h p, rounded by an odd function: undone by the same call with -p.
+
+    Raises:
+        FixedPointOverflow: a position leaves the range.
+    """
+    return _add(q, h * from_fixed(p, dtype), "position")
+
+
+def fixed_kick(p: Int[Tensor, ...], impulse: Float[Tensor, ...]) -> Int[Tensor, ...]:
+    """p + impulse, rounded by an odd function.
+
+    Raises:
+        FixedPointOverflow: a momentum leaves the range.
+    """
+    return _add(p, impulse, "momentum")
 
 
 def _add(x: Tensor, increment: Tensor, name: str) -> Tensor:

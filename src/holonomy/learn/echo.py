@@ -22,6 +22,7 @@ from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
 from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.core.nograd import no_autograd
 from holonomy.core.tape import Tape
+from holonomy.learn.segments import segmented_statistics
 from holonomy.optim.contrastive import AdamW
 
 
@@ -67,6 +68,8 @@ class EchoLearner:
         optimiser: builds the optimiser from the flat parameters and the length of their decayed prefix.
         schedule: learning rate as a function of the used share of the budget.
         accumulate: parts that a batch is computed in, one after the other; must divide its size.
+        segment: tokens that are learned at a time, see `segmented_statistics`; None is whole sequences.
+        streamed: with `segment`, keep no states but run the layers backwards.
         ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
             made, the plain mean of all weights so far.
         replicas: processes whose statistics are averaged before each update; None is this one alone.
@@ -80,6 +83,8 @@ class EchoLearner:
         optimiser: Callable[[Tensor, int], AdamW],
         schedule: Callable[[float], float],
         accumulate: int = 1,
+        segment: int | None = None,
+        streamed: bool = False,
         ema: float = 0.0,
         replicas: Replicas | None = None,
     ) -> None:
@@ -90,6 +95,7 @@ class EchoLearner:
         self.stats = self.flat.statistics()
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
         self.schedule, self.accumulate, self.ema = schedule, accumulate, ema
+        self.segment, self.streamed = segment, streamed
         self.rate_scale, self.replicas = 1.0, replicas
         self.average = self.flat.buffer.clone() if ema else None
         self._layers = [m for m in net.modules() if isinstance(m, EchoLayer)]
@@ -124,12 +130,25 @@ class EchoLearner:
 
     def _statistics(self, batch: SequenceBatch) -> Tensor:
         if self.accumulate == 1:
-            return echo_statistics(self.net, self.loss, batch, self.stats)
+            return self._phases(batch)
         parts = zip(batch.inputs.chunk(self.accumulate), batch.targets.chunk(self.accumulate), strict=True)
         count = batch.count // self.accumulate
-        losses = [echo_statistics(self.net, self.loss, Part(*part, count), self.stats) for part in parts]
+        losses = [self._phases(Part(*part, count)) for part in parts]
         self.stats.buffer.div_(self.accumulate)
         return torch.stack(losses).mean()
+
+    def _phases(self, batch: SequenceBatch) -> Tensor:
+        if self.segment is None:
+            return echo_statistics(self.net, self.loss, batch, self.stats)
+        return segmented_statistics(
+            self.net,
+            self.loss,
+            batch.inputs,
+            batch.targets,
+            self.stats,
+            length=self.segment,
+            streamed=self.streamed,
+        )
 
     def eval_step(self, batch: SequenceBatch) -> Metrics:
         """Loss of one batch, by the averaged weights where there are any; nothing changes."""

@@ -34,6 +34,30 @@ class Chain(EchoLayer):
             g = layer.echo(tape, g, acc)
         return g
 
+    def resume(self, x: Tensor, state: list[Any], tape: Tape | None) -> tuple[Tensor, list[Any]]:
+        """Free phase of a segment, layer by layer."""
+        after = []
+        for layer, before in zip(self, state, strict=True):
+            x, moved = layer.resume(x, before, tape)
+            after.append(moved)
+        return x, after
+
+    def echo_segment(self, tape: Tape, g: Tensor, carry: list[Any] | None, acc: StatBuffer) -> tuple[Tensor, list[Any]]:
+        """Echo of a segment through all layers."""
+        layers = [*self]
+        before: list[Any] = [None] * len(layers)
+        for n in reversed(range(len(layers))):
+            g, before[n] = layers[n].echo_segment(tape, g, carry[n] if carry else None, acc)
+        return g, before
+
+    def retrace(self, x: Tensor, state: list[Any], tape: Tape) -> tuple[Tensor, list[Any]]:
+        """Goes back over a segment: each layer gives the outputs that the next one needs."""
+        before = []
+        for layer, after in zip(self, state, strict=True):
+            x, moved = layer.retrace(x, after, tape)
+            before.append(moved)
+        return x, before
+
     def start(self, batch: int) -> list[Any]:
         """States of all layers."""
         return [layer.start(batch) for layer in self]
@@ -69,6 +93,21 @@ class Residual(EchoLayer):
     def echo(self, tape: Tape, g: Tensor, acc: StatBuffer) -> Tensor:
         """Adds the nudge of the branch to the nudge that passes by."""
         return g + self.layer.echo(tape, g, acc)
+
+    def resume(self, x: Tensor, state: Any, tape: Tape | None) -> tuple[Tensor, Any]:
+        """Free phase of a segment."""
+        y, state = self.layer.resume(x, state, tape)
+        return x + y, state
+
+    def echo_segment(self, tape: Tape, g: Tensor, carry: Any, acc: StatBuffer) -> tuple[Tensor, Any]:
+        """Echo of a segment."""
+        below, carry = self.layer.echo_segment(tape, g, carry, acc)
+        return g + below, carry
+
+    def retrace(self, x: Tensor, state: Any, tape: Tape) -> tuple[Tensor, Any]:
+        """Goes back over a segment."""
+        y, state = self.layer.retrace(x, state, tape)
+        return x + y, state
 
     def start(self, batch: int) -> Any:
         """State of the branch."""

@@ -13,14 +13,16 @@ outputs are kept, never retraced.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from holonomy.core.errors import IllegalMix
 from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
@@ -29,6 +31,8 @@ from holonomy.nn.static import CausalFIR, FIRState, Linear, silu_product
 THETA_MARGIN = 1e-3
 """theta stays in [margin, pi - margin]: outside, b = s sin(theta) vanishes and the statistics lose precision."""
 GAMMA_BOUNDS = (1e-4, 4.0)
+CONTROL_SCALE = 0.1
+"""Of the rows that control a bank, at the start: it begins close to a bank that does not listen."""
 DECAY_LIMIT = 80.0
 """exp(-80) is the last factor worth keeping; below it float32 would only produce denormals."""
 
@@ -114,12 +118,24 @@ class OscillatorBank(EchoLayer):
         return Propagator(within, collect, emit, carry)
 
     def free(self, x: Float[Tensor, "N batch time"], tape: Tape | None) -> Float[Tensor, "N batch time"]:
-        """Drives the bank from rest; the record is the output and the propagator."""
+        """Drives the bank from rest; the record is the output, the propagator, and the state before."""
+        return self._run(x, None, tape)[0]
+
+    def _run(
+        self, x: Float[Tensor, "N batch time"], z: Tensor | None, tape: Tape | None
+    ) -> tuple[Float[Tensor, "N batch time"], Tensor]:
         prop = self.propagator()
-        q, _ = scan(x, prop, None)
+        q, after = scan(x, prop, z)
         if tape is not None:
-            tape.push(self, q, prop.within, prop.collect, prop.emit, prop.carry)
-        return q
+            tape.push(self, q, prop.within, prop.collect, prop.emit, prop.carry, *(() if z is None else (z,)))
+        return q, after
+
+    def resume(
+        self, x: Float[Tensor, "N batch time"], state: BankState, tape: Tape | None
+    ) -> tuple[Float[Tensor, "N batch time"], BankState]:
+        """Drives the bank from a carried state."""
+        q, z = self._run(x, state.z, tape)
+        return q, state._replace(z=z)
 
     def echo(self, tape: Tape, g: Float[Tensor, "N batch time"], acc: StatBuffer) -> Float[Tensor, "N batch time"]:
         """Drives the bank with the reversed nudges; statistics are correlations of echo and free output.
@@ -128,8 +144,19 @@ class OscillatorBank(EchoLayer):
         dtheta = -2 rho sin(theta) cA + cb s cos(theta),
         dgamma = -2 rho (cos(theta) cA - rho cB) + cb sin(theta) 2 rho^2 / s.
         """
-        q, *prop = tape.pop(self)
-        mu = mirror(g, Propagator(*prop))
+        return self.echo_segment(tape, g, None, acc)[0]
+
+    def echo_segment(
+        self, tape: Tape, g: Float[Tensor, "N batch time"], carry: Tensor | None, acc: StatBuffer
+    ) -> tuple[Float[Tensor, "N batch time"], Tensor]:
+        """Echo of a segment; what is carried is the nudge on the complex state."""
+        q, within, collect, emit, factor, *before = tape.pop(self)
+        if carry is not None and g.shape[-1] % self.chunk:
+            raise IllegalMix(
+                f"a segment of {g.shape[-1]} tokens that another one follows is no multiple of the chunk {self.chunk}; "
+                "set train.echo.segment to a multiple of model.chunk"
+            )
+        mu, carry = mirror(g, Propagator(within, collect, emit, factor), carry)
         theta, gamma = self.angles()
         rho, sin, cos = torch.exp(-gamma), torch.sin(theta), torch.cos(theta)
         s = (-2 * torch.expm1(-2 * gamma)).sqrt()
@@ -141,9 +168,21 @@ class OscillatorBank(EchoLayer):
         )
         dtheta = -2 * rho * sin * by_one + by_output * cos * s
         dgamma = -2 * rho * (cos * by_one - rho * by_two) + by_output * sin * 2 * rho.square() / s
+        if before:
+            # The two outputs before the segment follow from its state: Im(e^{i theta} z) = sin(theta) y_{-1},
+            # Im z = rho sin(theta) y_{-2}.
+            (z,) = before
+            first = (torch.polar(torch.ones_like(theta), theta)[:, None] * z).imag / sin[:, None]
+            second = z.imag / (rho * sin)[:, None]
+            by_one = (mu[..., 0] * first).sum(1)
+            by_two = (mu[..., 0] * second).sum(1)
+            if mu.shape[-1] > 1:
+                by_two = by_two + (mu[..., 1] * first).sum(1)
+            dtheta = dtheta - 2 * rho * sin * by_one
+            dgamma = dgamma - 2 * rho * (cos * by_one - rho * by_two)
         acc[self.turn].add_(dtheta * theta * (1 - theta / math.pi))
         acc[self.damping].add_(dgamma * gamma)
-        return mu
+        return mu, carry
 
     def project(self) -> None:
         """Keeps theta in [1e-3, pi - 1e-3] and gamma in [1e-4, 4]."""
@@ -161,18 +200,8 @@ class OscillatorBank(EchoLayer):
     def advance(
         self, x: Float[Tensor, "N batch time"], state: BankState
     ) -> tuple[Float[Tensor, "N batch time"], BankState]:
-        """Drives the bank from a carried state: whole chunks at once, the rest token by token."""
-        length = x.shape[-1]
-        whole = length - length % self.chunk
-        parts = []
-        if whole:
-            q, z = scan(x[..., :whole], self.propagator(), state.z)
-            state = state._replace(z=z)
-            parts.append(q)
-        for t in range(whole, length):
-            q, state = self.step(x[..., t], state)
-            parts.append(q.unsqueeze(-1))
-        return torch.cat(parts, -1), state
+        """Drives the bank from a carried state."""
+        return self.resume(x, state, None)
 
     def step(self, x: Float[Tensor, "N batch"], state: BankState) -> tuple[Float[Tensor, "N batch"], BankState]:
         """z <- rho e^{i theta} z + f, q = s Im(e^{i theta} z)."""
@@ -188,11 +217,7 @@ def log_spaced(bounds: tuple[float, float], count: int) -> Float[Tensor, " count
 def scan(
     f: Float[Tensor, "N batch time"], prop: Propagator, state: Complex[Tensor, "N batch"] | None
 ) -> tuple[Float[Tensor, "N batch time"], Complex[Tensor, "N batch"]]:
-    """Response of the bank, chunk by chunk; a last partial chunk is filled with zeros.
-
-    Returns:
-        The outputs and the state after the last chunk (after the zeros, where the chunk was filled).
-    """
+    """Response of the bank, chunk by chunk, and its state after the last input."""
     modes, batch, length = f.shape
     size = prop.within.shape[1]
     chunks = -(-length // size)
@@ -205,17 +230,36 @@ def scan(
         z = torch.addcmul(gathered[..., c], prop.carry, z)
     before = torch.view_as_real(torch.stack(entering, -1)).view(modes, batch * chunks, 2)
     q = torch.baddbmm(torch.bmm(f, prop.within), before, prop.emit)
+    if used := length % size:
+        # The last chunk was filled with zeros: its own inputs, and the state before it, shorter by the zeros.
+        last = f.view(modes, batch, chunks, size)[:, :, -1, :used]
+        z = torch.view_as_complex(torch.bmm(last, prop.collect[:, size - used :]))
+        # The first of `collect` turns by size - 1 tokens, that of the used part by used - 1: one more is the pole.
+        pole = torch.view_as_complex(prop.collect[:, -2:].contiguous())[:, :1] if size > 1 else prop.carry
+        shrink = torch.view_as_complex(prop.collect[:, size - used : size - used + 1].contiguous()) * pole
+        z = torch.addcmul(z, shrink, entering[-1])
     return q.view(modes, batch, -1)[..., :length], z
 
 
-def mirror(g: Float[Tensor, "N batch time"], prop: Propagator) -> Float[Tensor, "N batch time"]:
-    """Transpose of `scan` from rest: the response to the nudges reversed in time."""
+def mirror(
+    g: Float[Tensor, "N batch time"], prop: Propagator, a: Complex[Tensor, "N batch"] | None = None
+) -> tuple[Float[Tensor, "N batch time"], Complex[Tensor, "N batch"]]:
+    """Transpose of `scan`: the response to the nudges reversed in time.
+
+    Args:
+        g: nudges on the outputs.
+        prop: the propagator of the free phase.
+        a: nudge on the state after the last chunk; zero if None.
+
+    Returns:
+        The nudge on the drive, and on the state before.
+    """
     modes, batch, length = g.shape
     size = prop.within.shape[1]
     chunks = -(-length // size)
     g = F.pad(g, (0, chunks * size - length)).reshape(modes, batch * chunks, size)
     emitted = torch.view_as_complex(torch.bmm(g, prop.emit.mT.contiguous())).view(modes, batch, chunks)
-    a = torch.zeros_like(emitted[..., 0])
+    a = torch.zeros_like(emitted[..., 0]) if a is None else a
     carry = prop.carry.conj().resolve_conj()
     leaving = []
     for c in reversed(range(chunks)):
@@ -223,7 +267,7 @@ def mirror(g: Float[Tensor, "N batch time"], prop: Propagator) -> Float[Tensor, 
         a = torch.addcmul(emitted[..., c], carry, a)
     after = torch.view_as_real(torch.stack(leaving[::-1], -1)).view(modes, batch * chunks, 2)
     mu = torch.baddbmm(torch.bmm(g, prop.within.mT), after, prop.collect.mT)
-    return mu.view(modes, batch, -1)[..., :length]
+    return mu.view(modes, batch, -1)[..., :length], a
 
 
 def lagged_dot(a: Float[Tensor, "N batch time"], b: Float[Tensor, "N batch time"], lag: int) -> Float[Tensor, " N"]:
@@ -233,14 +277,22 @@ def lagged_dot(a: Float[Tensor, "N batch time"], b: Float[Tensor, "N batch time"
     return (a[..., lag:] * b[..., : b.shape[-1] - lag]).sum((1, 2))
 
 
+def _joined(f: Tensor, control: Tensor) -> Tensor:
+    return torch.cat([f, control]) if len(control) else f
+
+
+Echo = Callable[[Tape, Tensor, StatBuffer], Tensor]
+
+
 class OscillatorMixer(EchoLayer):
-    """Gated oscillators: [a; f0] = In x, f = FIR(f0), q = bank(f), y = Out(silu(a) (q + skip f)).
+    """Gated oscillators: [a; f0; c] = In x, f = FIR(f0), q = bank([f; c]), y = Out(silu(a) (q + skip f)).
 
     Args:
         channels: width of the residual stream.
         modes: number of oscillators.
         taps: length of the filter before the bank.
-        theta_range, gamma_range, chunk: see `OscillatorBank`.
+        bank: makes the bank from the generator, between the filter and the last map.
+        controls: what the bank is told besides its drive, in inputs a mode; they begin near zero.
         out_scale: standard deviation of Out is `out_scale / sqrt(modes)`.
         generator: source of the initial weights.
     """
@@ -251,64 +303,109 @@ class OscillatorMixer(EchoLayer):
         modes: int,
         *,
         taps: int,
-        theta_range: tuple[float, float],
-        gamma_range: tuple[float, float],
-        chunk: int,
+        bank: Callable[[torch.Generator], EchoLayer],
+        controls: int = 0,
         out_scale: float,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        self.inp = Linear(channels, 2 * modes, std=channels**-0.5, generator=generator)
+        self.inp = Linear(channels, (2 + controls) * modes, std=channels**-0.5, generator=generator)
+        self.inp.weight.data[2 * modes :] *= CONTROL_SCALE
         self.fir = CausalFIR(modes, taps, generator=generator)
-        self.bank = OscillatorBank(
-            modes, theta_range=theta_range, gamma_range=gamma_range, chunk=chunk, generator=generator
-        )
+        self.bank = bank(generator)
         self.skip = nn.Parameter(torch.full((modes,), 0.5))
         self.out = Linear(modes, channels, std=out_scale * modes**-0.5, generator=generator)
 
     def free(self, x: Float[Tensor, "D batch time"], tape: Tape | None) -> Float[Tensor, "D batch time"]:
         """Runs the mixer; the record holds gate input, gate, drive and gated value."""
-        a, f0 = self.inp.free(x, tape).chunk(2)
+        a, f0, control = self._split(self.inp.free(x, tape))
         f = self.fir.free(f0, tape)
-        q = self.bank.free(f, tape)
+        return self._gated(a, f, self.bank.free(_joined(f, control), tape), tape)
+
+    def _gated(self, a: Tensor, f: Tensor, q: Tensor, tape: Tape | None) -> Tensor:
         gate = F.silu(a)
         h = torch.addcmul(q, self.skip[:, None, None], f)
         if tape is not None:
             tape.push(self, a, gate, f, h)
         return self.out.free(gate * h, tape)
 
+    def resume(
+        self, x: Float[Tensor, "D batch time"], state: tuple[FIRState, Any], tape: Tape | None
+    ) -> tuple[Float[Tensor, "D batch time"], tuple[FIRState, Any]]:
+        """Free phase of a segment."""
+        a, f0, control = self._split(self.inp.free(x, tape))
+        f, past = self.fir.resume(f0, state[0], tape)
+        q, z = self.bank.resume(_joined(f, control), state[1], tape)
+        return self._gated(a, f, q, tape), (past, z)
+
+    def retrace(
+        self, x: Float[Tensor, "D batch time"], state: tuple[FIRState, Any], tape: Tape
+    ) -> tuple[Float[Tensor, "D batch time"], tuple[FIRState, Any]]:
+        """Goes back over a segment, where filter and bank can."""
+        a, f0, control = self._split(self.inp.free(x, tape))
+        f, past = self.fir.retrace(f0, state[0], tape)
+        q, z = self.bank.retrace(_joined(f, control), state[1], tape)
+        return self._gated(a, f, q, tape), (past, z)
+
     def echo(self, tape: Tape, g: Float[Tensor, "D batch time"], acc: StatBuffer) -> Float[Tensor, "D batch time"]:
         """Routes the nudge through gate, skip, bank and filter."""
+        return self._route(tape, g, acc, self.fir.echo, self.bank.echo)
+
+    def echo_segment(
+        self, tape: Tape, g: Float[Tensor, "D batch time"], carry: tuple[Any, Any] | None, acc: StatBuffer
+    ) -> tuple[Float[Tensor, "D batch time"], tuple[Any, Any]]:
+        """Echo of a segment; what is carried is that of filter and bank."""
+        after = carry or (None, None)
+        before: list[Any] = [None, None]
+
+        def fir(tape: Tape, g: Tensor, acc: StatBuffer) -> Tensor:
+            below, before[0] = self.fir.echo_segment(tape, g, after[0], acc)
+            return below
+
+        def bank(tape: Tape, g: Tensor, acc: StatBuffer) -> Tensor:
+            below, before[1] = self.bank.echo_segment(tape, g, after[1], acc)
+            return below
+
+        return self._route(tape, g, acc, fir, bank), (before[0], before[1])
+
+    def _route(self, tape: Tape, g: Tensor, acc: StatBuffer, fir: Echo, bank: Echo) -> Tensor:
         g = self.out.echo(tape, g, acc)
         a, gate, f, h = tape.pop(self)
-        below = g.new_empty(2 * len(self.skip), *g.shape[1:])
-        silu_product(h.mul_(g), a, out=below[: len(self.skip)])
+        below = g.new_empty(len(self.inp.weight), *g.shape[1:])
+        da, df, dcontrol = self._split(below)
+        silu_product(h.mul_(g), a, out=da)
         g.mul_(gate)
         acc[self.skip].add_(lagged_dot(g, f, 0))
-        drive = self.bank.echo(tape, g, acc).addcmul_(self.skip[:, None, None], g)
-        below[len(self.skip) :] = self.fir.echo(tape, drive, acc)
+        drive = bank(tape, g, acc)
+        dcontrol.copy_(drive[len(self.skip) :])
+        df.copy_(fir(tape, drive[: len(self.skip)].addcmul_(self.skip[:, None, None], g), acc))
         return self.inp.echo(tape, below, acc)
 
-    def start(self, batch: int) -> tuple[FIRState, BankState]:
-        """Zero past of the filter and oscillators at rest."""
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Gate, drive and controls."""
+        modes = len(self.skip)
+        return x[:modes], x[modes : 2 * modes], x[2 * modes :]
+
+    def start(self, batch: int) -> tuple[FIRState, Any]:
+        """Zero past of the filter and a bank at rest."""
         return self.fir.start(batch), self.bank.start(batch)
 
     def advance(
-        self, x: Float[Tensor, "D batch time"], state: tuple[FIRState, BankState]
-    ) -> tuple[Float[Tensor, "D batch time"], tuple[FIRState, BankState]]:
+        self, x: Float[Tensor, "D batch time"], state: tuple[FIRState, Any]
+    ) -> tuple[Float[Tensor, "D batch time"], tuple[FIRState, Any]]:
         """Continues by any number of tokens."""
-        a, f0 = self.inp.free(x, None).chunk(2)
+        a, f0, control = self._split(self.inp.free(x, None))
         f, past = self.fir.advance(f0, state[0])
-        q, z = self.bank.advance(f, state[1])
+        q, z = self.bank.advance(_joined(f, control), state[1])
         h = torch.addcmul(q, self.skip[:, None, None], f)
         return self.out.free(F.silu(a) * h, None), (past, z)
 
     def step(
-        self, x: Float[Tensor, "D batch"], state: tuple[FIRState, BankState]
-    ) -> tuple[Float[Tensor, "D batch"], tuple[FIRState, BankState]]:
+        self, x: Float[Tensor, "D batch"], state: tuple[FIRState, Any]
+    ) -> tuple[Float[Tensor, "D batch"], tuple[FIRState, Any]]:
         """Continues by one token."""
-        a, f0 = torch.mm(self.inp.weight, x).chunk(2)
+        a, f0, control = self._split(torch.mm(self.inp.weight, x))
         f, past = self.fir.step(f0, state[0])
-        q, z = self.bank.step(f, state[1])
+        q, z = self.bank.step(_joined(f, control), state[1])
         h = torch.addcmul(q, self.skip[:, None], f)
         return torch.mm(self.out.weight, F.silu(a).mul_(h)), (past, z)

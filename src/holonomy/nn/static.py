@@ -163,6 +163,32 @@ class CausalFIR(EchoLayer):
             dx[..., :-k].addcmul_(w[:, k], late)
         return dx
 
+    def resume(
+        self, x: Float[Tensor, "channels batch time"], state: FIRState, tape: Tape | None
+    ) -> tuple[Float[Tensor, "channels batch time"], FIRState]:
+        """Filters a segment with the inputs before it in front; the record holds both."""
+        whole = torch.cat([state.past, x], -1)
+        lag = self.taps - 1
+        return self.free(whole, tape)[..., lag:], state._replace(past=whole[..., whole.shape[-1] - lag :])
+
+    def echo_segment(
+        self, tape: Tape, g: Float[Tensor, "channels batch time"], carry: Tensor | None, acc: StatBuffer
+    ) -> tuple[Float[Tensor, "channels batch time"], Tensor]:
+        """Echo of a segment; what is carried is the nudge on the last inputs before it."""
+        lag = self.taps - 1
+        dx = self.echo(tape, F.pad(g, (lag, 0)), acc)
+        if carry is not None and lag:
+            dx[..., dx.shape[-1] - lag :] += carry
+        return dx[..., lag:], dx[..., :lag]
+
+    def retrace(
+        self, x: Float[Tensor, "channels batch time"], state: FIRState, tape: Tape
+    ) -> tuple[Float[Tensor, "channels batch time"], FIRState]:
+        """Filters a segment again, where there is only one tap; longer filters forget their first inputs."""
+        if self.taps > 1:
+            return super().retrace(x, state, tape)
+        return self.free(x, tape), state
+
     def start(self, batch: int) -> FIRState:
         """A zero past."""
         past = self.weight.new_zeros(self.weight.shape[0], batch, self.taps - 1)
@@ -172,9 +198,7 @@ class CausalFIR(EchoLayer):
         self, x: Float[Tensor, "channels batch time"], state: FIRState
     ) -> tuple[Float[Tensor, "channels batch time"], FIRState]:
         """Filters with the past inputs in front."""
-        whole = torch.cat([state.past, x], -1)
-        lag = self.taps - 1
-        return self.free(whole, None)[..., lag:], state._replace(past=whole[..., whole.shape[-1] - lag :])
+        return self.resume(x, state, None)
 
     def step(
         self, x: Float[Tensor, "channels batch"], state: FIRState

@@ -27,6 +27,12 @@ class ModelConfig(Config):
     )
     blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
     d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")
+    bank: Literal["diagonal", "selective", "hamiltonian"] = Field(
+        default="diagonal",
+        description="oscillators of a mixer: damped; damped, both damping and turn chosen by the input at "
+        "every token, or coupled, undamped and reversible",
+    )
+    wells: bool = Field(default=False, description="log-cosh wells in a hamiltonian bank")
     n_osc: int = Field(default=256, ge=1, le=16384, description="oscillators per mixer")
     hidden: int = Field(default=256, ge=1, le=32768, description="width inside a gated map")
     heads: int = Field(default=4, ge=1, le=128, description="retrieval heads; must divide d")
@@ -64,6 +70,10 @@ class ModelConfig(Config):
             bounds = getattr(self, name)
             if bounds is not None and not 0 < bounds[0] <= bounds[1] <= top:
                 raise ValueError(f"{name} = {list(bounds)} must rise within (0, {top}]")
+        if self.bank == "hamiltonian" and self.n_osc & (self.n_osc - 1):
+            raise ValueError(f"n_osc = {self.n_osc} must be a power of two for bank = hamiltonian")
+        if self.wells and self.bank != "hamiltonian":
+            raise ValueError(f"wells belong to bank = hamiltonian, not to bank = {self.bank}; drop one of them")
         return self
 
 
@@ -102,11 +112,44 @@ class OptimConfig(Config):
         return self
 
 
+class EchoConfig(Config):
+    """The second phase of learning."""
+
+    memory: Literal["full", "segment", "streamed"] = Field(
+        default="full",
+        description="what the free phase keeps: everything, the states at the borders of segments, or only the last "
+        "ones (hamiltonian banks, which can go back)",
+    )
+    segment: int = Field(default=256, ge=1, description="tokens of a segment, for memory = segment and streamed")
+    mode: Literal["tangent", "symmetric", "one_sided", "complex"] = Field(
+        default="tangent", description="nudge of hamiltonian banks: infinitesimal, of both signs, of one, imaginary"
+    )
+    kappa: float | None = Field(
+        default=None,
+        ge=1e-8,
+        le=10,
+        description="size of a finite nudge relative to the outputs; null is 1 for quadratic banks, 1e-3 with wells",
+    )
+    allow_biased: bool = Field(default=False, description="permits mode = one_sided")
+    fixed: bool = Field(default=False, description="hamiltonian states in 32-bit fixed point: the way back is exact")
+
+    @model_validator(mode="after")
+    def _check(self) -> EchoConfig:
+        if self.mode == "one_sided" and not self.allow_biased:
+            raise ValueError("mode = one_sided is biased; use symmetric or tangent, or set allow_biased")
+        if self.memory != "full" and self.mode != "tangent":
+            raise ValueError(f"memory = {self.memory} nudges by tangents; set mode = tangent")
+        if self.fixed and self.mode != "tangent":
+            raise ValueError("fixed states are nudged by tangents; set mode = tangent")
+        return self
+
+
 class TrainConfig(Config):
     """How long, how often, on what."""
 
     budget: Budget = Field(default=Budget(cpu_s=180.0), description="stop conditions, the first one reached wins")
     cadence: Cadence = Field(default=Cadence(), description="steps between logs, evaluations and checkpoints")
+    echo: EchoConfig = Field(default=EchoConfig(), description="second phase of learning")
     optim: OptimConfig = Field(default=OptimConfig(), description="optimiser")
     schedule: Schedule = Field(default=Schedule(), description="learning rate over the budget")
     guard: Guard = Field(default=Guard(), description="what happens when training goes wrong or no longer helps")
@@ -170,4 +213,29 @@ class LiorConfig(Config):
             raise ValueError(
                 f"train.accumulate = {self.train.accumulate} does not divide data.batch = {self.data.batch}"
             )
+        self._check_echo()
         return self
+
+    def _check_echo(self) -> None:
+        echo, plain, model = self.train.echo, EchoConfig(), self.model
+        if model.bank != "hamiltonian":
+            for name in ("mode", "kappa", "allow_biased", "fixed"):
+                if getattr(echo, name) != getattr(plain, name):
+                    raise ValueError(f"train.echo.{name} is for model.bank = hamiltonian, not {model.bank}; drop it")
+        if echo.memory == "full":
+            if echo.segment != plain.segment:
+                raise ValueError("train.echo.segment is for train.echo.memory = segment or streamed; drop it")
+            return
+        if "r" in model.letters:
+            raise ValueError(
+                f"train.echo.memory = {echo.memory} cannot learn retrieval; set model.architecture = causal_field"
+            )
+        if echo.memory == "streamed" and (model.bank != "hamiltonian" or model.fir > 1 or model.dropout):
+            raise ValueError(
+                "train.echo.memory = streamed wants model.bank = hamiltonian, model.fir = 1 and model.dropout = 0: "
+                "damped oscillators, longer filters and masks cannot go back; memory = segment can have the first two"
+            )
+        if model.dropout:
+            raise ValueError("train.echo.memory = segment runs every segment twice; set model.dropout = 0")
+        if model.bank == "diagonal" and echo.segment % model.chunk:
+            raise ValueError(f"train.echo.segment = {echo.segment} is no multiple of model.chunk = {model.chunk}")

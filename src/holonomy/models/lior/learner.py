@@ -25,6 +25,8 @@ def build_learner(
         optimiser=lambda params, num_decayed: flat_adamw(optim, params, num_decayed),
         schedule=lambda progress: learning_rate(progress, config.train.schedule, optim.lr),
         accumulate=config.train.accumulate,
+        segment=None if config.train.echo.memory == "full" else config.train.echo.segment,
+        streamed=config.train.echo.memory == "streamed",
         ema=optim.ema,
         replicas=replicas,
     )

@@ -10,8 +10,10 @@ from holonomy.core.layer import EchoLayer
 from holonomy.models.lior.config import LiorConfig
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.embedding import Embedding
-from holonomy.nn.oscillator import OscillatorMixer
+from holonomy.nn.hamiltonian import HamiltonianBank
+from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.selective import SelectiveBank
 from holonomy.nn.static import Dropout, GatedUnit, Linear, RMSNorm
 
 FASTEST_TURN = 3.0
@@ -49,14 +51,33 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[
     if letter == "r":
         window = model.window or length
         return [Retrieval(model.d, model.heads, window=window, out_scale=model.out_scale, generator=generator)]
+    theta = model.theta_range or (math.pi / length, FASTEST_TURN)
+
+    def bank(generator: torch.Generator) -> EchoLayer:
+        if model.bank == "hamiltonian":
+            echo = config.train.echo
+            return HamiltonianBank(
+                model.n_osc,
+                wells=model.wells,
+                mode=echo.mode,
+                kappa=echo.kappa,
+                fixed=echo.fixed,
+                allow_biased=echo.allow_biased,
+                generator=generator,
+            )
+        ranges = {"theta_range": theta, "gamma_range": model.gamma_range, "generator": generator}
+        if model.bank == "selective":
+            return SelectiveBank(model.n_osc, **ranges)
+        return OscillatorBank(model.n_osc, chunk=model.chunk, **ranges)
+
+    controls = {"selective": SelectiveBank.inputs - 1, "hamiltonian": int(model.wells)}.get(model.bank, 0)
     return [
         OscillatorMixer(
             model.d,
             model.n_osc,
             taps=model.fir,
-            theta_range=model.theta_range or (math.pi / length, FASTEST_TURN),
-            gamma_range=model.gamma_range,
-            chunk=model.chunk,
+            bank=bank,
+            controls=controls,
             out_scale=model.out_scale,
             generator=generator,
         )
