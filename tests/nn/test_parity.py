@@ -13,11 +13,12 @@ from holonomy.core.errors import TapeError
 from holonomy.core.flat import FlatParams, StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
+from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.hamiltonian import HamiltonianBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
-from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
 from holonomy.nn.static import CausalFIR, Dropout, GatedUnit, Linear, RMSNorm
 
@@ -49,6 +50,14 @@ def hamiltonian(*, wells: bool = False, mode: str = "tangent", kappa: float | No
     return Chain([Linear(WIDTH, found.inputs * WIDTH, std=0.5, generator=generator()), found])
 
 
+def charted(*, shared: bool = False, curvature: CurvatureSource | None = None, **options: object) -> Retrieval:
+    """Retrieval in a chart of four dimensions with blocks of two."""
+    chart = Chart(2, 4, block=2, generator=generator(), **options)  # type: ignore[arg-type]
+    return Retrieval(
+        WIDTH, 2, window=70, out_scale=0.5, chart=chart, shared=shared, curvature=curvature, generator=generator()
+    )
+
+
 def selective() -> EchoLayer:
     """A selective bank that listens: its three inputs are linear in x."""
     found = SelectiveBank(WIDTH, theta_range=(0.02, 3.0), gamma_range=(0.01, 1.0), generator=generator())
@@ -69,6 +78,16 @@ LAYERS: dict[str, Callable[[], EchoLayer]] = {
     "selective mixer": lambda: mixer("selective"),
     "retrieval": lambda: Retrieval(WIDTH, 2, window=1000, out_scale=0.5, generator=generator()),
     "windowed retrieval": lambda: Retrieval(WIDTH, 2, window=5, out_scale=0.5, generator=generator()),
+    "derived chart": lambda: charted(frame_mode="derived", rotor_mode="off"),
+    "derived rotor chart": lambda: charted(frame_mode="derived", rotor_mode="derived", metric_mode="block_rot"),
+    "low-rank chart": lambda: charted(frame_mode="learned_lowrank", rotor_mode="off", rank=2),
+    "turned low-rank chart": lambda: charted(frame_mode="learned_lowrank", rotor_mode="stateful", rank=2),
+    "rotor chart": lambda: charted(metric_mode="block_rot"),
+    "aligned rotor chart": lambda: charted(rotor_mode="derived"),
+    "shared chart": lambda: charted(shared=True),
+    "stressed retrieval": lambda: Retrieval(WIDTH, 2, window=1000, out_scale=0.5, stress=True, generator=generator()),
+    "curved retrieval": lambda: charted(shared=True, curvature=CurvatureSource(4, generator=generator())),
+    "geometric retrieval": lambda: GeometricRetrieval(WIDTH, 2, window=5, out_scale=0.5, generator=generator()),
     "chain": lambda: Chain([RMSNorm(), Residual(mixer()), Linear(WIDTH, 5, std=0.3, generator=generator())]),
     "shared layer": lambda: Chain([shared := Residual(bank()), RMSNorm(), shared]),
 }

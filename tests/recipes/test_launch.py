@@ -261,6 +261,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
     reversible = ("model.bank=hamiltonian", "model.architecture=causal_field")
     wells = (*reversible, "model.wells=true")
     finite = (*wells, "train.echo.mode=symmetric")
+    chart = ("geometry.chart=shared",)
     segments = (*reversible, "train.echo.memory=segment")
     for base, key, value in (
         (reversible, "model.wells", "true"),
@@ -269,6 +270,18 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         (reversible, "train.echo.fixed", "true"),
         (reversible, "train.echo.memory", "segment"),
         (segments, "train.echo.segment", 8),
+        ((), "geometry.chart", "shared"),
+        ((), "geometry.stress", "true"),
+        (chart, "geometry.n", 4),
+        (chart, "geometry.metric_mode", "block_rot"),
+        ((*chart, "geometry.metric_mode=block_rot"), "geometry.block", 2),
+        (chart, "geometry.frame_mode", "learned_lowrank"),
+        (chart, "geometry.rotor_mode", "derived"),
+        (chart, "geometry.rotor_layers", 2),
+        (chart, "geometry.source", "curvature"),
+        ((*chart, "geometry.frame_mode=learned_lowrank"), "geometry.rank", 2),
+        ((*chart, "geometry.frame_mode=derived", "geometry.rotor_mode=off"), "geometry.frame_every", 1),
+        ((), "model.score", "geometric"),
     ):
         with_key = trace(*base, f"{key}={value}")
         plainly = trace(*base)

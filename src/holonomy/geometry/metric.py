@@ -301,3 +301,32 @@ class Metric:
             found["U"] = 2 * pulled * self.D.unsqueeze(-2)
             found["D"] = (self.U * pulled).sum(-2)
         return found
+
+    def pull(self, da: Float[Tensor, "*heads rows n"]) -> dict[str, Tensor]:
+        """Derivatives of a loss by the parameters, from its derivative by A (see `map`), as `stat` returns them.
+
+        With the rows T = Q^T L^T: dlambda_i = Omega dA_i . T_i / (2 sqrt(lambda_i)); dC_k = Omega T_k dA_k^T, lower
+        triangle; dOmega = dA . A / Omega; dQ = L^T dT^T; dU = dA_r^T sqrt(D); dD_r = dA_r . U_r / (2 sqrt(D_r)).
+        """
+        n, scale = self.base.n, self._scale()
+        droot = da[..., :n, :]
+        turned = self.base.factor.mT if self.frame is None else self.frame.mT @ self.base.factor.mT
+        found: dict[str, Tensor] = {}
+        if self.lam_local is not None:
+            root = self.lam_local.sqrt().unsqueeze(-1)
+            found["lam_local"] = (scale * droot * turned / (2 * root)).sum(-1)
+            dturned = scale * root * droot
+        else:
+            blocks = self._blocks
+            shape = blocks.shape[-3:-1]
+            found["blocks"] = scale.unsqueeze(-1) * (turned.unflatten(-2, shape) @ droot.unflatten(-2, shape).mT).tril()
+            dturned = scale * (blocks @ droot.unflatten(-2, shape)).flatten(-3, -2)
+        if self.omega is not None:
+            found["omega"] = (droot * self._root()).sum((-2, -1)) / self.omega
+        if self.frame is not None:
+            found["frame"] = self.base.factor.mT @ dturned.mT
+        if self.U is not None and self.D is not None:
+            lower = da[..., n:, :].mT
+            found["U"] = lower * self.D.sqrt().unsqueeze(-2)
+            found["D"] = (lower * self.U).sum(-2) / (2 * self.D.sqrt())
+        return found

@@ -179,10 +179,11 @@ class EchoLearner:
         return self.net
 
     def state(self) -> State:
-        """Parameters and their averages by name, the optimiser's moments, generators, and the scale of the rate."""
+        """Parameters, averages and buffers by name, the optimiser's moments, generators, the scale of the rate."""
         state: State = {f"model.{name}": v for name, v in self.flat.named_views(self.flat.buffer).items()}
         if self.average is not None:
             state.update({f"average.{name}": v for name, v in self.flat.named_views(self.average).items()})
+        state.update({f"buffer.{name}": tensor for name, tensor in self.net.named_buffers()})
         state.update({f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()})
         state.update({f"random.{n}": generator.get_state() for n, generator in enumerate(self._generators)})
         return state | {"rate_scale": self.rate_scale}

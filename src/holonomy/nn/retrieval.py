@@ -1,56 +1,67 @@
 """Causal retrieval over past tokens by Boltzmann weights of a geodesic cost.
 
-For query k_i and key m_j of one head, cost_ij = R sqrt(|k_i - m_j|^2 + c^2 (i - j)^2 + 0.01 d), and
-w_i = softmax over the past of -cost_ij, out_i = sum_j w_ij v_j. R and c are learned per head.
-
-Echo by contrast: a nudge adds the energy e_ij = g_i . v_j, and the infinitesimal difference of the expected
-cost statistics between the nudged and the free Boltzmann distribution is the derivative of the loss:
-dL/dcost_ij = -w_ij (e_ij - <e>_i) with <e>_i = sum_j w_ij e_ij.
+For query k_i and key m_j of one head, score_ij = -R_j sqrt(g(k_i - m_j) + c^2 (i - j)^2 + 0.01 n), with R_j = R times a
+factor of the key, R and c learned per head. g is Euclidean (its metric is then absorbed by the maps to queries and
+keys), or learned in a chart. See `nn.attention` for the weights and their contrast.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from holonomy.core.errors import ConfigError
 from holonomy.core.flat import StatBuffer
-from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
+from holonomy.geometry.curvature import collapse_scalar, conformal_scalar
+from holonomy.nn.attention import Attention
+from holonomy.nn.chart import Chart
 from holonomy.nn.oscillator import log_spaced
 from holonomy.nn.static import Linear
 
-LONG_AGO = -(2**31)
-"""Position of an empty place: outside every window."""
-MASKED = -1e30
-"""Score of a place that must not be seen: finite, so that no NaN can come from a difference of masks."""
+STRESS_RATE = 0.1
+"""Weight of the newest token in the running mean of how far tokens move."""
 
 
-class RetrievalState(NamedTuple):
-    """The last tokens that a query may see; the newest takes the place of the oldest.
+class CurvatureSource(nn.Module):
+    """Factors of the keys from the curvature of e^(2f) g at their places, f a sum of Gaussian bumps; not learned.
 
-    Attributes:
-        keys: [batch * heads, window, d].
-        values: [batch * heads, window, d].
-        time: position of each place's token, [window]; far in the past where there is none yet.
-        position: number of tokens seen so far.
-        radius: R of each head, [heads, 1, 1]; computed once, not every token.
-        interval: c^2 of each head, [heads, 1, 1].
+    R_sc = sqrt(|scalar curvature| / n^2 + eps) in the flat coordinates y of the chart, with
+    f = sum_k a_k exp(-|y - mu_k|^2 / (2 s^2)).
+
+    Args:
+        n: dimensions of the chart.
+        bumps: number of bumps.
+        width: s.
+        generator: source of heights and centres.
     """
 
-    keys: Float[Tensor, "BH window d"]
-    values: Float[Tensor, "BH window d"]
-    time: Int[Tensor, " window"]
-    position: int
-    radius: Float[Tensor, "heads 1 1"]
-    interval: Float[Tensor, "heads 1 1"]
+    heights: Tensor
+    centres: Tensor
+
+    def __init__(self, n: int, *, bumps: int = 16, width: float = 1.0, generator: torch.Generator) -> None:
+        super().__init__()
+        self.n, self.bend = n, width
+        self.register_buffer("heights", 0.1 * torch.randn(bumps, generator=generator))
+        self.register_buffer("centres", torch.randn(bumps, n, generator=generator))
+
+    def factors(self, y: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch"]:
+        """R_sc at each point; the first n coordinates are those of the full-rank part of the metric."""
+        # In float64: second derivatives of bumps lose digits.
+        away = y[..., None, : self.n].double() - self.centres.double()
+        square, s2 = away.square().sum(-1), self.bend**2
+        bump = self.heights * torch.exp(-square / (2 * s2))
+        slope = (bump.unsqueeze(-1) * away).sum(-2) / s2
+        laplacian = (bump * (square / s2 - self.n)).sum(-1) / s2
+        scalar = conformal_scalar(bump.sum(-1), slope.square().sum(-1), laplacian, self.n)
+        return collapse_scalar(scalar, self.n).to(y.dtype)
 
 
-class Retrieval(EchoLayer):
+class Retrieval(Attention):
     """Multi-head retrieval: queries, keys and values are linear in x, the result returns through a linear map.
 
     Args:
@@ -58,139 +69,205 @@ class Retrieval(EchoLayer):
         heads: number of heads.
         window: how many tokens, the current one included, a query sees.
         out_scale: standard deviation of the last map is `out_scale / sqrt(channels)`.
+        chart: learned metrics of the heads; None is the Euclidean one.
+        shared: with a chart, one map to its n dimensions for the queries and keys of all heads.
+        stress: keys repel the more, the further the stream has moved lately: R_j = R (1 + kappa e_j / (1 + e_j)), kappa
+            learned, e a running mean of |x_j - x_{j-1}|^2 / D.
+        curvature: factors of the keys from a field of curvature in the chart.
         generator: source of the initial weights.
     """
 
-    def __init__(self, channels: int, heads: int, *, window: int, out_scale: float, generator: torch.Generator) -> None:
-        super().__init__()
-        if channels % heads:
-            raise ConfigError(f"`model.heads` = {heads} does not divide `model.d` = {channels}; choose a divisor")
-        self.heads, self.window = heads, window
-        self.inp = Linear(channels, 3 * channels, std=channels**-0.5, generator=generator)
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        window: int,
+        out_scale: float,
+        chart: Chart | None = None,
+        shared: bool = False,
+        stress: bool = False,
+        curvature: CurvatureSource | None = None,
+        generator: torch.Generator,
+    ) -> None:
+        features = chart.n if shared and chart is not None else 2 * channels
+        super().__init__(channels, heads, window=window, features=features, generator=generator)
+        self.shared, self.chart, self.curvature = shared and chart is not None, chart, curvature
         self.log_radius = nn.Parameter(torch.full((heads,), math.log(1.5)))
         self.log_interval = nn.Parameter(log_spaced((0.02, 1.0), heads).log().float())
+        self.stress = nn.Parameter(torch.zeros(heads)) if stress else None
         self.out = Linear(channels, channels, std=out_scale * channels**-0.5, generator=generator)
 
-    def split(self, x: Float[Tensor, "triple batch time"]) -> tuple[Tensor, Tensor, Tensor]:
-        """Splits [3 D, B, T] into queries, keys and values, each [B * heads, T, d]."""
-        width = x.shape[0] // (3 * self.heads)
-        parts = x.view(3, self.heads, width, *x.shape[1:]).permute(0, 3, 1, 4, 2)
-        k, m, v = parts.reshape(3, -1, x.shape[2], width)
-        return k, m, v
+    def compared(self, x: Tensor, tape: Tape | None) -> tuple[Tensor, Tensor]:
+        """Queries and keys, mapped by the chart where there is one."""
+        batch, time = x.shape[1:]
+        if self.chart is None:
+            k, m = self.split(x, 2)
+            return k, m
+        if self.shared:
+            points = x.permute(1, 2, 0).reshape(1, -1, x.shape[0]).expand(self.heads, -1, -1)
+            mapped = self.chart.free(points, tape)
+            (both,) = self._by_sequence(mapped.unsqueeze(0), batch, time)
+            return both, both
+        both = self.split(x, 2).view(2, batch, self.heads, time, -1).transpose(1, 2)
+        mapped = self.chart.free(both.transpose(0, 1).reshape(self.heads, 2 * batch * time, -1), tape)
+        by_part = mapped.view(self.heads, 2, batch * time, -1).transpose(0, 1)
+        k, m = self._by_sequence(by_part, batch, time)
+        return k, m
 
-    def join(self, y: Float[Tensor, "BH time d"], batch: int) -> Float[Tensor, "D batch time"]:
-        """Inverse of one part of `split`."""
-        heads = y.view(batch, self.heads, *y.shape[1:]).permute(1, 3, 0, 2)
-        return heads.reshape(-1, batch, y.shape[1])
+    def _by_sequence(self, x: Tensor, batch: int, time: int) -> Tensor:
+        """[parts, heads, B * T, d] as [parts, B * heads, T, d]."""
+        return x.reshape(len(x), self.heads, batch, time, -1).transpose(1, 2).flatten(1, 2)
 
-    def scales(self) -> tuple[Float[Tensor, "heads 1 1"], Float[Tensor, "heads 1 1"]]:
-        """Returns R and c^2 of each head."""
-        return self.log_radius.exp()[:, None, None], (2 * self.log_interval).exp()[:, None, None]
+    def _by_chart(self, x: Tensor, batch: int) -> Tensor:
+        """[parts, B * heads, T, d] as [parts, heads, B * T, d]."""
+        return x.unflatten(1, (batch, self.heads)).transpose(1, 2).flatten(2, 3)
 
-    def weights(
-        self,
-        k: Float[Tensor, "BH L d"],
-        m: Float[Tensor, "BH S d"],
-        apart: Int[Tensor, "L S"],
-        radius: Float[Tensor, "heads 1 1"],
-        interval: Float[Tensor, "heads 1 1"],
-    ) -> tuple[Float[Tensor, "BH L S"], Float[Tensor, "BH L S"]]:
-        """Boltzmann weights and the geodesic lengths sqrt(...) of all pairs.
+    def pull_compared(self, tape: Tape, dk: Tensor, dm: Tensor, acc: StatBuffer) -> Tensor:
+        """Through the chart, where there is one."""
+        batch = len(dk) // self.heads
+        if self.chart is None:
+            return self.join(torch.stack([dk, dm]), batch)
+        if self.shared:
+            (g,) = self._by_chart((dk + dm).unsqueeze(0), batch)
+            below = self.chart.echo(tape, g, acc).sum(0)
+            return below.view(batch, -1, below.shape[-1]).permute(2, 0, 1)
+        by_head = self._by_chart(torch.stack([dk, dm]), batch).transpose(0, 1).flatten(1, 2)
+        below = self.chart.echo(tape, by_head, acc)
+        parts = below.unflatten(1, (2, -1)).transpose(0, 1)
+        return self.join(self._by_sequence(parts, batch, dk.shape[1]), batch)
 
-        Args:
-            k: queries.
-            m: keys.
-            apart: age of each key as seen by each query; places outside [0, window) are not seen.
-            radius: R.
-            interval: c^2.
-        """
-        square = torch.baddbmm(k.square().sum(-1, keepdim=True), k, m.mT, alpha=-2)
-        square = (square + m.square().sum(-1).unsqueeze(1)).clamp_min(0)
-        length = (square.view(-1, self.heads, *apart.shape) + (interval * apart.square() + 0.01 * k.shape[-1])).sqrt()
-        seen = (apart >= 0) & (apart < self.window)
-        score = torch.where(seen, -radius * length, MASKED)
-        return score.softmax(-1).view_as(square), length.view_as(square)
+    def sources(self, x: Tensor, k: Tensor, carry: Any) -> tuple[Tensor, Any]:
+        """Stress of the stream or curvature at the keys; both are constants of the free phase."""
+        if self.curvature is not None:
+            return self.curvature.factors(k.detach()).view(-1, self.heads, k.shape[1]), None
+        if self.stress is None:
+            return x.new_empty(0), None
+        x = x.detach()
+        before, energy = carry if carry is not None else (x[..., 0], x.new_zeros(x.shape[1]))
+        moved = (x - torch.cat([before.unsqueeze(-1), x[..., :-1]], -1)).square().mean(0)
+        lag = torch.arange(x.shape[-1], device=x.device, dtype=x.dtype)
+        memory = (1 - STRESS_RATE) ** (lag[:, None] - lag).clamp_min(0) * STRESS_RATE
+        energy = moved @ memory.tril().mT + energy[:, None] * (1 - STRESS_RATE) ** (lag + 1)
+        share = energy / (1 + energy)
+        return share.unsqueeze(1).expand(-1, self.heads, -1), (x[..., -1], energy[:, -1])
 
-    def free(self, x: Float[Tensor, "D batch time"], tape: Tape | None) -> Float[Tensor, "D batch time"]:
-        """Retrieves from the past of the same sequence; the record holds parts, weights and lengths."""
-        k, m, v = self.split(self.inp.free(x, tape))
-        time = torch.arange(x.shape[-1], device=x.device)
-        w, length = self.weights(k, m, time[:, None] - time, *self.scales())
-        y = torch.bmm(w, v)
-        if tape is not None:
-            tape.push(self, k, m, v, w, length)
-        return self.out.free(self.join(y, x.shape[1]), tape)
+    def _radius(self, source: Tensor) -> Tensor:
+        """R of each head, times the factors of the keys where there are any."""
+        radius = self.log_radius.exp()[:, None, None]
+        if not len(source):
+            return radius
+        if self.stress is None:
+            return radius * source.unsqueeze(2)
+        return radius * (1 + F.softplus(self.stress)[:, None, None] * source.unsqueeze(2))
 
-    def echo(self, tape: Tape, g: Float[Tensor, "D batch time"], acc: StatBuffer) -> Float[Tensor, "D batch time"]:
-        """Contrast of the nudged and the free distribution.
+    def score(self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """-R_j times the geodesic length of every pair."""
+        if self.shared:
+            # Queries and keys are the same points: of near pairs a matrix product would leave no digits.
+            square = torch.cdist(k, m, compute_mode="donot_use_mm_for_euclid_dist").square()
+        else:
+            square = torch.baddbmm(k.square().sum(-1, keepdim=True), k, m.mT, alpha=-2)
+            square = (square + m.square().sum(-1).unsqueeze(1)).clamp_min(0)
+        interval = (2 * self.log_interval).exp()[:, None, None]
+        dimensions = self.width if self.chart is None else self.chart.n
+        length = (square.view(-1, self.heads, *apart.shape) + (interval * apart.square() + 0.01 * dimensions)).sqrt()
+        return -self._radius(source) * length, (k, m, length, source)
 
-        With P = dL/d(length^2): dR = sum dcost length, dc^2 = sum P (i - j)^2,
+    def pull_score(
+        self, dscore: Tensor, apart: Tensor, kept: tuple[Tensor, ...], acc: StatBuffer
+    ) -> tuple[Tensor, Tensor]:
+        """With P = dL/d(length^2): dR = -sum dscore length R_j / R, dc^2 = sum P (i - j)^2,
         dk_i = 2 (k_i sum_j P_ij - sum_j P_ij m_j), dm_j = 2 (m_j sum_i P_ij - sum_i P_ij k_i).
         """
-        batch, time = g.shape[1:]
-        g = self.out.echo(tape, g, acc)
-        k, m, v, w, length = tape.pop(self)
-        g = g.view(self.heads, -1, batch, time).permute(2, 0, 3, 1).reshape_as(v)
-        dv = torch.bmm(w.mT, g)
-        energy = torch.bmm(g, v.mT)
-        dcost = boltzmann_contrast(w, energy).neg_()
-        by_head = (batch, self.heads, -1)
-        radius = self.log_radius.exp()
-        acc[self.log_radius].add_(radius * (dcost * length).view(by_head).sum((0, 2)))
-        p = dcost.div_(length).view(batch, self.heads, time, time).mul_(radius[:, None, None] / 2)
-        age = torch.arange(time, device=g.device, dtype=g.dtype)
-        by_age = p.sum(0).view(self.heads, -1) @ (age[:, None] - age).square().view(-1)
+        k, m, length, source = kept
+        radius = self._radius(source)
+        cost = dscore * length
+        acc[self.log_radius].sub_((cost * radius).sum((0, 2, 3)))
+        if self.stress is not None:
+            slope = self.log_radius.exp() * torch.sigmoid(self.stress)
+            acc[self.stress].sub_((cost * source.unsqueeze(2)).sum((0, 2, 3)) * slope)
+        p = dscore.div_(length).mul_(radius / -2)
+        by_age = p.sum(0).flatten(1) @ apart.square().to(p.dtype).view(-1)
         acc[self.log_interval].add_(2 * self.log_interval.exp().square() * by_age)
-        p = p.view_as(w)
+        p = p.view(len(k), *apart.shape)
+        if self.shared:
+            # A point pulls itself by exactly nothing; the sums below would leave rounding errors of it.
+            p.diagonal(dim1=1, dim2=2).zero_()
         dk = torch.bmm(p, m).neg_().addcmul_(k, p.sum(2, keepdim=True)).mul_(2)
         dm = torch.bmm(p.mT, k).neg_().addcmul_(m, p.sum(1).unsqueeze(-1)).mul_(2)
-        below = torch.stack([dk, dm, dv]).view(3, batch, self.heads, time, -1).permute(0, 2, 4, 1, 3)
-        return self.inp.echo(tape, below.reshape(-1, batch, time), acc)
-
-    def start(self, batch: int) -> RetrievalState:
-        """Nothing seen yet."""
-        weight = self.out.weight
-        keys = weight.new_zeros(batch * self.heads, self.window, weight.shape[0] // self.heads)
-        time = torch.full((self.window,), LONG_AGO, device=weight.device)
-        return RetrievalState(keys, keys.clone(), time, 0, *self.scales())
-
-    def advance(
-        self, x: Float[Tensor, "D batch time"], state: RetrievalState
-    ) -> tuple[Float[Tensor, "D batch time"], RetrievalState]:
-        """Continues by any number of tokens, a window's length at a time."""
-        results = []
-        for part in x.split(self.window, -1):
-            k, m, v = self.split(self.inp.free(part, None))
-            end = state.position + part.shape[-1]
-            time = torch.arange(state.position, end, device=x.device)
-            apart = time[:, None] - torch.cat([state.time, time])
-            w, _ = self.weights(k, torch.cat([state.keys, m], 1), apart, state.radius, state.interval)
-            y = torch.bmm(w, torch.cat([state.values, v], 1))
-            place = time % self.window
-            state.keys.index_copy_(1, place, m)
-            state.values.index_copy_(1, place, v)
-            state.time.index_copy_(0, place, time)
-            state = state._replace(position=end)
-            results.append(self.out.free(self.join(y, x.shape[1]), None))
-        return torch.cat(results, -1), state
-
-    def step(
-        self, x: Float[Tensor, "D batch"], state: RetrievalState
-    ) -> tuple[Float[Tensor, "D batch"], RetrievalState]:
-        """Continues by one token."""
-        width = state.keys.shape[-1]
-        parts = torch.mm(self.inp.weight, x).view(3, self.heads, width, -1).permute(0, 3, 1, 2)
-        k, m, v = parts.reshape(3, -1, 1, width)
-        place = state.position % self.window
-        state.keys[:, place : place + 1] = m
-        state.values[:, place : place + 1] = v
-        state.time[place] = state.position
-        apart = (state.position - state.time).unsqueeze(0)
-        w, _ = self.weights(k, state.keys, apart, state.radius, state.interval)
-        y = torch.bmm(w, state.values).view(-1, self.heads * width).T
-        return torch.mm(self.out.weight, y), state._replace(position=state.position + 1)
+        return dk, dm
 
 
-def boltzmann_contrast(w: Float[Tensor, "BH L S"], energy: Float[Tensor, "BH L S"]) -> Float[Tensor, "BH L S"]:
-    """w_ij (e_ij - <e>_i): how fast the Boltzmann weights fall as the nudge energy e is switched on."""
-    return torch.ops.aten._softmax_backward_data(energy, w, -1, w.dtype)
+class GeometricRetrieval(Attention):
+    """Scores by invariants of a pair of spinors instead of a distance.
+
+    psi_i, phi_j in C^(d/2) are linear in x, with <psi, phi> = sum conj(psi) phi:
+    wedge = Im <psi_i, phi_j> (changes its sign when the two are exchanged), herm = Re <psi_i, G phi_j> with G diagonal
+    and positive, coh = sqrt(|<psi_i, phi_j>|^2 + eps). score = (w1 wedge + w2 herm + w3 coh) a_i b_j / sqrt(d) with
+    a, b in (0, 1) linear in x through a logistic function. All three do not change under a common phase of psi and phi.
+
+    Args:
+        channels, heads, window, out_scale, generator: as for `Retrieval`; channels / heads must be even.
+    """
+
+    eps = 1e-6
+
+    def __init__(self, channels: int, heads: int, *, window: int, out_scale: float, generator: torch.Generator) -> None:
+        super().__init__(channels, heads, window=window, features=2 * channels + 2 * heads, generator=generator)
+        self.spinor = self.width // 2
+        self.mix = nn.Parameter(torch.tensor([0.5, 1.0, 0.5]).repeat(heads, 1))
+        self.log_g = nn.Parameter(torch.zeros(heads, self.spinor))
+        self.out = Linear(channels, channels, std=out_scale * channels**-0.5, generator=generator)
+
+    def compared(self, x: Tensor, tape: Tape | None) -> tuple[Tensor, Tensor]:
+        """Spinors as real and imaginary part, and the logit of their factor in the last channel."""
+        k, m = self.split(x, 2)
+        return k, m
+
+    def pull_compared(self, tape: Tape, dk: Tensor, dm: Tensor, acc: StatBuffer) -> Tensor:
+        """Queries and keys are the channels themselves."""
+        return self.join(torch.stack([dk, dm]), len(dk) // self.heads)
+
+    def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        half = self.spinor
+        return x[..., :half], x[..., half : 2 * half], torch.sigmoid(x[..., 2 * half :])
+
+    def score(self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The mixed invariants of every pair."""
+        (kr, ki, a), (mr, mi, b) = self._parts(k), self._parts(m)
+        g = self.log_g.exp().repeat(len(k) // self.heads, 1).unsqueeze(1)
+        real = torch.bmm(kr, mr.mT) + torch.bmm(ki, mi.mT)
+        imag = torch.bmm(kr, mi.mT) - torch.bmm(ki, mr.mT)
+        herm = torch.bmm(kr * g, mr.mT) + torch.bmm(ki * g, mi.mT)
+        coh = (real.square() + imag.square() + self.eps).sqrt()
+        w1, w2, w3 = self.mix.repeat(len(k) // self.heads, 1)[:, :, None, None].unbind(1)
+        inner = w1 * imag + w2 * herm + w3 * coh
+        score = inner * a * b.mT / math.sqrt(self.width)
+        return score.view(-1, self.heads, *apart.shape), (k, m, real, imag, herm, coh)
+
+    def pull_score(
+        self, dscore: Tensor, apart: Tensor, kept: tuple[Tensor, ...], acc: StatBuffer
+    ) -> tuple[Tensor, Tensor]:
+        """Product rule through factors, mixture and invariants."""
+        k, m, real, imag, herm, coh = kept
+        (kr, ki, a), (mr, mi, b) = self._parts(k), self._parts(m)
+        copies = len(k) // self.heads
+        g = self.log_g.exp().repeat(copies, 1).unsqueeze(1)
+        w1, w2, w3 = self.mix.repeat(copies, 1)[:, :, None, None].unbind(1)
+        d = dscore.view(len(k), *apart.shape) / math.sqrt(self.width)
+        inner = w1 * imag + w2 * herm + w3 * coh
+        da = (d * inner * b.mT).sum(2, keepdim=True) * a * (1 - a)
+        db = (d * inner * a).sum(1).unsqueeze(-1) * b * (1 - b)
+        d = d * a * b.mT
+        by_head = torch.stack([(d * t).sum((1, 2)) for t in (imag, herm, coh)], 1)
+        acc[self.mix].add_(by_head.view(copies, self.heads, 3).sum(0))
+        dreal, dimag, dherm = d * w3 * real / coh, d * (w1 + w3 * imag / coh), d * w2
+        pulled_r, pulled_i = torch.bmm(dherm, mr), torch.bmm(dherm, mi)
+        dg = (kr * pulled_r + ki * pulled_i).sum(1).view(copies, self.heads, -1).sum(0)
+        acc[self.log_g].add_(dg * self.log_g.exp())
+        dkr = torch.bmm(dreal, mr) + torch.bmm(dimag, mi) + g * pulled_r
+        dki = torch.bmm(dreal, mi) - torch.bmm(dimag, mr) + g * pulled_i
+        dmr = torch.bmm(dreal.mT, kr) - torch.bmm(dimag.mT, ki) + torch.bmm(dherm.mT, kr * g)
+        dmi = torch.bmm(dreal.mT, ki) + torch.bmm(dimag.mT, kr) + torch.bmm(dherm.mT, ki * g)
+        return torch.cat([dkr, dki, da], -1), torch.cat([dmr, dmi, db], -1)

@@ -195,8 +195,9 @@ def _start(
     weights = None if init_from is None else read_checkpoint(init_from, root)
     work = _prepare(config, tokenizer_of(weights) if weights else None, world=world)
     if weights is not None:
-        mine = {k: v for k, v in work.learner.state().items() if k.startswith("model.")}
-        found = {k: v for k, v in weights.tensors.items() if k.startswith("model.")}
+        kinds = ("model.", "buffer.")
+        mine = {k: v for k, v in work.learner.state().items() if k.startswith(kinds)}
+        found = {k: v for k, v in weights.tensors.items() if k.startswith(kinds)}
         check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, found)
         work.learner.load_state({**work.learner.state(), **found})
     if world.leads:
@@ -393,7 +394,8 @@ def load(run: str | Path, *, root: Path = Path("runs")) -> LiorLanguageModel:
     # Averaged weights are what was evaluated, where there are any.
     kind = "average." if any(k.startswith("average.") for k in saved.tensors) else "model."
     found = {k.removeprefix(kind): v for k, v in saved.tensors.items() if k.startswith(kind)}
-    check_tensors(dict(net.named_parameters()), found)
+    found |= {k.removeprefix("buffer."): v for k, v in saved.tensors.items() if k.startswith("buffer.")}
+    check_tensors(net.state_dict(), found)
     net.load_state_dict(found)
     net.requires_grad_(False)
     return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)

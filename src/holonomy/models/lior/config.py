@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Budget, Cadence, Guard, Schedule
 from holonomy.core.config import Config
+from holonomy.core.modes import LEGAL_ROTORS
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
 """Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
@@ -33,6 +34,9 @@ class ModelConfig(Config):
         "every token, or coupled, undamped and reversible",
     )
     wells: bool = Field(default=False, description="log-cosh wells in a hamiltonian bank")
+    score: Literal["geodesic", "geometric"] = Field(
+        default="geodesic", description="scores of retrieval: distances, or wedge, Hermitian and phase-free products"
+    )
     n_osc: int = Field(default=256, ge=1, le=16384, description="oscillators per mixer")
     hidden: int = Field(default=256, ge=1, le=32768, description="width inside a gated map")
     heads: int = Field(default=4, ge=1, le=128, description="retrieval heads; must divide d")
@@ -74,6 +78,56 @@ class ModelConfig(Config):
             raise ValueError(f"n_osc = {self.n_osc} must be a power of two for bank = hamiltonian")
         if self.wells and self.bank != "hamiltonian":
             raise ValueError(f"wells belong to bank = hamiltonian, not to bank = {self.bank}; drop one of them")
+        return self
+
+
+class GeometryConfig(Config):
+    """How retrieval measures. Everything but `chart` and `stress` belongs to a chart that is not folded."""
+
+    chart: Literal["folded", "per_head", "shared"] = Field(
+        default="folded",
+        description="where distances are taken: in maps that absorb the metric, in each head's own chart, or in one",
+    )
+    n: int = Field(default=8, ge=1, le=1024, description="dimensions of the shared chart")
+    metric_mode: Literal["diag_rot", "block_rot"] = Field(
+        default="diag_rot", description="metric in its frame: a diagonal, or blocks"
+    )
+    block: int = Field(default=4, ge=1, le=1024, description="width of the blocks of block_rot")
+    frame_mode: Literal["derived", "learned_lowrank", "rotor"] = Field(
+        default="rotor", description="frame: of the covariance of keys and queries, none but low rank, or Givens rotors"
+    )
+    rotor_mode: Literal["off", "derived", "stateful"] = Field(
+        default="stateful", description="rotors of the frame: none, from an eigenframe, or learned angles"
+    )
+    frame_every: int = Field(default=64, ge=1, description="updates between two refreshes of a derived frame")
+    rank: int = Field(default=4, ge=1, le=64, description="columns of learned_lowrank")
+    rotor_layers: int | None = Field(default=None, ge=1, le=1024, description="layers of rotors; null is one an axis")
+    source: Literal["constitutive", "curvature"] = Field(
+        default="constitutive", description="strength of the cost: learned per head, or also by curvature at the key"
+    )
+    stress: bool = Field(default=False, description="keys cost more where the stream has moved far lately")
+
+    @field_validator("rotor_mode", mode="before")
+    @classmethod
+    def _read_off(cls, value: object) -> object:
+        # YAML reads a bare `off` as false.
+        return "off" if value is False else value
+
+    @model_validator(mode="after")
+    def _check(self) -> GeometryConfig:
+        plain = type(self).model_fields
+        if self.chart == "folded":
+            odd = [n for n in plain if n not in ("chart", "stress") and getattr(self, n) != plain[n].default]
+            if odd:
+                raise ValueError(f"{', '.join(odd)} need a chart that is not folded; set chart = per_head or shared")
+            return self
+        legal = LEGAL_ROTORS[self.frame_mode]
+        if self.rotor_mode not in legal:
+            raise ValueError(
+                f"frame_mode = {self.frame_mode} goes with rotor_mode = {' or '.join(legal)}, not {self.rotor_mode}"
+            )
+        if self.stress and self.source == "curvature":
+            raise ValueError("stress and source = curvature both set the strength of the cost; choose one")
         return self
 
 
@@ -203,6 +257,7 @@ class LiorConfig(Config):
     version: Literal[2] = Field(default=2, description="of the names of these keys; see `holonomy config migrate`")
     family: Literal["lior"] = Field(default="lior", description="model family")
     model: ModelConfig = Field(default=ModelConfig(), description="network")
+    geometry: GeometryConfig = Field(default=GeometryConfig(), description="geometry of retrieval")
     data: DataConfig = Field(default=DataConfig(), description="text")
     train: TrainConfig = Field(default=TrainConfig(), description="training")
     infer: InferConfig = Field(default=InferConfig(), description="generation")
@@ -214,7 +269,30 @@ class LiorConfig(Config):
                 f"train.accumulate = {self.train.accumulate} does not divide data.batch = {self.data.batch}"
             )
         self._check_echo()
+        self._check_geometry()
         return self
+
+    def _check_geometry(self) -> None:
+        model, geometry = self.model, self.geometry
+        changed = geometry != GeometryConfig()
+        if "r" not in model.letters:
+            if changed or model.score != "geodesic":
+                raise ValueError("geometry and model.score are of retrieval, which this architecture has none of")
+            return
+        width = model.d // model.heads
+        if model.score == "geometric":
+            if changed:
+                raise ValueError("geometry belongs to model.score = geodesic; drop one of them")
+            if width % 2:
+                raise ValueError(f"model.score = geometric wants an even model.d / model.heads, not {width}")
+        if geometry.chart == "per_head" and geometry.n != GeometryConfig().n:
+            raise ValueError(f"geometry.n is {width} for chart = per_head, the width of a head; drop it")
+        n = width if geometry.chart == "per_head" else geometry.n
+        if geometry.chart != "folded":
+            if geometry.metric_mode == "block_rot" and n % geometry.block:
+                raise ValueError(f"geometry.block = {geometry.block} does not divide the {n} dimensions of the chart")
+            if geometry.rotor_mode == "stateful" and n % 2:
+                raise ValueError(f"rotors want an even number of dimensions, not {n}")
 
     def _check_echo(self) -> None:
         echo, plain, model = self.train.echo, EchoConfig(), self.model

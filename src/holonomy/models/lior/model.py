@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from holonomy.core.layer import EchoLayer
 from holonomy.models.lior.config import LiorConfig
+from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.hamiltonian import HamiltonianBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
-from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
 from holonomy.nn.static import Dropout, GatedUnit, Linear, RMSNorm
 
@@ -50,7 +53,10 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[
         ]
     if letter == "r":
         window = model.window or length
-        return [Retrieval(model.d, model.heads, window=window, out_scale=model.out_scale, generator=generator)]
+        sizes = {"window": window, "out_scale": model.out_scale, "generator": generator}
+        if model.score == "geometric":
+            return [GeometricRetrieval(model.d, model.heads, **sizes)]
+        return [_retrieval(config, sizes)]
     theta = model.theta_range or (math.pi / length, FASTEST_TURN)
 
     def bank(generator: torch.Generator) -> EchoLayer:
@@ -82,6 +88,51 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[
             generator=generator,
         )
     ]
+
+
+def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
+    model, geometry = config.model, config.geometry
+    if geometry.chart == "folded":
+        return Retrieval(model.d, model.heads, stress=geometry.stress, **sizes)
+    # The chart draws from a generator of its own, so that the other weights do not depend on it.
+    source = torch.Generator().manual_seed(config.train.seed)
+    n = geometry.n if geometry.chart == "shared" else model.d // model.heads
+    chart = Chart(
+        model.heads,
+        n,
+        metric_mode=geometry.metric_mode,
+        block=geometry.block,
+        frame_mode=geometry.frame_mode,
+        rotor_mode=geometry.rotor_mode,
+        frame_every=geometry.frame_every,
+        rank=geometry.rank,
+        rotor_layers=geometry.rotor_layers,
+        generator=source,
+    )
+    curved = CurvatureSource(n, generator=source) if geometry.source == "curvature" else None
+    found = Retrieval(
+        model.d,
+        model.heads,
+        chart=chart,
+        shared=geometry.chart == "shared",
+        stress=geometry.stress,
+        curvature=curved,
+        **sizes,
+    )
+    if geometry.frame_mode == "rotor" and geometry.rotor_mode == "derived":
+        chart.align(_covariance(found, geometry.chart == "shared"))
+    return found
+
+
+def _covariance(layer: Retrieval, shared: bool) -> Tensor:
+    """Covariance of keys and queries at the start, for a white stream, [heads, n, n]."""
+    weight = layer.inp.weight.detach()
+    if shared:
+        assert layer.chart is not None
+        w = weight[: layer.chart.n]
+        return (w @ w.T).expand(layer.heads, -1, -1)
+    maps = weight[: 2 * layer.heads * layer.width].view(2, layer.heads, layer.width, -1)
+    return (maps @ maps.mT).sum(0)
 
 
 def count_parameters(net: EchoLayer) -> int:

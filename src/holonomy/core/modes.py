@@ -1,0 +1,10 @@
+"""Which modes of a learned geometry go together. Free of torch, so that configurations can be checked at once."""
+
+from __future__ import annotations
+
+LEGAL_ROTORS = {
+    "derived": ("off", "derived"),
+    "learned_lowrank": ("off", "stateful"),
+    "rotor": ("derived", "stateful"),
+}
+"""What a rotor may be, by the frame it belongs to."""

@@ -1,0 +1,218 @@
+"""What all layers share that gather values by Boltzmann weights over the past.
+
+w_i = softmax of score_ij over the past j, out_i = sum_j w_ij v_j. Echo by contrast: a nudge adds the energy
+e_ij = g_i . v_j, and the infinitesimal difference of the expected score statistics between the nudged and the free
+Boltzmann distribution is the derivative of the loss: dL/dscore_ij = w_ij (e_ij - <e>_i), <e>_i = sum_j w_ij e_ij.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError
+from holonomy.core.flat import StatBuffer
+from holonomy.core.layer import EchoLayer
+from holonomy.core.tape import Tape
+from holonomy.nn.static import Linear
+
+LONG_AGO = -(2**31)
+"""Position of an empty place: outside every window."""
+MASKED = -1e30
+"""Score of a place that must not be seen: finite, so that no NaN can come from a difference of masks."""
+
+
+class Past(NamedTuple):
+    """The last tokens that a query may see; the newest takes the place of the oldest.
+
+    Attributes:
+        keys: what is compared, [batch * heads, window, features].
+        values: what is gathered, [batch * heads, window, d].
+        time: position of each place's token, [window]; far in the past where there is none yet.
+        position: number of tokens seen so far.
+        source: factor of each key, [batch, heads, window], or an empty tensor.
+        carry: what the factors of the next tokens depend on.
+    """
+
+    keys: Float[Tensor, "BH window features"]
+    values: Float[Tensor, "BH window d"]
+    time: Int[Tensor, " window"]
+    position: int
+    source: Tensor
+    carry: Any
+
+
+class Attention(EchoLayer):
+    """Multi-head Boltzmann weights over the last `window` tokens; subclasses say how queries and keys score.
+
+    Args:
+        channels: width of the residual stream, a multiple of `heads`.
+        heads: number of heads.
+        window: how many tokens, the current one included, a query sees.
+        features: channels that the scores are computed from, before those of the values.
+        generator: source of the initial weights.
+
+    Attributes:
+        out: the last map, made by the subclass.
+    """
+
+    out: Linear
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        window: int,
+        features: int,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        if channels % heads:
+            raise ConfigError(f"`model.heads` = {heads} does not divide `model.d` = {channels}; choose a divisor")
+        self.heads, self.window, self.width = heads, window, channels // heads
+        self.inp = Linear(channels, features + channels, std=channels**-0.5, generator=generator)
+
+    @abstractmethod
+    def compared(self, x: Tensor, tape: Tape | None) -> tuple[Tensor, Tensor]:
+        """Queries and keys, [B * heads, T, features] each, from the first channels of the input map, [F, B, T]."""
+
+    @abstractmethod
+    def pull_compared(self, tape: Tape, dk: Tensor, dm: Tensor, acc: StatBuffer) -> Tensor:
+        """From nudges on queries and keys to the nudge on the channels, [F, B, T]."""
+
+    @abstractmethod
+    def score(self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Scores [B, heads, L, S] of all pairs, and what `pull_score` needs.
+
+        Args:
+            k: queries, [B * heads, L, features].
+            m: keys, [B * heads, S, features].
+            apart: age of each key as seen by each query, [L, S].
+            source: factor of each key, [B, heads, S], or empty.
+        """
+
+    @abstractmethod
+    def pull_score(
+        self, dscore: Tensor, apart: Tensor, kept: tuple[Tensor, ...], acc: StatBuffer
+    ) -> tuple[Tensor, Tensor]:
+        """From derivatives by the scores to nudges on queries and keys; adds the statistics of the parameters."""
+
+    def sources(self, x: Tensor, k: Tensor, carry: Any) -> tuple[Tensor, Any]:
+        """Factors of the keys, [B, heads, T], and what the next ones depend on; an empty tensor where all are 1.
+
+        Args:
+            x: the layer's input, [D, B, T].
+            k: the keys.
+            carry: from the tokens before, None at the start.
+        """
+        return x.new_empty(0), None
+
+    def split(self, x: Float[Tensor, "channels batch time"], parts: int) -> Float[Tensor, "parts BH time d"]:
+        """Splits [parts * heads * d, B, T] into [parts, B * heads, T, d]."""
+        width = x.shape[0] // (parts * self.heads)
+        by_head = x.reshape(parts, self.heads, width, *x.shape[1:]).permute(0, 3, 1, 4, 2)
+        return by_head.reshape(parts, -1, x.shape[2], width)
+
+    def join(self, y: Float[Tensor, "parts BH time d"], batch: int) -> Float[Tensor, "channels batch time"]:
+        """Inverse of `split`."""
+        heads = y.view(len(y), batch, self.heads, *y.shape[2:]).permute(0, 2, 4, 1, 3)
+        return heads.reshape(-1, batch, y.shape[2])
+
+    def weights(
+        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor
+    ) -> tuple[Float[Tensor, "BH L S"], tuple[Tensor, ...]]:
+        """Boltzmann weights of all pairs; places whose age is outside [0, window) are not seen."""
+        score, kept = self.score(k, m, apart, source)
+        seen = (apart >= 0) & (apart < self.window)
+        return torch.where(seen, score, MASKED).softmax(-1).view(len(k), *apart.shape), kept
+
+    def _features(self) -> int:
+        return self.inp.weight.shape[0] - self.heads * self.width
+
+    def free(self, x: Float[Tensor, "D batch time"], tape: Tape | None) -> Float[Tensor, "D batch time"]:
+        """Retrieves from the past of the same sequence."""
+        mapped, features = self.inp.free(x, tape), self._features()
+        k, m = self.compared(mapped[:features], tape)
+        (v,) = self.split(mapped[features:], 1)
+        time = torch.arange(x.shape[-1], device=x.device)
+        w, kept = self.weights(k, m, time[:, None] - time, self.sources(x, m, None)[0])
+        y = torch.bmm(w, v)
+        if tape is not None:
+            tape.push(self, v, w, *kept)
+        return self.out.free(self.join(y.unsqueeze(0), x.shape[1]), tape)
+
+    def echo(self, tape: Tape, g: Float[Tensor, "D batch time"], acc: StatBuffer) -> Float[Tensor, "D batch time"]:
+        """Contrast of the nudged and the free distribution."""
+        batch, time = g.shape[1:]
+        g = self.out.echo(tape, g, acc)
+        v, w, *kept = tape.pop(self)
+        (g,) = self.split(g, 1)
+        dv = torch.bmm(w.mT, g)
+        dscore = boltzmann_contrast(w, torch.bmm(g, v.mT)).view(batch, self.heads, time, time)
+        age = torch.arange(time, device=g.device)
+        dk, dm = self.pull_score(dscore, age[:, None] - age, tuple(kept), acc)
+        below = self.pull_compared(tape, dk, dm, acc)
+        return self.inp.echo(tape, torch.cat([below, self.join(dv.unsqueeze(0), batch)]), acc)
+
+    def start(self, batch: int) -> Past:
+        """Nothing seen yet."""
+        weight = self.inp.weight
+        empty = weight.new_zeros(weight.shape[1], batch, 1)
+        _, m = self.compared(weight.new_zeros(self._features(), batch, 1), None)
+        keys = weight.new_zeros(batch * self.heads, self.window, m.shape[-1])
+        values = weight.new_zeros(batch * self.heads, self.window, self.width)
+        source = self.sources(empty, m, None)[0].repeat_interleave(self.window, -1)
+        time = torch.full((self.window,), LONG_AGO, device=weight.device)
+        return Past(keys, values, time, 0, source, None)
+
+    def advance(self, x: Float[Tensor, "D batch time"], state: Past) -> tuple[Float[Tensor, "D batch time"], Past]:
+        """Continues by any number of tokens, a window's length at a time."""
+        results, features = [], self._features()
+        for part in x.split(self.window, -1):
+            mapped = self.inp.free(part, None)
+            k, m = self.compared(mapped[:features], None)
+            (v,) = self.split(mapped[features:], 1)
+            end = state.position + part.shape[-1]
+            time = torch.arange(state.position, end, device=x.device)
+            apart = time[:, None] - torch.cat([state.time, time])
+            fresh, carry = self.sources(part, m, state.carry)
+            source = torch.cat([state.source, fresh], -1)
+            w, _ = self.weights(k, torch.cat([state.keys, m], 1), apart, source)
+            y = torch.bmm(w, torch.cat([state.values, v], 1))
+            place = time % self.window
+            state.keys.index_copy_(1, place, m)
+            state.values.index_copy_(1, place, v)
+            state.time.index_copy_(0, place, time)
+            if len(source):
+                state.source.index_copy_(2, place, fresh)
+            state = state._replace(position=end, carry=carry)
+            results.append(self.out.free(self.join(y.unsqueeze(0), x.shape[1]), None))
+        return torch.cat(results, -1), state
+
+    def step(self, x: Float[Tensor, "D batch"], state: Past) -> tuple[Float[Tensor, "D batch"], Past]:
+        """Continues by one token."""
+        features, column = self._features(), x.unsqueeze(-1)
+        mapped = torch.mm(self.inp.weight, x).unsqueeze(-1)
+        k, m = self.compared(mapped[:features], None)
+        (v,) = self.split(mapped[features:], 1)
+        place = state.position % self.window
+        state.keys[:, place : place + 1] = m
+        state.values[:, place : place + 1] = v
+        state.time[place] = state.position
+        fresh, carry = self.sources(column, m, state.carry)
+        if len(fresh):
+            state.source[..., place : place + 1] = fresh
+        apart = (state.position - state.time).unsqueeze(0)
+        w, _ = self.weights(k, state.keys, apart, state.source)
+        y = torch.bmm(w, state.values).view(-1, self.heads * self.width).T
+        return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry)
+
+
+def boltzmann_contrast(w: Float[Tensor, "BH L S"], energy: Float[Tensor, "BH L S"]) -> Float[Tensor, "BH L S"]:
+    """w_ij (e_ij - <e>_i): how fast the Boltzmann weights fall as the nudge energy e is switched on."""
+    return torch.ops.aten._softmax_backward_data(energy, w, -1, w.dtype)
