@@ -21,6 +21,7 @@ from holonomy.cli.process import tune_process
 from holonomy.core.learner import Learner
 from holonomy.data.kneser_ney import baselines
 from holonomy.data.tokens import WindowSampler
+from holonomy.infer.evaluation import evaluate_tokens
 from holonomy.learn.autograd import AutogradLearner
 from holonomy.models.lior.config import LiorConfig
 from holonomy.models.lior.learner import build_learner
@@ -28,7 +29,7 @@ from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
 from holonomy.optim.schedules import learning_rate
 from holonomy.recipes import configure
-from holonomy.recipes.launch import evaluate_tokens, read_corpus
+from holonomy.recipes.launch import read_corpus
 
 
 def spread(values: list[float]) -> str:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from holonomy.core.errors import ConfigError
-from holonomy.infer.sampling import Sampling, draw, sharpen
+from holonomy.infer.sampling import Sampling, bornmax, draw, gated_temperature, sharpen
 
 PROBS = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
 
@@ -54,4 +54,59 @@ def test_frequencies_follow_the_probabilities() -> None:
 )
 def test_wrong_values_name_the_argument(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
+        Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def logits(count: int = 1000, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    scale = 5 * torch.rand(count, 1, generator=generator)
+    return (scale * torch.randn(count, 30, generator=generator, dtype=torch.float64)).log_softmax(1)
+
+
+def entropy(p: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(p).sum(1)
+
+
+def test_the_gate_sharpens_and_the_more_the_larger_the_doubt() -> None:
+    z = logits()
+    plain, gated = sharpen(z, Sampling(temperature=0.8)), sharpen(z, Sampling(temperature=0.8, gate=True))
+    assert (entropy(gated) <= entropy(plain) + 1e-12).all()
+    tau = gated_temperature(z, 0.8).squeeze(1)
+    order = entropy(plain).argsort()
+    assert (tau[order].diff() <= 1e-12).all()
+    assert tau.min() >= 0.8 * 0.3
+    assert torch.allclose(gated, (z / tau[:, None]).softmax(1), rtol=1e-12)
+
+
+def test_gibbsmax_counts_and_without_a_past_is_softmax() -> None:
+    z, sampling = logits(3), Sampling(temperature=1.0, selector="gibbsmax", repetition=0.5)
+    assert torch.equal(
+        sharpen(z, sampling, torch.zeros(3, 0, dtype=torch.int64)), sharpen(z, Sampling(temperature=1.0))
+    )
+    recent = torch.tensor([[1, 1, 2], [0, 0, 0], [4, 5, 4]])
+    expected = z.clone()
+    for row, tokens in enumerate(recent.tolist()):
+        for token in tokens:
+            expected[row, token] -= 0.5
+    assert torch.allclose(sharpen(z, sampling, recent), expected.softmax(1), rtol=1e-12)
+
+
+def test_bornmax_of_one_source_is_its_distribution_and_two_interfere() -> None:
+    z = logits(20)
+    one = torch.ones(1, 20, dtype=torch.float64)
+    assert torch.allclose(bornmax(z[None], one, torch.zeros(1, dtype=torch.float64)), z.exp(), rtol=1e-12)
+    single = torch.tensor([[[-5.0, 1.0, 0.0]]], dtype=torch.float64).log_softmax(-1)
+    assert bornmax(single, one[:, :1], torch.zeros(1, dtype=torch.float64)).argmax() == 1
+    pair = torch.tensor([[[0.5, 0.5, 0.0]], [[0.5, 0.0, 0.5]]], dtype=torch.float64).log()
+    half = torch.full((2, 1), 0.5, dtype=torch.float64)
+    agreed = bornmax(pair, half, torch.zeros(2, dtype=torch.float64))[0]
+    # Amplitudes 1, 1/2, 1/2: both expect the first.
+    assert torch.allclose(agreed, torch.tensor([4.0, 1.0, 1.0], dtype=torch.float64) / 6)
+    opposed = bornmax(pair, half, torch.tensor([0.0, torch.pi], dtype=torch.float64))[0]
+    assert opposed[0] < 1e-12
+
+
+@pytest.mark.parametrize("wrong", [{"selector": "hardmax"}, {"repetition": 0.0}])
+def test_wrong_selectors_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="selector|repetition"):
         Sampling(**wrong)  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.infer.sampling import Sampling
-from holonomy.infer.session import Session, generate
+from holonomy.infer.session import Session, generate, generate_batch
 
 LETTERS = "\nabcdefghijklmnopqrstuvwxyz"
 
@@ -34,6 +34,9 @@ class Alphabet:
 
     def prefill(self, ids: Tensor, state: int) -> tuple[Tensor, int]:
         return self.log_probs(ids)[:, -1], state + ids.shape[1]
+
+    def advance(self, ids: Tensor, state: int) -> tuple[Tensor, int]:
+        return self.log_probs(ids), state + ids.shape[1]
 
     def step(self, ids: Tensor, state: int) -> tuple[Tensor, int]:
         return self.log_probs(ids), state + 1
@@ -135,3 +138,21 @@ def test_wrong_sampling_changes_nothing() -> None:
     assert session.sampling == WARM
     session.set(temperature=0.5)
     assert session.sampling.temperature == 0.5
+
+
+def test_batches_continue_each_prompt_as_alone() -> None:
+    model, prompts = Alphabet(), ["abc", "x", "hello", "m", "foo"]
+    found = generate_batch(model, prompts, sampling=WARM, max_tokens=20, seed=5)
+    assert found == [said(model, p, WARM, max_tokens=20, seed=5 + n) for n, p in enumerate(prompts)]
+    with pytest.raises(ConfigError, match="empty at place 1"):
+        generate_batch(model, ["a", ""], sampling=WARM, max_tokens=2, seed=0)
+    with pytest.raises(DataError, match="prompt 1 has characters"):
+        generate_batch(model, ["a", "?"], sampling=WARM, max_tokens=2, seed=0)
+
+
+def test_gibbsmax_avoids_what_was_said() -> None:
+    shy = Sampling(temperature=0, selector="gibbsmax", repetition=50.0)
+    assert sorted(said(Alphabet(), "a", shy, max_tokens=26)) == sorted(LETTERS.replace("a", ""))
+    # The alphabet comes round to "a" again, which was said 26 tokens ago.
+    assert said(Alphabet(), "a", max_tokens=27)[-1] == "a"
+    assert said(Alphabet(), "a", shy, max_tokens=27)[-1] != "b"

@@ -12,14 +12,14 @@ from typing import Annotated, Any
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.generate import open_model
+from holonomy.cli.generate import open_model, with_memory
 from holonomy.core.errors import ConfigError, HolonomyError
 from holonomy.core.registry import nearest
 
 HELP = """\
 /help               this list
 /reset              forget the conversation
-/set NAME=VALUE     temperature, top_k, top_p or max_tokens
+/set NAME=VALUE     temperature, top_k, top_p, gate, selector, repetition or max_tokens
 /save FILE          write the conversation to a file
 /load FILE          continue a saved conversation
 /stats              what was said, and how fast
@@ -35,6 +35,9 @@ def chat(
     top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest reply, characters.")] = None,
+    gate: options.Gate = None,
+    selector: options.Selector = None,
+    memory: options.Memory = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal replies.")] = 1,
     threads: options.Threads = "1",
     root: options.Root = options.ROOT,
@@ -47,9 +50,12 @@ def chat(
 
     if max_tokens is not None:
         check_max_tokens(max_tokens)
-    chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
     model, sampling = open_model(run, root, threads, chosen)
-    talk = Talk(Session(model, sampling, seed=seed), max_tokens or model.config.infer.max_tokens)
+    talk = Talk(
+        Session(with_memory(model) if memory else model, sampling, seed=seed),
+        max_tokens or model.config.infer.max_tokens,
+    )
     if sys.stdin.isatty():
         talk.say(f"{run}: it continues what you type. /help lists the commands.")
     ask = reader()
@@ -70,6 +76,18 @@ def reader() -> Callable[[str], str]:
 
         return PromptSession().prompt
     return input if sys.stdin.isatty() else lambda _: input()
+
+
+def switch(text: str) -> bool:
+    """Reads on or off.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}.get(text.lower())
+    if found is None:
+        raise ValueError(text)
+    return found
 
 
 class Talk:
@@ -150,14 +168,23 @@ class Talk:
         from holonomy.infer.session import check_max_tokens
 
         name, _, text = assignment.replace(" ", "").partition("=")
-        kinds = {"temperature": float, "top_k": int, "top_p": float, "max_tokens": int}
+        kinds = {
+            "temperature": float,
+            "top_k": int,
+            "top_p": float,
+            "gate": switch,
+            "selector": str,
+            "repetition": float,
+            "max_tokens": int,
+        }
         if name not in kinds:
             near = nearest(name, kinds)
             raise ConfigError(f"unknown setting `{name}`; {f'did you mean `{near}`?' if near else ', '.join(kinds)}")
         try:
             value = kinds[name](text)
         except ValueError as error:
-            raise ConfigError(f"`{name}` = {text!r} is not a number, such as /set {name}=1") from error
+            wanted = "on or off" if kinds[name] is switch else "a number"
+            raise ConfigError(f"`{name}` = {text!r} is not {wanted}, such as /set {name}=1") from error
         if name == "max_tokens":
             check_max_tokens(int(value))
             self.max_tokens = int(value)

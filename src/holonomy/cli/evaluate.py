@@ -20,6 +20,12 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines", help="Add n-gram models trained on the same characters.")
     ] = False,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            "--protocol", help="windows from rest, carried: one stream, or memory: a stream with associative memory."
+        ),
+    ] = "windows",
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
@@ -32,11 +38,11 @@ def evaluate(
     from holonomy.recipes import launch
 
     tune_process(threads=options.thread_count(threads) or "auto")
-    metrics = launch.evaluate(run, root=root, data=data, split=split, with_baselines=baselines)
+    metrics = launch.evaluate(run, root=root, data=data, split=split, with_baselines=baselines, protocol=protocol)
     if as_json:
         print_json({"run": run, "metrics": metrics})
     else:
-        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol windows"))
+        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol {protocol}"))
         out().print(f"perplexity {metrics['val/perplexity']:.3f} per character")
         if metrics.get("val/unknown"):
             out().print(f"{metrics['val/unknown']:,.0f} of the characters were never seen in training")

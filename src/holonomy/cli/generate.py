@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from holonomy.cli.console import print_json
 from holonomy.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from holonomy.infer.memory import RecallingModel
     from holonomy.infer.sampling import Sampling
     from holonomy.models.lior.inference import LiorLanguageModel
 
@@ -27,6 +28,9 @@ def generate(
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,
+    gate: options.Gate = None,
+    selector: options.Selector = None,
+    memory: options.Memory = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal text.")] = 1,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")] = None,
     threads: options.Threads = "1",
@@ -42,9 +46,9 @@ def generate(
     if max_tokens is not None:
         check_max_tokens(max_tokens)
     text = _prompt(prompt)
-    chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
     model, sampling = open_model(run, root, threads, chosen)
-    session = Session(model, sampling, seed=seed)
+    session = Session(with_memory(model) if memory else model, sampling, seed=seed)
     try:
         session.feed(text)
     except DataError as error:
@@ -73,7 +77,7 @@ def _prompt(prompt: str) -> str:
 
 
 def open_model(
-    run: str, root: Path, threads: str | None, chosen: Mapping[str, float | None]
+    run: str, root: Path, threads: str | None, chosen: Mapping[str, Any]
 ) -> tuple[LiorLanguageModel, Sampling]:
     """Loads a run and its sampling, with the given values in place of the configured ones."""
     from holonomy.cli.process import tune_process
@@ -85,5 +89,12 @@ def open_model(
     tune_process(threads=options.thread_count(threads) or "auto")
     model = launch.load(run, root=root)
     infer = model.config.infer
-    configured = Sampling(temperature=infer.temperature, top_k=infer.top_k, top_p=infer.top_p)
-    return model, replace(configured, **given)
+    configured = {name: getattr(infer, name) for name in (f.name for f in fields(Sampling))}
+    return model, replace(Sampling(**configured), **given)
+
+
+def with_memory(model: LiorLanguageModel) -> RecallingModel:
+    """The model with its associative memory, empty."""
+    from holonomy.recipes.launch import remembering
+
+    return remembering(model)

@@ -24,6 +24,11 @@ Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=VALUE", help="Set one key; may be repeated.")
 ]
 Threads = Annotated[str | None, typer.Option("--threads", metavar="N", help="CPU threads, or auto: cores minus load.")]
+Gate = Annotated[bool | None, typer.Option("--gate/--no-gate", help="Lower the temperature in doubt.")]
+Selector = Annotated[
+    str | None, typer.Option("--selector", help="softmax, or gibbsmax: what was said lately costs infer.repetition.")
+]
+Memory = Annotated[bool, typer.Option("--memory", help="Remember what was read and recall what followed it.")]
 ROOT = Path("runs")
 
 

@@ -24,7 +24,7 @@ class Tokenizer(Protocol):
 class LanguageModel(Protocol):
     """Next-token distributions, in parallel or token by token, always the same numbers.
 
-    `prefill` and `step` may overwrite the state they are given: go on with the one they return.
+    `prefill`, `advance` and `step` may overwrite the state they are given: go on with the one they return.
 
     Attributes:
         tokenizer: the tokenizer the model was trained with.
@@ -47,6 +47,10 @@ class LanguageModel(Protocol):
 
     def prefill(self, ids: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:
         """Takes many tokens at once; returns the distribution after the last one."""
+        ...
+
+    def advance(self, ids: Int[Tensor, "B T"], state: Any) -> tuple[Float[Tensor, "B T V"], Any]:
+        """Takes many tokens at once; returns the distribution after each of them."""
         ...
 
     def step(self, ids: Int[Tensor, " B"], state: Any) -> tuple[Float[Tensor, "B V"], Any]:

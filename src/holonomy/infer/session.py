@@ -12,7 +12,7 @@ from torch import Tensor
 
 from holonomy.core.errors import ConfigError, DataError, StorageError
 from holonomy.infer.language_model import LanguageModel
-from holonomy.infer.sampling import Sampling, draw
+from holonomy.infer.sampling import RECENT, Sampling, draw
 
 MAX_TOKENS = 10_000_000
 """Largest reply that may be asked for: beyond it is a typing mistake, not a wish."""
@@ -48,8 +48,12 @@ class Session:
         self._generator = torch.Generator().manual_seed(self.seed)
         self._state = self.model.start(1)
         self._ahead: Tensor | None = None
+        self._recent = torch.zeros(1, 0, dtype=torch.int64)
 
-    def set(self, **values: float) -> None:
+    def _remember(self, ids: Tensor) -> None:
+        self._recent = torch.cat([self._recent, ids.view(1, -1)], 1)[:, -RECENT:]
+
+    def set(self, **values: float | str) -> None:
         """Changes the sampling; a wrong value leaves it as it was."""
         self.sampling = replace(self.sampling, **values)
 
@@ -72,6 +76,7 @@ class Session:
         if limit is not None and len(ids) > limit:
             raise ConfigError(f"`prompt` has {len(ids)} tokens, the model takes {limit}; shorten it")
         self._ahead, self._state = self.model.prefill(ids[None], self._state)
+        self._remember(ids)
         self.turns.append(("user", text))
 
     def reply(self, *, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
@@ -96,7 +101,8 @@ class Session:
         try:
             for _ in range(max_tokens):
                 assert self._ahead is not None
-                token = draw(self._ahead, self.sampling, self._generator)
+                token = draw(self._ahead, self.sampling, self._generator, self._recent)
+                self._remember(token)
                 piece = self.model.tokenizer.decode(token)
                 self._ahead, self._state = self.model.step(token, self._state)
                 said.append(piece)
@@ -150,6 +156,7 @@ class Session:
         self.sampling, self.seed = sampling, seed
         self.reset()
         for (role, _), tokens in zip(turns, ids, strict=True):
+            self._remember(tokens)
             if role == "user":
                 self._ahead, self._state = self.model.prefill(tokens[None], self._state)
             else:
@@ -172,3 +179,43 @@ def generate(
     session = Session(model, sampling, seed=seed)
     session.feed(prompt)
     return session.reply(max_tokens=max_tokens, stop=stop)
+
+
+def generate_batch(
+    model: LanguageModel, prompts: Sequence[str], *, sampling: Sampling, max_tokens: int, seed: int
+) -> list[str]:
+    """Continues many prompts; those of equal length go through the model together.
+
+    Prompt n is continued as `generate` would with seed + n, up to rounding in the model's batched products.
+
+    Raises:
+        ConfigError: `max_tokens` is out of range, or a prompt is empty.
+        DataError: a prompt has characters that the model never saw.
+    """
+    check_max_tokens(max_tokens)
+    by_length: dict[int, list[int]] = {}
+    encoded = []
+    for n, prompt in enumerate(prompts):
+        if not prompt:
+            raise ConfigError(f"`prompts` is empty at place {n}; give some text to continue")
+        if foreign := model.tokenizer.unknown(prompt):
+            raise DataError(f"prompt {n} has characters that the model never saw: {', '.join(map(repr, foreign))}")
+        encoded.append(torch.as_tensor(model.tokenizer.encode(prompt)))
+        by_length.setdefault(len(encoded[-1]), []).append(n)
+    texts = [""] * len(prompts)
+    for places in by_length.values():
+        generators = [torch.Generator().manual_seed(seed + n) for n in places]
+        ids = torch.stack([encoded[n] for n in places])
+        ahead, state = model.prefill(ids, model.start(len(places)))
+        for _ in range(max_tokens):
+            rows = [
+                draw(ahead[n : n + 1], sampling, generator, ids[n : n + 1, -RECENT:])
+                for n, generator in enumerate(generators)
+            ]
+            token = torch.cat(rows)
+            ids = torch.cat([ids, token[:, None]], 1)
+            ahead, state = model.step(token, state)
+        start = len(encoded[places[0]])
+        for row, n in zip(ids[:, start:], places, strict=True):
+            texts[n] = model.tokenizer.decode(row)
+    return texts

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,9 @@ from holonomy.data.splits import split_text
 from holonomy.data.store import is_store, open_store
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
-from holonomy.data.tokens import TokenBatch, WindowSampler, validation_batches
+from holonomy.data.tokens import TokenBatch, WindowSampler
+from holonomy.infer.evaluation import evaluate_tokens, loss_metrics, stream_loss
+from holonomy.infer.memory import RecallingModel
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.learn.echo import EchoLearner, check_tensors
@@ -41,8 +41,8 @@ from holonomy.train.run import RunDirectory
 
 TOKENIZER_FILE = "tokenizer.json"
 SAMPLE_START = "\n"
-EVALUATION_TOKENS = 8_192
-"""Tokens of one evaluation batch: large enough for speed, small enough for memory."""
+PROTOCOLS = ("windows", "carried", "memory")
+"""Ways to evaluate; their losses never stand in one column."""
 
 
 @dataclass(frozen=True)
@@ -120,36 +120,6 @@ def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return torch.device(name)
-
-
-def evaluate_tokens(
-    loss_of: Callable[[TokenBatch], Tensor],
-    tokens: Tensor,
-    seq_len: int,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, float] | None:
-    """Held-out metrics by non-overlapping windows over all tokens; None when `should_stop` said so.
-
-    Args:
-        loss_of: mean loss of one batch, nats per token.
-        tokens: token ids, [n].
-        seq_len: tokens per window.
-        should_stop: asked before every batch.
-    """
-    total, count = torch.zeros((), dtype=torch.float64, device=tokens.device), 0
-    batch = max(1, EVALUATION_TOKENS // seq_len)
-    for part in validation_batches(tokens, seq_len=seq_len, batch=batch):
-        if should_stop():
-            return None
-        total += loss_of(part).double() * part.count
-        count += part.count
-    loss = float(total) / count
-    return {
-        "val/loss": loss,
-        "val/bits_per_char": loss / math.log(2),
-        "val/perplexity": math.exp(min(loss, 700.0)),
-        "val/tokens": float(count),
-    }
 
 
 def train(
@@ -401,8 +371,28 @@ def load(run: str | Path, *, root: Path = Path("runs")) -> LiorLanguageModel:
     return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)
 
 
+def remembering(model: LiorLanguageModel) -> RecallingModel:
+    """The model with the associative memory of its configuration."""
+    memory = model.config.memory
+    return RecallingModel(
+        model,
+        window=memory.window,
+        capacity=memory.capacity,
+        k=memory.k,
+        threshold=memory.threshold,
+        share=memory.share,
+        prior=memory.prior,
+    )
+
+
 def evaluate(
-    run: str, *, root: Path, data: str | None = None, split: str | None = None, with_baselines: bool = False
+    run: str,
+    *,
+    root: Path,
+    data: str | None = None,
+    split: str | None = None,
+    with_baselines: bool = False,
+    protocol: str = "windows",
 ) -> dict[str, float]:
     """Held-out metrics of a run.
 
@@ -412,6 +402,7 @@ def evaluate(
         data: another text, known name or path; None is the text of the run.
         split: train, validation or all; None is validation for the run's own text and all for another one.
         with_baselines: adds plain n-gram models trained on the same characters as the run.
+        protocol: windows, each from rest; carried, the text as one stream; memory, a stream with associative memory.
 
     Raises:
         ConfigError, DataError, CheckpointError.
@@ -427,8 +418,14 @@ def evaluate(
     }
     if split not in parts:
         raise ConfigError(f"`--split` is {split}; wanted one of {', '.join(parts)}")
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"`--protocol` is {protocol}; wanted one of {', '.join(PROTOCOLS)}")
     tokens = torch.from_numpy(parts[split]).to(model.device)
-    metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
+    if protocol == "windows":
+        metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
+    else:
+        found = stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu())
+        metrics = None if found is None else loss_metrics(*found)
     assert metrics is not None
     if model.tokenizer.unk:
         metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())

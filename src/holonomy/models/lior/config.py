@@ -238,12 +238,30 @@ class TrainConfig(Config):
         return self
 
 
+class MemoryConfig(Config):
+    """Associative memory of what was read, for `--memory` and `eval --protocol memory`."""
+
+    window: int = Field(default=128, ge=1, description="tokens that are read before they can be remembered")
+    capacity: int = Field(default=4096, ge=1, le=2**24, description="tokens remembered; the oldest give way")
+    k: int = Field(default=16, ge=1, le=4096, description="similar states that are read")
+    threshold: float = Field(default=0.3, ge=-1, le=1, description="cosine below which a state is not similar")
+    share: float = Field(default=0.1, gt=0, le=1, description="how fast the weight of the memory may change")
+    prior: float = Field(
+        default=0.3, ge=0, lt=1, description="weight of the memory where nothing speaks for or against"
+    )
+
+
 class InferConfig(Config):
     """Defaults of generation and chat."""
 
     temperature: float = Field(default=0.7, ge=0, le=100, description="0 takes the most probable token")
     top_k: int = Field(default=0, ge=0, description="keep the k most probable tokens; 0 keeps all")
     top_p: float = Field(default=1.0, gt=0, le=1, description="keep the most probable tokens up to this mass")
+    gate: bool = Field(default=False, description="lower the temperature where the model is in doubt")
+    selector: Literal["softmax", "gibbsmax"] = Field(
+        default="softmax", description="gibbsmax makes tokens that were said lately cost `repetition`"
+    )
+    repetition: float = Field(default=0.5, gt=0, le=100, description="nats that a mention costs, for gibbsmax")
     max_tokens: int = Field(default=256, ge=1, le=10_000_000, description="tokens of one reply")
 
 
@@ -260,6 +278,7 @@ class LiorConfig(Config):
     geometry: GeometryConfig = Field(default=GeometryConfig(), description="geometry of retrieval")
     data: DataConfig = Field(default=DataConfig(), description="text")
     train: TrainConfig = Field(default=TrainConfig(), description="training")
+    memory: MemoryConfig = Field(default=MemoryConfig(), description="associative memory")
     infer: InferConfig = Field(default=InferConfig(), description="generation")
 
     @model_validator(mode="after")

@@ -47,6 +47,29 @@ class LiorLanguageModel:
         """Log probabilities of the token after each place."""
         return self.net.free(ids.to(self.device), None).log_softmax(0).permute(1, 2, 0).cpu()
 
+    @property
+    def hidden_width(self) -> int:
+        """Length of a last hidden state."""
+        return self.config.model.d
+
+    @torch.inference_mode()
+    def advance_hidden(
+        self, ids: Int[Tensor, "B T"], state: list[Any]
+    ) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "B T V"], list[Any]]:
+        """Last hidden states, log probabilities of the next token after each place, and the state after all."""
+        *body, head = self.net
+        x, after = ids.to(self.device), list[Any]()
+        for layer, before in zip(body, state, strict=False):
+            x, moved = layer.advance(x, before)
+            after.append(moved)
+        logits, moved = head.advance(x, state[-1])
+        return x.permute(1, 2, 0).cpu(), logits.log_softmax(0).permute(1, 2, 0).cpu(), [*after, moved]
+
+    def advance(self, ids: Int[Tensor, "B T"], state: list[Any]) -> tuple[Float[Tensor, "B T V"], list[Any]]:
+        """Takes many tokens at once; returns the distribution after each of them."""
+        _, log_probs, state = self.advance_hidden(ids, state)
+        return log_probs, state
+
     @torch.inference_mode()
     def start(self, batch: int) -> list[Any]:
         """State before the first token."""
