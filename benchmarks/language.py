@@ -4,9 +4,9 @@
 
 Tinyshakespeare, characters; the loss is that of the whole held-out part in windows from rest. Peers: nanoGPT's recipe
 for CPUs (Karpathy: 4 layers, 128 wide, 12 x 64 characters, AdamW 1e-3), a GRU, a diagonal selective state space (Mamba,
-Gu & Dao 2023, with its scan in log2(T) passes) and linear oscillators (LinOSS-IM, Rusch & Rus 2025, by FFT). nanoGPT has
-the learning rate of its recipe, the others that of lior; all rates follow the CPU time spent, with the same warm-up and
-cosine. One thread.
+Gu & Dao 2023, with its scan in log2(T) passes) and linear oscillators (LinOSS-IM, Rusch & Rus 2025, by FFT). nanoGPT
+has the learning rate of its recipe, the others that of lior; all rates follow the CPU time spent, with the same warm-up
+and cosine. One thread.
 """
 
 from __future__ import annotations

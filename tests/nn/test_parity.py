@@ -15,8 +15,10 @@ from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
+from holonomy.nn.coupled import CoupledBank
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.hamiltonian import HamiltonianBank
+from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
@@ -72,6 +74,8 @@ LAYERS: dict[str, Callable[[], EchoLayer]] = {
     "bank": bank,
     "mixer": mixer,
     "selective bank": selective,
+    "kernel": lambda: KernelBank(WIDTH, reach=100, terms=8, generator=generator()),
+    "coupled": lambda: CoupledBank(2, 4, rank=2, gamma_range=(0.05, 0.5), chunk=16, generator=generator()),
     "hamiltonian": hamiltonian,
     "wells": lambda: hamiltonian(wells=True),
     "symmetric nudge": lambda: hamiltonian(mode="symmetric", kappa=0.1),
@@ -95,9 +99,9 @@ LENGTHS = (1, 7, 48, 64)
 
 
 def relative(a: Tensor, b: Tensor) -> float:
-    """|a - b| / |b|; where b is zero, a must be zero exactly."""
+    """|a - b| / |b|; where b is zero (or what autograd leaves of it), a must be zero exactly."""
     size = b.norm()
-    return float((a.double() - b).norm() / size) if size > 0 else float(a.abs().max())
+    return float((a.double() - b).norm() / size) if size > 1e-14 else float(a.abs().max())
 
 
 def drawn(shape: tuple[int, ...], seed: int = 0) -> Tensor:

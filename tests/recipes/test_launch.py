@@ -262,9 +262,13 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
     wells = (*reversible, "model.wells=true")
     finite = (*wells, "train.echo.mode=symmetric")
     chart = ("geometry.chart=shared",)
+    kernel = ("model.bank=kernel",)
     segments = (*reversible, "train.echo.memory=segment")
     for base, key, value in (
         (reversible, "model.wells", "true"),
+        (kernel, "model.reach", 50),
+        (kernel, "model.terms", 6),
+        (kernel, "model.power_sign", 1),
         (wells, "train.echo.mode", "symmetric"),
         (finite, "train.echo.kappa", 0.1),
         (reversible, "train.echo.fixed", "true"),

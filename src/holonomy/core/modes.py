@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+COUPLED = 32
+"""Oscillators of a head of coupled ones."""
 LEGAL_ROTORS = {
     "derived": ("off", "derived"),
     "learned_lowrank": ("off", "stateful"),

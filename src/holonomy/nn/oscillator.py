@@ -101,21 +101,7 @@ class OscillatorBank(EchoLayer):
 
     def propagator(self) -> Propagator:
         """Builds the chunk propagator from the parameters."""
-        theta, gamma = self.angles()
-        size = self.chunk
-        s = (-2 * torch.expm1(-2 * gamma)).sqrt()
-        lag = torch.arange(size, dtype=theta.dtype, device=theta.device)
-        decay = torch.exp(-(gamma[:, None] * (lag + 1)).clamp_max(DECAY_LIMIT))
-        before = torch.exp(-(gamma[:, None] * lag).clamp_max(DECAY_LIMIT))
-        phase = theta[:, None] * (lag + 1)
-        kernel = s[:, None] * before * torch.sin(phase)
-        within = F.pad(kernel, (size - 1, 0)).unfold(1, size, 1).flip(1)
-        back = theta[:, None] * lag
-        collect = torch.stack([before * torch.cos(back), before * torch.sin(back)], -1).flip(1)
-        ahead = phase + theta[:, None]
-        emit = (s[:, None] * decay).unsqueeze(1) * torch.stack([torch.sin(ahead), torch.cos(ahead)], 1)
-        carry = torch.polar(decay[:, -1:], phase[:, -1:])
-        return Propagator(within, collect, emit, carry)
+        return chunk_propagator(*self.angles(), self.chunk)
 
     def free(self, x: Float[Tensor, "N batch time"], tape: Tape | None) -> Float[Tensor, "N batch time"]:
         """Drives the bank from rest; the record is the output, the propagator, and the state before."""
@@ -207,6 +193,23 @@ class OscillatorBank(EchoLayer):
         """z <- rho e^{i theta} z + f, q = s Im(e^{i theta} z)."""
         z = state.z * state.pole + x
         return (state.gain * z).imag, BankState(z, state.pole, state.gain)
+
+
+def chunk_propagator(theta: Float[Tensor, " N"], gamma: Float[Tensor, " N"], size: int) -> Propagator:
+    """What a chunk of `size` tokens does to oscillators of turn theta and damping gamma."""
+    s = (-2 * torch.expm1(-2 * gamma)).sqrt()
+    lag = torch.arange(size, dtype=theta.dtype, device=theta.device)
+    decay = torch.exp(-(gamma[:, None] * (lag + 1)).clamp_max(DECAY_LIMIT))
+    before = torch.exp(-(gamma[:, None] * lag).clamp_max(DECAY_LIMIT))
+    phase = theta[:, None] * (lag + 1)
+    kernel = s[:, None] * before * torch.sin(phase)
+    within = F.pad(kernel, (size - 1, 0)).unfold(1, size, 1).flip(1)
+    back = theta[:, None] * lag
+    collect = torch.stack([before * torch.cos(back), before * torch.sin(back)], -1).flip(1)
+    ahead = phase + theta[:, None]
+    emit = (s[:, None] * decay).unsqueeze(1) * torch.stack([torch.sin(ahead), torch.cos(ahead)], 1)
+    carry = torch.polar(decay[:, -1:], phase[:, -1:])
+    return Propagator(within, collect, emit, carry)
 
 
 def log_spaced(bounds: tuple[float, float], count: int) -> Float[Tensor, " count"]:

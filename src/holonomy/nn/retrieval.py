@@ -23,6 +23,8 @@ from holonomy.nn.chart import Chart
 from holonomy.nn.oscillator import log_spaced
 from holonomy.nn.static import Linear
 
+FARTHEST = 2.56
+"""c times the window, at most, of the head that sees farthest at the start."""
 STRESS_RATE = 0.1
 """Weight of the newest token in the running mean of how far tokens move."""
 
@@ -94,7 +96,9 @@ class Retrieval(Attention):
         super().__init__(channels, heads, window=window, features=features, generator=generator)
         self.shared, self.chart, self.curvature = shared and chart is not None, chart, curvature
         self.log_radius = nn.Parameter(torch.full((heads,), math.log(1.5)))
-        self.log_interval = nn.Parameter(log_spaced((0.02, 1.0), heads).log().float())
+        # A longer window needs a head that sees to its end: the cost of distance grows with c times the window.
+        farthest = min(0.02, FARTHEST / window)
+        self.log_interval = nn.Parameter(log_spaced((farthest, 1.0), heads).log().float())
         self.stress = nn.Parameter(torch.zeros(heads)) if stress else None
         self.out = Linear(channels, channels, std=out_scale * channels**-0.5, generator=generator)
 

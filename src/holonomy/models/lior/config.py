@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Budget, Cadence, Guard, Schedule
 from holonomy.core.config import Config
-from holonomy.core.modes import LEGAL_ROTORS
+from holonomy.core.modes import COUPLED, LEGAL_ROTORS
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
 """Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
@@ -28,11 +28,14 @@ class ModelConfig(Config):
     )
     blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
     d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")
-    bank: Literal["diagonal", "selective", "hamiltonian"] = Field(
+    bank: Literal["diagonal", "selective", "coupled", "hamiltonian", "kernel"] = Field(
         default="diagonal",
-        description="oscillators of a mixer: damped; damped, both damping and turn chosen by the input at "
-        "every token, or coupled, undamped and reversible",
+        description="oscillators of a mixer: damped; damped, with damping and turn chosen by the input at every token; "
+        "damped and coupled in heads; coupled, undamped and reversible; or kernels of three modes",
     )
+    reach: int = Field(default=1024, ge=2, le=2**20, description="tokens over which a kernel's power law holds")
+    terms: int = Field(default=12, ge=2, le=64, description="exponentials that stand for a kernel's power law")
+    power_sign: Literal[-1, 1] = Field(default=-1, description="sign of a kernel's power law at the start")
     wells: bool = Field(default=False, description="log-cosh wells in a hamiltonian bank")
     score: Literal["geodesic", "geometric"] = Field(
         default="geodesic", description="scores of retrieval: distances, or wedge, Hermitian and phase-free products"
@@ -74,8 +77,14 @@ class ModelConfig(Config):
             bounds = getattr(self, name)
             if bounds is not None and not 0 < bounds[0] <= bounds[1] <= top:
                 raise ValueError(f"{name} = {list(bounds)} must rise within (0, {top}]")
+        if self.bank == "coupled" and self.n_osc % COUPLED:
+            raise ValueError(f"n_osc = {self.n_osc} must be a multiple of {COUPLED} for bank = coupled")
         if self.bank == "hamiltonian" and self.n_osc & (self.n_osc - 1):
             raise ValueError(f"n_osc = {self.n_osc} must be a power of two for bank = hamiltonian")
+        plain = type(self).model_fields
+        odd = [n for n in ("reach", "terms", "power_sign") if getattr(self, n) != plain[n].default]
+        if odd and self.bank != "kernel":
+            raise ValueError(f"{', '.join(odd)} belong to bank = kernel, not to bank = {self.bank}; drop them")
         if self.wells and self.bank != "hamiltonian":
             raise ValueError(f"wells belong to bank = hamiltonian, not to bank = {self.bank}; drop one of them")
         return self

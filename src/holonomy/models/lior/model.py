@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from holonomy.core.layer import EchoLayer
+from holonomy.core.modes import COUPLED
 from holonomy.models.lior.config import LiorConfig
 from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
+from holonomy.nn.coupled import CoupledBank
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.hamiltonian import HamiltonianBank
+from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
@@ -70,6 +73,14 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[
                 fixed=echo.fixed,
                 allow_biased=echo.allow_biased,
                 generator=generator,
+            )
+        if model.bank == "coupled":
+            return CoupledBank(
+                model.n_osc // COUPLED, COUPLED, gamma_range=model.gamma_range, chunk=model.chunk, generator=generator
+            )
+        if model.bank == "kernel":
+            return KernelBank(
+                model.n_osc, reach=model.reach, terms=model.terms, sign=model.power_sign, generator=generator
             )
         ranges = {"theta_range": theta, "gamma_range": model.gamma_range, "generator": generator}
         if model.bank == "selective":
