@@ -32,7 +32,7 @@ class CurvatureConfig(Config):
     lr_scale: float = Field(default=0.1, gt=0, le=10, description="learning rate of c as a share of the others'")
 
 
-class ModelConfig(Config):
+class TernaryModelConfig(Config):
     """Shape of the autoencoder."""
 
     latent_dim: int = Field(default=16, ge=2, le=64, description="dimension of the space")
@@ -70,7 +70,7 @@ class ModelConfig(Config):
     curvature: CurvatureConfig = Field(default=CurvatureConfig(), description="of the hyperbolic space")
 
     @model_validator(mode="after")
-    def _check(self) -> ModelConfig:
+    def _check(self) -> TernaryModelConfig:
         if self.logvar_min >= self.logvar_max:
             raise ValueError(f"logvar_min = {self.logvar_min} must be below logvar_max = {self.logvar_max}")
         if not self.logvar_min < self.logvar_init < self.logvar_max:
@@ -258,7 +258,7 @@ class CurriculumConfig(Config):
     floor: float = Field(default=0.2, ge=0, le=1, description="weight that either side keeps")
 
 
-class DataConfig(Config):
+class TernaryDataConfig(Config):
     """The operations and their batches."""
 
     source: Literal["operations"] = Field(default="operations", description="all tables; nothing is read")
@@ -275,7 +275,7 @@ class DataConfig(Config):
     always_train: tuple[int, ...] = Field(default=(0,), max_length=1000, description="which are never withheld")
 
     @model_validator(mode="after")
-    def _check(self) -> DataConfig:
+    def _check(self) -> TernaryDataConfig:
         if any(self.base % d == 0 for d in range(2, self.base)):
             raise ValueError(f"base = {self.base} must be a prime, such as 2, 3 or 5")
         size = self.base**self.digits
@@ -288,7 +288,7 @@ class DataConfig(Config):
         return self
 
 
-class OptimConfig(Config):
+class TernaryOptimConfig(Config):
     """AdamW."""
 
     lr: float = Field(default=5e-3, gt=0, le=1, description="peak learning rate")
@@ -299,13 +299,13 @@ class OptimConfig(Config):
     encoder_scale: float = Field(default=1.0, gt=0, le=100, description="learning rate of the encoders beside the rest")
 
     @model_validator(mode="after")
-    def _check(self) -> OptimConfig:
+    def _check(self) -> TernaryOptimConfig:
         if not all(0 <= b < 1 for b in self.betas):
             raise ValueError(f"betas = {list(self.betas)} must lie in [0, 1)")
         return self
 
 
-class TrainConfig(Config):
+class TernaryTrainConfig(Config):
     """How long, how often, on what."""
 
     budget: Budget = Field(default=Budget(steps=1000), description="stop conditions, the first one reached wins")
@@ -313,7 +313,7 @@ class TrainConfig(Config):
         default=Cadence(log_every=20, eval_every=200, save_every=200),
         description="steps between logs, evaluations and checkpoints",
     )
-    optim: OptimConfig = Field(default=OptimConfig(), description="optimiser")
+    optim: TernaryOptimConfig = Field(default=TernaryOptimConfig(), description="optimiser")
     schedule: Schedule = Field(default=Schedule(warmup=0.05, floor=0.01), description="learning rate over the budget")
     guard: Guard = Field(default=Guard(), description="what happens when training goes wrong or no longer helps")
     tensorboard: bool = Field(default=False, description="also write tensorboard/ with a projector of the points")
@@ -327,7 +327,7 @@ class TrainConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _check(self) -> TrainConfig:
+    def _check(self) -> TernaryTrainConfig:
         if self.strict_cuda and self.device == "cpu":
             raise ValueError("strict_cuda contradicts device = cpu; drop one of them")
         if self.threads != "auto" and not 1 <= self.threads <= 1024:
@@ -347,14 +347,14 @@ class TernaryConfig(Config):
     """A complete ternary recipe."""
 
     family: Literal["ternary"] = Field(default="ternary", description="model family")
-    model: ModelConfig = Field(default=ModelConfig(), description="autoencoder")
+    model: TernaryModelConfig = Field(default=TernaryModelConfig(), description="autoencoder")
     loss: Losses = Field(default=Losses(), description="what is minimised")
     phases: PhasesConfig = Field(default=PhasesConfig(), description="two phases of weights")
     weighting: WeightingConfig = Field(default=WeightingConfig(), description="who sets the weights")
     homeostasis: HomeostasisConfig = Field(default=HomeostasisConfig(), description="freezing of the parts")
     curriculum: CurriculumConfig = Field(default=CurriculumConfig(), description="from radii to distances")
-    data: DataConfig = Field(default=DataConfig(), description="operations")
-    train: TrainConfig = Field(default=TrainConfig(), description="training")
+    data: TernaryDataConfig = Field(default=TernaryDataConfig(), description="operations")
+    train: TernaryTrainConfig = Field(default=TernaryTrainConfig(), description="training")
     targets: TargetsConfig = Field(default=TargetsConfig(), description="what a finished run is held to")
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from holonomy.models.ternary.config import ModelConfig
+from holonomy.models.ternary.config import TernaryModelConfig
 
 SCALE_STEP = 4.0
 """Ratio of the copies that a decoder sees: deep digits move a point by so little that a net misses them."""
@@ -24,7 +24,7 @@ class TableEncoder(nn.Module):
 
     values: Tensor
 
-    def __init__(self, config: ModelConfig, *, base: int, digits: int) -> None:
+    def __init__(self, config: TernaryModelConfig, *, base: int, digits: int) -> None:
         super().__init__()
         self.base, self.one_hot, self.latent_dim = base, config.input == "one_hot", config.latent_dim
         self.low, self.high = config.logvar_min, config.logvar_max
@@ -71,7 +71,7 @@ class TableDecoder(nn.Module):
         base, digits: shape of the tables.
     """
 
-    def __init__(self, config: ModelConfig, *, base: int, digits: int) -> None:
+    def __init__(self, config: TernaryModelConfig, *, base: int, digits: int) -> None:
         super().__init__()
         self.base, self.digits, self.scales = base, digits, config.decoder_scales
         width = config.latent_dim * (2 if config.decode_from == "concat" else 1)

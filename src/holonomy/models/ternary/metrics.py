@@ -26,7 +26,7 @@ DEEP_LEVEL = 4
 """Triples of the deep figure compare valuations from here on."""
 
 
-class Embedding(Protocol):
+class OperationEmbedding(Protocol):
     """An embedding of all operations, learnt or not."""
 
     space: OperationSpace
@@ -257,7 +257,9 @@ def selection(metrics: dict[str, float]) -> float:
     return metrics["faults"] + 0.999 * (1 - metrics["triplet_concordance"]) + 2.5e-6 * (1 + metrics["hierarchy"])
 
 
-def measure(embedding: Embedding, *, withheld: Tensor | None = None, neighbours: bool = True) -> dict[str, float]:
+def measure(
+    embedding: OperationEmbedding, *, withheld: Tensor | None = None, neighbours: bool = True
+) -> dict[str, float]:
     """Every deterministic figure of an embedding.
 
     Args:

@@ -14,7 +14,7 @@ from holonomy.core.numerics import safe_norm
 from holonomy.data.ternary_ops import OperationSpace
 from holonomy.geometry import normal
 from holonomy.geometry.normal import polar_dist, polar_half_chord
-from holonomy.models.ternary.config import ModelConfig, TernaryConfig
+from holonomy.models.ternary.config import TernaryConfig, TernaryModelConfig
 from holonomy.models.ternary.encoder import TableDecoder, TableEncoder
 from holonomy.models.ternary.posterior import gaussian_sample, noise_like, wrap
 from holonomy.models.ternary.projection import Curvature, Projection
@@ -93,7 +93,7 @@ class TernaryVAE(nn.Module):
         space: the operations.
     """
 
-    def __init__(self, config: ModelConfig, space: OperationSpace) -> None:
+    def __init__(self, config: TernaryModelConfig, space: OperationSpace) -> None:
         super().__init__()
         self.config, self.space = config, space
         shape = {"base": space.base, "digits": space.digits}
