@@ -28,7 +28,7 @@ from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
 from holonomy.optim.schedules import learning_rate
 from holonomy.recipes import configure
-from holonomy.recipes.launch import evaluate_tokens, read_corpus
+from holonomy.recipes.lior import evaluate_tokens, read_corpus
 
 
 def spread(values: list[float]) -> str:

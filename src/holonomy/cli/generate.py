@@ -83,7 +83,7 @@ def open_model(
     given = {name: value for name, value in chosen.items() if value is not None}
     replace(Sampling(), **given)
     tune_process(threads=options.thread_count(threads) or "auto")
-    model = launch.load(run, root=root)
+    model: LiorLanguageModel = launch.load_speaker(run, root=root)
     infer = model.config.infer
     configured = Sampling(temperature=infer.temperature, top_k=infer.top_k, top_p=infer.top_p)
     return model, replace(configured, **given)

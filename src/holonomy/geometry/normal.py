@@ -14,6 +14,9 @@ from torch import Tensor
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, sinhc, square_norm, widened
 from holonomy.geometry.lorentz import ball_to_normal_scale
 
+SHORTEST = 1e-100
+"""Length below which a vector is as good as zero: divisions by its square stay finite."""
+
 
 def dist(u: Float[Tensor, "... n"], v: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, ...]:
     """Geodesic distance, accurate near and far, in float64 inside.
@@ -29,9 +32,10 @@ def dist(u: Float[Tensor, "... n"], v: Float[Tensor, "... n"], k: Tensor) -> Flo
     tiny = torch.finfo(u.dtype).tiny
     difference = u - v
     radial = (difference * (u + v)).sum(-1, keepdim=True) / (a + b).clamp_min(tiny)
-    chord = (difference - u / a.clamp_min(tiny) * radial) / b.clamp_min(tiny)
+    chord = (difference - u / a.clamp_min(tiny) * radial) / b.clamp_min(SHORTEST)
     s = (radial / 2).square() * sinhc((radial / 2).square()).square()
-    s = s + a * sinhc(a.square()) * b * sinhc(b.square()) * square_norm(chord) / 4
+    # Beside a very short v the difference is rounding alone: no chord of two directions is longer than 2.
+    s = s + a * sinhc(a.square()) * b * sinhc(b.square()) * square_norm(chord).clamp_max(4) / 4
     return (2 * safe_sqrt(s) * asinhc(s) / root).squeeze(-1).to(dtype)
 
 

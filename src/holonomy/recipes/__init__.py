@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holonomy.core.budget import Budget, Cadence
-from holonomy.core.config import Resolved, resolve
+from holonomy.core.config import Config, Resolved, resolve
 from holonomy.core.registry import Registry
 from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
+from holonomy.models.ternary.config import TernaryConfig, TernaryModelConfig, TernaryTrainConfig
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Recipe:
         name: what the command line calls it.
         family: model family.
         trains: what it trains, in one line.
-        data: known name of its text.
+        data: known name of its text, or what else it learns.
         expect: time and metric to expect, in words.
         config: builds the configuration.
     """
@@ -31,7 +32,7 @@ class Recipe:
     trains: str
     data: str
     expect: str
-    config: Callable[[], LiorConfig]
+    config: Callable[[], Config]
 
 
 def lior() -> LiorConfig:
@@ -58,6 +59,22 @@ def lior_smoke() -> LiorConfig:
     )
 
 
+def ternary() -> TernaryConfig:
+    """All 19,683 binary operations on {-1, 0, 1} in hyperbolic space, ten CPU-seconds."""
+    return TernaryConfig()
+
+
+def ternary_smoke() -> TernaryConfig:
+    """The default model for 100 updates: a check that everything works."""
+    cadence = Cadence(log_every=10, eval_every=50, save_every=50)
+    return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=100), cadence=cadence))
+
+
+def ternary_dual() -> TernaryConfig:
+    """An encoder and a projection each for coverage and for hierarchy."""
+    return TernaryConfig(model=TernaryModelConfig(sharing="separate"))
+
+
 RECIPES: Registry[Recipe] = Registry("recipe")
 for _recipe in (
     Recipe(
@@ -77,6 +94,23 @@ for _recipe in (
         lior_shakespeare,
     ),
     Recipe("lior-smoke", "lior", "the same model for 200 updates", "pydoc", "about 20 seconds", lior_smoke),
+    Recipe(
+        "ternary",
+        "ternary",
+        "hyperbolic autoencoder of all operations on three values, arranged by the 3-adic tree",
+        "operations",
+        "about 12 CPU-seconds",
+        ternary,
+    ),
+    Recipe("ternary-smoke", "ternary", "the same model for 100 updates", "operations", "a few seconds", ternary_smoke),
+    Recipe(
+        "ternary-dual",
+        "ternary",
+        "an encoder each for coverage and for hierarchy",
+        "operations",
+        "about 20 CPU-seconds",
+        ternary_dual,
+    ),
 ):
     RECIPES.register(_recipe.name, _recipe)
 
@@ -99,9 +133,10 @@ def configure(
     Raises:
         ConfigError: unknown recipe or key, wrong type or range; all mistakes at once.
     """
+    base = RECIPES.get(recipe).config()
     return resolve(
-        LiorConfig,
-        base=RECIPES.get(recipe).config(),
+        type(base),
+        base=base,
         base_origin=f"recipe {recipe}",
         file=file,
         environment=os.environ,

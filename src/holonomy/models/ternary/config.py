@@ -54,12 +54,15 @@ class TernaryModelConfig(Config):
     decoder_scales: int = Field(
         default=5, ge=1, le=10, description="copies of the point the decoder sees, each 4 times as large as the last"
     )
+    decoder_direction: bool = Field(default=False, description="let the decoder see the direction of the point, too")
     decoder_norm: bool = Field(default=False, description="LayerNorm in the decoder")
     decoder_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of decoder activations dropped")
     sharing: Literal["tied", "separate"] = Field(
         default="tied", description="one encoder for coverage (A) and hierarchy (B), or one each"
     )
-    decode_from: Literal["A", "B", "concat"] = Field(default="A", description="stream that the decoder sees")
+    decode_from: Literal["A", "concat"] = Field(
+        default="A", description="what the decoder sees: stream A, or both; from B alone A would learn nothing"
+    )
     posterior: Literal["gaussian", "wrapped_normal", "point"] = Field(
         default="gaussian", description="noise while learning: before the projection, around the point, or none"
     )

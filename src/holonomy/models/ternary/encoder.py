@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from holonomy.core.numerics import safe_norm
 from holonomy.models.ternary.config import TernaryModelConfig
 
 SCALE_STEP = 4.0
-"""Ratio of the copies that a decoder sees: deep digits move a point by so little that a net misses them."""
+"""Ratio of the copies of the point that a decoder sees: deep digits move it by so little that a net misses them."""
 
 
 class TableEncoder(nn.Module):
@@ -73,10 +74,11 @@ class TableDecoder(nn.Module):
 
     def __init__(self, config: TernaryModelConfig, *, base: int, digits: int) -> None:
         super().__init__()
-        self.base, self.digits, self.scales = base, digits, config.decoder_scales
+        self.base, self.digits = base, digits
+        self.scales, self.direction = config.decoder_scales, config.decoder_direction
         width = config.latent_dim * (2 if config.decode_from == "concat" else 1)
         hidden, layers = config.decoder_hidden, list[nn.Module]()
-        for inside in (width * self.scales, hidden):
+        for inside in (width * (self.scales + self.direction), hidden):
             layers.append(nn.Linear(inside, hidden))
             if config.decoder == "gated":
                 layers += [nn.LayerNorm(hidden)] if config.decoder_norm else []
@@ -88,5 +90,8 @@ class TableDecoder(nn.Module):
 
     def forward(self, u: Float[Tensor, "B width"]) -> Float[Tensor, "B digits base"]:
         """Logits of every entry."""
-        copies = [u * SCALE_STEP**k for k in range(self.scales)]
-        return self.body(torch.cat(copies, -1)).view(-1, self.digits, self.base)
+        seen = [u * SCALE_STEP**k for k in range(self.scales)]
+        if self.direction:
+            # Near the centre the direction says what the coordinates cannot.
+            seen.append(u / safe_norm(u).clamp_min(torch.finfo(u.dtype).tiny))
+        return self.body(torch.cat(seen, -1)).view(-1, self.digits, self.base)

@@ -140,7 +140,7 @@ def node_means(
 ) -> tuple[Float[Tensor, "nodes d"], Float[Tensor, " nodes"]]:
     """Karcher mean of the points of every node, in normal coordinates, and how many points it has.
 
-    All nodes step together: each moves by the mean logarithm of its points until the longest step is short.
+    All nodes step together, each along the mean logarithm of its points, until the longest step is short.
     """
     count = int(node.max()) + 1
     sizes = torch.zeros(count, dtype=u.dtype, device=u.device).index_add(0, node, torch.ones_like(u[:, 0]))
@@ -152,7 +152,11 @@ def node_means(
         return mean(u), sizes
     points, centres = normal.to_ball(u, k), normal.to_ball(mean(u), k)
     for _ in range(KARCHER_STEPS):
-        step = mean(poincare.log(centres[node], points, k))
+        towards = poincare.log(centres[node], points, k)
+        far = (-k).sqrt() * poincare.dist(centres[node], points, k).unsqueeze(-1)
+        # x coth x bounds the second derivative of half the squared distance: a full step would overshoot far points.
+        bend = torch.where(far > 1e-3, far / torch.tanh(far), torch.ones_like(far))
+        step = mean(towards) / mean(bend)
         centres = poincare.project(poincare.exp(centres, step, k), k)
         if float((2 * step / poincare.gap(centres, k)).norm(dim=-1).max()) <= KARCHER_TOLERANCE:
             break

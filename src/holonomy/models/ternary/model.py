@@ -139,7 +139,7 @@ class TernaryVAE(nn.Module):
 
     def _decoder_input(self, a: Tensor, b: Tensor) -> Tensor:
         kind = self.config.decode_from
-        return torch.cat([a, b], -1) if kind == "concat" else b if kind == "B" else a
+        return torch.cat([a, b], -1) if kind == "concat" else a
 
     def table_of(self, index: Int[Tensor, " B"]) -> Tensor:
         """Entries 0 to base - 1 of operations."""
@@ -199,7 +199,7 @@ class TernaryVAE(nn.Module):
         if self.config.posterior == "point":
             raise ConfigError("`model.posterior` is point: there is no prior to draw from; train with gaussian")
         shape = torch.empty(n, self.config.latent_dim, device=self.space.index.device)
-        wanted = STREAMS if self.config.decode_from == "concat" else self.config.decode_from
+        wanted = STREAMS if self.config.decode_from == "concat" else STREAMS[:1]
         parts = []
         for name in wanted:
             z = noise_like(shape, generator)
