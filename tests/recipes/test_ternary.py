@@ -199,7 +199,7 @@ def loss_changes() -> dict[str, tuple[str, ...]]:
     for name, term in TernaryConfig().loss.terms.items():
         on = (f"loss.{name}.weight=1.0", *needs.get(name, ()))
         for key in type(term).model_fields:
-            value = special.get(key) or str(float(getattr(term, key)) * 0.5 + 0.05)
+            value = special.get(key) or str(float(getattr(term, key)) * 0.6 + 0.07)
             found[f"loss.{name}.{key}"] = (value, *on)
     return found
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
 from holonomy.core.config import from_json, to_json
 from holonomy.core.errors import ConfigError, DataError
+from holonomy.core.learner import Json
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches, holdout
 from holonomy.learn.echo import check_tensors
 from holonomy.models.ternary.baseline import ClosedForm
 from holonomy.models.ternary.config import TernaryConfig, TernaryDataConfig
+from holonomy.models.ternary.homeostasis import Homeostasis
 from holonomy.models.ternary.learner import TernaryLearner
 from holonomy.models.ternary.metrics import (
     GENERATED,
@@ -22,7 +24,7 @@ from holonomy.models.ternary.metrics import (
 )
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.recipes.work import Work, choose_device
-from holonomy.train.callbacks import Callback
+from holonomy.train.callbacks import Action, Callback
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 from holonomy.train.run import RunDirectory
@@ -147,8 +149,11 @@ def baseline_metrics(config: TernaryConfig, space: OperationSpace) -> dict[str, 
 
 
 def _callbacks(config: TernaryConfig, learner: TernaryLearner, directory: RunDirectory) -> list[Callback]:
+    found: list[Callback] = []
+    if config.homeostasis.enabled or config.curriculum.enabled:
+        found.append(Steering(config, learner))
     if not config.train.tensorboard:
-        return []
+        return found
     from holonomy.train.tensorboard import TensorBoard
 
     def points() -> tuple[torch.Tensor, list[str]]:
@@ -160,12 +165,64 @@ def _callbacks(config: TernaryConfig, learner: TernaryLearner, directory: RunDir
         return u, names
 
     return [
+        *found,
         TensorBoard(
             directory.path / "tensorboard",
             tensors=lambda: dict(learner.vae.named_parameters()),
             embedding=points,
-        )
+        ),
     ]
+
+
+class Steering(Callback):
+    """Tells the curriculum of evaluations, and freezes, restores and releases parts as the homeostasis says.
+
+    Args:
+        config: the whole configuration.
+        learner: what is steered.
+    """
+
+    name = "steering"
+
+    def __init__(self, config: TernaryConfig, learner: TernaryLearner) -> None:
+        self.learner, self.log = learner, list[Json]()
+        tied = config.model.sharing == "tied"
+        self.homeostasis = Homeostasis(config.homeostasis, tied=tied) if config.homeostasis.enabled else None
+
+    def evaluated(self, step: int, metrics: Mapping[str, float]) -> Action:
+        """Takes one evaluation."""
+        if self.learner.curriculum is not None:
+            self.learner.curriculum.told(metrics["val/hierarchy"])
+        if self.homeostasis is None:
+            return Action.NONE
+        if self.homeostasis.good(metrics["val/coverage"]) and not self.homeostasis.frozen("encoder_A"):
+            self.learner.keep_coverage()
+        changes = self.homeostasis.update(
+            coverage=metrics["val/coverage"], hierarchy=metrics["val/hierarchy"], q=metrics["val/Q"]
+        )
+        for change in changes:
+            restored = change.frozen and change.part == "encoder_A" and self.learner.restore_coverage()
+            self.learner.set_frozen(change.part, change.frozen)
+            words = f"{'frozen' if change.frozen else 'released'}{', restored' if restored else ''}: {change.reason}"
+            self.log.append({"step": step, "part": change.part, "change": words})
+        return Action.NONE
+
+    def state(self) -> dict[str, Json]:
+        """State of the homeostasis and what it did; the curriculum is part of the learner's."""
+        return {"homeostasis": None if self.homeostasis is None else self.homeostasis.state(), "log": list(self.log)}
+
+    def load_state(self, state: Mapping[str, Json]) -> None:
+        """Takes it back, and freezes what was frozen.
+
+        Raises:
+            CheckpointError: it is no such state.
+        """
+        log = state.get("log")
+        self.log = list(log) if isinstance(log, list) else []
+        if self.homeostasis is not None:
+            self.homeostasis.load_state(state.get("homeostasis"))
+            for part in ("encoder_A", "encoder_B"):
+                self.learner.set_frozen(part, self.homeostasis.frozen(part))
 
 
 def _load(saved: Checkpoint) -> TernaryVAE:

@@ -106,7 +106,7 @@ def test_nearly_ultrametric_points_have_no_violation_and_full_purity() -> None:
     found = metrics.measure(ClosedForm(OperationSpace(2, 8), ratio=0.005))
     assert found["ultrametric_violation"] < 0.01
     assert found["neighbour_purity_8"] == 1
-    assert found["pair_spearman_norm"] == pytest.approx(1)
+    assert found["pair_spearman_norm"] == pytest.approx(1, abs=1e-4)
 
 
 def test_equal_radii_are_flagged_though_their_correlation_is_perfect() -> None:

@@ -223,17 +223,11 @@ class WeightingConfig(Config):
     kind: Literal["fixed", "controller", "uncertainty"] = Field(
         default="fixed", description="as configured, by a controller on held-out gradients, or by learned variances"
     )
-    every: int = Field(default=10, ge=1, le=10_000, description="updates between two of the controller's")
+    every: int = Field(default=40, ge=1, le=10_000, description="updates between two of the controller's")
     lr: float = Field(default=1e-3, gt=0, le=1, description="learning rate of the controller")
-    bounds: tuple[float, float] = Field(
-        default=(0.1, 10.0), description="lowest and highest multiple of a configured weight that the controller sets"
+    limit: float = Field(
+        default=10.0, gt=1, le=1000, description="largest multiple of a configured weight that the controller sets"
     )
-
-    @model_validator(mode="after")
-    def _check(self) -> WeightingConfig:
-        if not 0 < self.bounds[0] < 1 < self.bounds[1] <= 1000:
-            raise ValueError(f"bounds = {list(self.bounds)} must lie around 1, above 0 and at most 1000")
-        return self
 
 
 class HomeostasisConfig(Config):
@@ -250,6 +244,12 @@ class HomeostasisConfig(Config):
     plateau: float = Field(default=1e-3, gt=0, lt=1, description="range of the hierarchy that counts as standstill")
     patience: int = Field(default=5, ge=1, le=1000, description="evaluations of standstill before encoder B is frozen")
     patience_ceiling: int = Field(default=15, ge=1, le=1000, description="highest patience of the annealing")
+
+    @model_validator(mode="after")
+    def _check(self) -> HomeostasisConfig:
+        if self.coverage_unfreeze < self.coverage_freeze:
+            raise ValueError(f"coverage_unfreeze = {self.coverage_unfreeze} must not be below coverage_freeze")
+        return self
 
 
 class CurriculumConfig(Config):
@@ -399,7 +399,7 @@ class TernaryConfig(Config):
         if not self.curriculum.enabled:
             yield "curriculum", "curriculum.enabled is false"
         if self.weighting.kind != "controller":
-            for key in ("every", "lr", "bounds"):
+            for key in ("every", "lr", "limit"):
                 yield f"weighting.{key}", "weighting.kind is not controller"
         if model.geometry == "euclidean":
             yield "model.curvature", "model.geometry is euclidean"
