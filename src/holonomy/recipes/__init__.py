@@ -11,7 +11,16 @@ from holonomy.core.budget import Budget, Cadence
 from holonomy.core.config import Config, Resolved, resolve
 from holonomy.core.registry import Registry
 from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
-from holonomy.models.ternary.config import TernaryConfig, TernaryModelConfig, TernaryTrainConfig
+from holonomy.models.ternary.config import (
+    Divergence,
+    Losses,
+    Reconstruction,
+    TernaryConfig,
+    TernaryDataConfig,
+    TernaryModelConfig,
+    TernaryTrainConfig,
+    Triplet,
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ def lior_smoke() -> LiorConfig:
 
 
 def ternary() -> TernaryConfig:
-    """All 19,683 binary operations on {-1, 0, 1} in hyperbolic space, ten CPU-seconds."""
+    """All 19,683 binary operations on {-1, 0, 1} in hyperbolic space, twenty CPU-seconds."""
     return TernaryConfig()
 
 
@@ -68,6 +77,32 @@ def ternary_smoke() -> TernaryConfig:
     """The default model for 100 updates: a check that everything works."""
     cadence = Cadence(log_every=10, eval_every=50, save_every=50)
     return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=100), cadence=cadence))
+
+
+def ternary_fast() -> TernaryConfig:
+    """The default model for 500 updates: full coverage and hierarchy as soon as they are there."""
+    return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=500)))
+
+
+def ternary_small() -> TernaryConfig:
+    """Six dimensions: fewer than entries of a table, so that digits share axes and decoding takes longer to learn."""
+    return TernaryConfig(
+        model=TernaryModelConfig(latent_dim=6, decoder_hidden=128, logvar_init=-9.5, decoder_direction=True),
+        loss=Losses(reconstruction=Reconstruction(weight=1.0), padic_triplet=Triplet(weight=8.0, uniform_weight=1.0)),
+        train=TernaryTrainConfig(budget=Budget(steps=2400)),
+    )
+
+
+def ternary_heldout() -> TernaryConfig:
+    """A tenth of the operations is trained on; plain inputs and real noise let the rest come out right."""
+    return TernaryConfig(
+        model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_direction=True),
+        loss=Losses(
+            reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3), padic_triplet=Triplet(weight=1.0)
+        ),
+        data=TernaryDataConfig(holdout=0.9),
+        train=TernaryTrainConfig(budget=Budget(steps=800)),
+    )
 
 
 def ternary_dual() -> TernaryConfig:
@@ -99,16 +134,40 @@ for _recipe in (
         "ternary",
         "hyperbolic autoencoder of all operations on three values, arranged by the 3-adic tree",
         "operations",
-        "about 12 CPU-seconds",
+        "about 20 CPU-seconds",
         ternary,
     ),
     Recipe("ternary-smoke", "ternary", "the same model for 100 updates", "operations", "a few seconds", ternary_smoke),
+    Recipe(
+        "ternary-fast",
+        "ternary",
+        "the same model until coverage and hierarchy are full",
+        "operations",
+        "about 7 CPU-seconds",
+        ternary_fast,
+    ),
+    Recipe(
+        "ternary-small",
+        "ternary",
+        "the same operations in six dimensions",
+        "operations",
+        "about 40 CPU-seconds",
+        ternary_small,
+    ),
+    Recipe(
+        "ternary-heldout",
+        "ternary",
+        "a tenth of the operations, measured on the others",
+        "operations",
+        "about 12 CPU-seconds",
+        ternary_heldout,
+    ),
     Recipe(
         "ternary-dual",
         "ternary",
         "an encoder each for coverage and for hierarchy",
         "operations",
-        "about 20 CPU-seconds",
+        "about 30 CPU-seconds",
         ternary_dual,
     ),
 ):

@@ -311,9 +311,9 @@ class TernaryOptimConfig(Config):
 class TernaryTrainConfig(Config):
     """How long, how often, on what."""
 
-    budget: Budget = Field(default=Budget(steps=1000), description="stop conditions, the first one reached wins")
+    budget: Budget = Field(default=Budget(steps=1500), description="stop conditions, the first one reached wins")
     cadence: Cadence = Field(
-        default=Cadence(log_every=20, eval_every=200, save_every=200),
+        default=Cadence(log_every=20, eval_every=250, save_every=250),
         description="steps between logs, evaluations and checkpoints",
     )
     optim: TernaryOptimConfig = Field(default=TernaryOptimConfig(), description="optimiser")
