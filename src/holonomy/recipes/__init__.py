@@ -97,9 +97,7 @@ def ternary_heldout() -> TernaryConfig:
     """A tenth of the operations is trained on; plain inputs and real noise let the rest come out right."""
     return TernaryConfig(
         model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_direction=True),
-        loss=Losses(
-            reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3), padic_triplet=Triplet(weight=1.0)
-        ),
+        loss=Losses(reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3)),
         data=TernaryDataConfig(holdout=0.9),
         train=TernaryTrainConfig(budget=Budget(steps=800)),
     )
