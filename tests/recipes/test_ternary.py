@@ -150,7 +150,7 @@ def test_catalogue_knows_the_run(finished: FitReport) -> None:
 CHANGES: dict[str, tuple[str, ...] | str] = {
     "model.latent_dim": "5", "model.geometry": "euclidean", "model.encoder": "relu", "model.hidden": "[16]",
     "model.input": "centred", "model.encoder_dropout": "0.3", "model.decoder": "relu", "model.decoder_hidden": "32",
-    "model.decoder_scales": "2", "model.decoder_direction": "true", "model.decoder_norm": "true",
+    "model.decoder_scales": "2", "model.decoder_copies": "direction", "model.decoder_norm": "true",
     "model.decoder_dropout": "0.3", "model.sharing": "separate", "model.posterior": ("point", "loss.kl.weight=0"),
     "model.decode_from": ("concat", "model.sharing=separate"), "model.logvar_init": "-3", "model.logvar_min": "-8.01",
     "model.logvar_max": ("-7.99", "model.logvar_init=-8"), "model.projection.hidden": "16",

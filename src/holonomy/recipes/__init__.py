@@ -87,8 +87,8 @@ def ternary_fast() -> TernaryConfig:
 def ternary_small() -> TernaryConfig:
     """Six dimensions: fewer than entries of a table, so that digits share axes and decoding takes longer to learn."""
     return TernaryConfig(
-        model=TernaryModelConfig(latent_dim=6, decoder_hidden=128, logvar_init=-9.5, decoder_direction=True),
-        loss=Losses(reconstruction=Reconstruction(weight=1.0), padic_triplet=Triplet(weight=8.0, uniform_weight=1.0)),
+        model=TernaryModelConfig(latent_dim=6, decoder_hidden=128, logvar_init=-9.5, decoder_copies="direction"),
+        loss=Losses(reconstruction=Reconstruction(weight=1.0), padic_triplet=Triplet(uniform_weight=1.0)),
         train=TernaryTrainConfig(budget=Budget(steps=2400)),
     )
 
@@ -96,7 +96,7 @@ def ternary_small() -> TernaryConfig:
 def ternary_heldout() -> TernaryConfig:
     """A tenth of the operations is trained on; plain inputs and real noise let the rest come out right."""
     return TernaryConfig(
-        model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_direction=True),
+        model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_copies="direction"),
         loss=Losses(reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3)),
         data=TernaryDataConfig(holdout=0.9),
         train=TernaryTrainConfig(budget=Budget(steps=800)),

@@ -102,7 +102,7 @@ def test_sizes_by_hand(kind: str, size: int) -> None:
         ("model.sharing=separate", "model.decode_from=concat"),
         ("model.posterior=wrapped_normal", "loss.kl.weight=0", "loss.wrapped_kl.weight=0.001"),
         ("model.posterior=point", "loss.kl.weight=0"),
-        ("model.geometry=euclidean", "model.decoder_direction=true"),
+        ("model.geometry=euclidean", "model.decoder_copies=direction"),
         ("model.encoder=relu", "model.decoder=relu", "model.input=centred"),
         ("model.curvature.learnable=true", "model.decoder_norm=true", "model.encoder_dropout=0.1"),
     ],

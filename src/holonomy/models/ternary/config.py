@@ -52,9 +52,11 @@ class TernaryModelConfig(Config):
     decoder: Literal["gated", "relu"] = Field(default="gated", description="SiLU or ReLU between the decoder's layers")
     decoder_hidden: int = Field(default=64, ge=1, le=4096, description="width of the decoder")
     decoder_scales: int = Field(
-        default=5, ge=1, le=10, description="copies of the point the decoder sees, each 4 times as large as the last"
+        default=5, ge=1, le=10, description="copies that the decoder sees, each 4 times as large as the last"
     )
-    decoder_direction: bool = Field(default=False, description="let the decoder see the direction of the point, too")
+    decoder_copies: Literal["point", "direction"] = Field(
+        default="point", description="what is copied: the point, or its direction, with the point once beside it"
+    )
     decoder_norm: bool = Field(default=False, description="LayerNorm in the decoder")
     decoder_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of decoder activations dropped")
     sharing: Literal["tied", "separate"] = Field(

@@ -75,7 +75,7 @@ class TableDecoder(nn.Module):
     def __init__(self, config: TernaryModelConfig, *, base: int, digits: int) -> None:
         super().__init__()
         self.base, self.digits = base, digits
-        self.scales, self.direction = config.decoder_scales, config.decoder_direction
+        self.scales, self.direction = config.decoder_scales, config.decoder_copies == "direction"
         width = config.latent_dim * (2 if config.decode_from == "concat" else 1)
         hidden, layers = config.decoder_hidden, list[nn.Module]()
         for inside in (width * (self.scales + self.direction), hidden):
@@ -90,8 +90,9 @@ class TableDecoder(nn.Module):
 
     def forward(self, u: Float[Tensor, "B width"]) -> Float[Tensor, "B digits base"]:
         """Logits of every entry."""
-        seen = [u * SCALE_STEP**k for k in range(self.scales)]
+        copied, seen = u, list[Tensor]()
         if self.direction:
             # Near the centre the direction says what the coordinates cannot.
-            seen.append(u / safe_norm(u).clamp_min(torch.finfo(u.dtype).tiny))
+            copied, seen = u / safe_norm(u).clamp_min(torch.finfo(u.dtype).tiny), [u]
+        seen += [copied * SCALE_STEP**k for k in range(self.scales)]
         return self.body(torch.cat(seen, -1)).view(-1, self.digits, self.base)
