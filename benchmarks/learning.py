@@ -29,7 +29,7 @@ from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
 from holonomy.optim.schedules import learning_rate
 from holonomy.recipes import configure
-from holonomy.recipes.launch import read_corpus
+from holonomy.recipes.lior import read_corpus
 
 
 def spread(values: list[float]) -> str:

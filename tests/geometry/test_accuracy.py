@@ -91,3 +91,14 @@ def test_exp_and_log_round_trip_in_normal_coordinates(dtype: torch.dtype) -> Non
             assert (back - u).norm() / u.norm() <= TOLERANCE[dtype], radius
             if radius <= 5:
                 assert (normal.from_ball(normal.to_ball(u, k), k) - u).norm() / u.norm() <= 2e3 * TOLERANCE[dtype]
+
+
+def test_distance_to_the_origin_in_normal_coordinates_is_the_length() -> None:
+    u = torch.randn(1000, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    k = torch.tensor(-1.0, dtype=torch.float64)
+    for short in (0.0, 1e-300, 1e-120, 1e-20):
+        v = torch.full_like(u, short).requires_grad_()
+        d = normal.dist(u, v, k)
+        assert torch.allclose(d.detach(), u.norm(dim=-1), rtol=1e-13)
+        assert torch.allclose(normal.dist(v, u, k).detach(), u.norm(dim=-1), rtol=1e-13)
+        assert bool(torch.isfinite(torch.autograd.grad(d.sum(), v)[0]).all())

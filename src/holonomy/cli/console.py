@@ -58,6 +58,21 @@ def loss_table(metrics: Mapping[str, float], title: str) -> Table:
     return table
 
 
+def figure_table(metrics: Mapping[str, float], title: str) -> Table:
+    """Figures of the model, beside those of the closed form and of the untrained model where they were measured."""
+    kinds = {"val": "this model", "baseline": "closed form", "untrained": "untrained"}
+    shown = {kind: label for kind, label in kinds.items() if any(k.startswith(f"{kind}/") for k in metrics)}
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    for label in shown.values():
+        table.add_column(label, justify="right")
+    for name in (key.removeprefix("val/") for key in metrics if key.startswith("val/")):
+        if "/" not in name:
+            values = [metrics.get(f"{kind}/{name}") for kind in shown]
+            table.add_row(name.replace("_", " "), *("" if v is None else f"{v:.6g}" for v in values))
+    return table
+
+
 class _Remaining(ProgressColumn):
     """Time left, from the share of the budget and the time so far."""
 
@@ -74,10 +89,11 @@ class ConsoleProgress:
 
     Args:
         quiet: shows notices only.
+        unit: what the speed counts.
     """
 
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool, unit: str = "char") -> None:
+        self.quiet, self.unit = quiet, unit
         self.console = err()
         self._bar: Progress | None = None
         self._task = None
@@ -113,7 +129,7 @@ class ConsoleProgress:
         if "val/loss" in metrics:
             words.append(f"held-out {metrics['val/loss']:.3f}")
         if "perf/tokens_per_cpu_second" in metrics:
-            words.append(f"{metrics['perf/tokens_per_cpu_second']:,.0f} char/CPU-s")
+            words.append(f"{metrics['perf/tokens_per_cpu_second']:,.0f} {self.unit}/CPU-s")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=fraction, description=", ".join(words))
         elif time.monotonic() - self._spoke >= PLAIN_SECONDS:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import loss_table, out, print_json
+from holonomy.cli.console import err, figure_table, loss_table, out, print_json
 
 
 def evaluate(
@@ -17,20 +17,21 @@ def evaluate(
         str | None,
         typer.Option("--split", help="train, validation or all (default: validation, all for --data)."),
     ] = None,
-    baselines: Annotated[
-        bool, typer.Option("--baselines", help="Add n-gram models trained on the same characters.")
+    baselines: Annotated[bool, typer.Option("--baselines", help="Add plain baselines on the same data.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 1 if the run misses the targets of its configuration.")
     ] = False,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--protocol", help="windows from rest, carried: one stream, or memory: a stream with associative memory."
         ),
-    ] = "windows",
+    ] = None,
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
 ) -> None:
-    """Evaluate a run on held-out text.
+    """Evaluate a run: on held-out text, or on all operations.
 
     Example: holonomy eval first --baselines
     """
@@ -39,10 +40,17 @@ def evaluate(
 
     tune_process(threads=options.thread_count(threads) or "auto")
     metrics = launch.evaluate(run, root=root, data=data, split=split, with_baselines=baselines, protocol=protocol)
+    missed = launch.missed_targets(run, metrics, root=root) if check else None
     if as_json:
-        print_json({"run": run, "metrics": metrics})
+        print_json({"run": run, "metrics": metrics, **({} if missed is None else {"missed": missed})})
+    elif "val/bits_per_char" not in metrics:
+        out().print(figure_table(metrics, "All operations, along the path that was trained"))
     else:
-        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol {protocol}"))
+        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol {protocol or 'windows'}"))
         out().print(f"perplexity {metrics['val/perplexity']:.3f} per character")
         if metrics.get("val/unknown"):
             out().print(f"{metrics['val/unknown']:,.0f} of the characters were never seen in training")
+    for fault in missed or ():
+        err().print(f"missed: {fault}", markup=False)
+    if missed:
+        raise typer.Exit(1)

@@ -87,7 +87,7 @@ def open_model(
     given = {name: value for name, value in chosen.items() if value is not None}
     replace(Sampling(), **given)
     tune_process(threads=options.thread_count(threads) or "auto")
-    model = launch.load(run, root=root)
+    model: LiorLanguageModel = launch.load_speaker(run, root=root)
     infer = model.config.infer
     configured = {name: getattr(infer, name) for name in (f.name for f in fields(Sampling))}
     return model, replace(Sampling(**configured), **given)
@@ -95,6 +95,6 @@ def open_model(
 
 def with_memory(model: LiorLanguageModel) -> RecallingModel:
     """The model with its associative memory, empty."""
-    from holonomy.recipes.launch import remembering
+    from holonomy.recipes.lior import remembering
 
     return remembering(model)

@@ -145,6 +145,30 @@ def verify(
         raise typer.Exit(1)
 
 
+@runs_commands.command("plot")
+def plot(
+    run: options.Run,
+    pictures: Annotated[
+        Path | None, typer.Option("--out", help="Directory of the pictures (default: in the run).")
+    ] = None,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+) -> None:
+    """Draw the points, radii and losses of a ternary run.
+
+    Example: holonomy runs plot first --out pictures
+    """
+    from holonomy.recipes import launch
+    from holonomy.recipes.plots import plot_run
+
+    where = pictures or launch.RunDirectory.open(run, root).path / "plots"
+    files = [str(path) for path in plot_run(run, root=root, out=where)]
+    if as_json:
+        print_json({"run": run, "files": files})
+    else:
+        out().print("\n".join(files), markup=False)
+
+
 @runs_commands.command("prune")
 def prune(runs: Annotated[list[str], typer.Argument(help="Names of runs.")], root: options.Root = options.ROOT) -> None:
     """Remove all checkpoints of runs but the newest and the best one.

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import ConsoleProgress, loss_table, out, print_json
+from holonomy.cli.console import ConsoleProgress, figure_table, loss_table, out, print_json
 from holonomy.core.errors import ConfigError
 from holonomy.recipes import configure
+from holonomy.recipes.families import FAMILIES
 
 if TYPE_CHECKING:
     from holonomy.train.monitor import Progress
@@ -105,10 +106,10 @@ def _follows() -> bool:
     return os.environ.get("RANK", "0") != "0"
 
 
-def _progress(quiet: bool) -> Progress:
+def _progress(quiet: bool, unit: str) -> Progress:
     from holonomy.train.monitor import SilentProgress
 
-    return SilentProgress() if _follows() else ConsoleProgress(quiet=quiet)
+    return SilentProgress() if _follows() else ConsoleProgress(quiet=quiet, unit=unit)
 
 
 def _train(config: Any, recipe: str, run: str | None, root: Path, init_from: str | None, quiet: bool) -> FitReport:
@@ -116,7 +117,8 @@ def _train(config: Any, recipe: str, run: str | None, root: Path, init_from: str
     from holonomy.recipes import launch
 
     tune_process(threads=config.train.threads)
-    return launch.train(config, recipe=recipe, run=run, root=root, progress=_progress(quiet), init_from=init_from)
+    progress = _progress(quiet, FAMILIES.get(config.family).unit)
+    return launch.train(config, recipe=recipe, run=run, root=root, progress=progress, init_from=init_from)
 
 
 def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport:
@@ -125,7 +127,8 @@ def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport
 
     chosen = options.thread_count(threads) or launch.RunDirectory.open(run, root).threads
     tune_process(threads=chosen or "auto")
-    return launch.resume(run, root=root, progress=_progress(quiet))
+    family = FAMILIES.get(launch.config_of_run(run, root).family)
+    return launch.resume(run, root=root, progress=_progress(quiet, family.unit))
 
 
 def report_json(report: FitReport) -> dict[str, Any]:
@@ -142,6 +145,15 @@ def _print_report(report: FitReport) -> None:
     from holonomy.recipes import launch
 
     console, root = out(), report.run.parent
+    name = report.run.name if root == options.ROOT else str(report.run)
+    if not FAMILIES.get(report.family).speaks:
+        console.print(figure_table(report.metrics, "All operations, along the path that was trained"))
+        console.print(
+            f"{report.steps:,} updates, {report.tokens:,} operations, {report.cpu_seconds:.1f} CPU-seconds, "
+            f"peak memory {report.peak_rss_mb:.0f} MB"
+        )
+        console.print(f"{'evaluate it:':<17}holonomy eval {name} --baselines", markup=False)
+        return
     console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same characters"))
     console.print(
         f"{report.steps:,} updates, {report.tokens:,} characters, {report.cpu_seconds:.0f} CPU-seconds, "
@@ -153,7 +165,6 @@ def _print_report(report: FitReport) -> None:
     console.rule("sample")
     console.print(text, markup=False)
     console.rule()
-    name = report.run.name if root == options.ROOT else str(report.run)
     for purpose, command in (
         ("talk to it", f"holonomy chat {name}"),
         ("continue a text", f'holonomy generate {name} --prompt "..."'),

@@ -14,6 +14,9 @@ from torch import Tensor
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, sinhc, square_norm, widened
 from holonomy.geometry.lorentz import ball_to_normal_scale
 
+SHORTEST = 1e-100
+"""Length below which a vector is as good as zero: divisions by its square stay finite."""
+
 
 def dist(u: Float[Tensor, "... n"], v: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, ...]:
     """Geodesic distance, accurate near and far, in float64 inside.
@@ -29,9 +32,10 @@ def dist(u: Float[Tensor, "... n"], v: Float[Tensor, "... n"], k: Tensor) -> Flo
     tiny = torch.finfo(u.dtype).tiny
     difference = u - v
     radial = (difference * (u + v)).sum(-1, keepdim=True) / (a + b).clamp_min(tiny)
-    chord = (difference - u / a.clamp_min(tiny) * radial) / b.clamp_min(tiny)
+    chord = (difference - u / a.clamp_min(tiny) * radial) / b.clamp_min(SHORTEST)
     s = (radial / 2).square() * sinhc((radial / 2).square()).square()
-    s = s + a * sinhc(a.square()) * b * sinhc(b.square()) * square_norm(chord) / 4
+    # Beside a very short v the difference is rounding alone: no chord of two directions is longer than 2.
+    s = s + a * sinhc(a.square()) * b * sinhc(b.square()) * square_norm(chord).clamp_max(4) / 4
     return (2 * safe_sqrt(s) * asinhc(s) / root).squeeze(-1).to(dtype)
 
 
@@ -43,3 +47,24 @@ def to_ball(v: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, "... n"]:
 def from_ball(x: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, "... n"]:
     """Inverse of `to_ball`: (2 / sqrt c) artanh(sqrt c |x|) x / |x|."""
     return 2 * x * artanhc(-k * square_norm(x))
+
+
+def polar_half_chord(
+    a: Float[Tensor, ...], b: Float[Tensor, ...], chord: Float[Tensor, ...], k: Tensor
+) -> Float[Tensor, ...]:
+    """sinh(sqrt(c) d / 2)^2 / c between points of radii a and b, chord = |e - f|^2 of their directions; k <= 0.
+
+    Monotone in the distance d, cheap, and smooth where points meet; k = 0 is flat space, where it is (d / 2)^2.
+    """
+    c = -k
+    half = ((a - b) / 2).square()
+    across = a * sinhc(c * a.square()) * b * sinhc(c * b.square()) * chord / 4
+    return half * sinhc(c * half).square() + across
+
+
+def polar_dist(
+    a: Float[Tensor, ...], b: Float[Tensor, ...], chord: Float[Tensor, ...], k: Tensor
+) -> Float[Tensor, ...]:
+    """Geodesic distance in the precision of its arguments, for losses; `dist` is the accurate one. See above."""
+    s = polar_half_chord(a, b, chord, k)
+    return 2 * safe_sqrt(s) * asinhc(-k * s)

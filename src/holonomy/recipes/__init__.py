@@ -8,9 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holonomy.core.budget import Budget, Cadence
-from holonomy.core.config import Resolved, resolve
+from holonomy.core.config import Config, Resolved, resolve
 from holonomy.core.registry import Registry
 from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
+from holonomy.models.ternary.config import (
+    Divergence,
+    Losses,
+    Reconstruction,
+    TernaryConfig,
+    TernaryDataConfig,
+    TernaryModelConfig,
+    TernaryTrainConfig,
+    Triplet,
+)
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,7 @@ class Recipe:
         name: what the command line calls it.
         family: model family.
         trains: what it trains, in one line.
-        data: known name of its text.
+        data: known name of its text, or what else it learns.
         expect: time and metric to expect, in words.
         config: builds the configuration.
     """
@@ -31,7 +41,7 @@ class Recipe:
     trains: str
     data: str
     expect: str
-    config: Callable[[], LiorConfig]
+    config: Callable[[], Config]
 
 
 def lior() -> LiorConfig:
@@ -58,6 +68,46 @@ def lior_smoke() -> LiorConfig:
     )
 
 
+def ternary() -> TernaryConfig:
+    """All 19,683 binary operations on {-1, 0, 1} in hyperbolic space, twenty CPU-seconds."""
+    return TernaryConfig()
+
+
+def ternary_smoke() -> TernaryConfig:
+    """The default model for 100 updates: a check that everything works."""
+    cadence = Cadence(log_every=10, eval_every=50, save_every=50)
+    return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=100), cadence=cadence))
+
+
+def ternary_fast() -> TernaryConfig:
+    """The default model for 500 updates: full coverage and hierarchy as soon as they are there."""
+    return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=500)))
+
+
+def ternary_small() -> TernaryConfig:
+    """Six dimensions: fewer than entries of a table, so that digits share axes and decoding takes longer to learn."""
+    return TernaryConfig(
+        model=TernaryModelConfig(latent_dim=6, decoder_hidden=128, logvar_init=-9.5, decoder_copies="direction"),
+        loss=Losses(reconstruction=Reconstruction(weight=1.0), padic_triplet=Triplet(uniform_weight=1.0)),
+        train=TernaryTrainConfig(budget=Budget(steps=2400)),
+    )
+
+
+def ternary_heldout() -> TernaryConfig:
+    """A tenth of the operations is trained on; plain inputs and real noise let the rest come out right."""
+    return TernaryConfig(
+        model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_copies="direction"),
+        loss=Losses(reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3)),
+        data=TernaryDataConfig(holdout=0.9),
+        train=TernaryTrainConfig(budget=Budget(steps=800)),
+    )
+
+
+def ternary_dual() -> TernaryConfig:
+    """An encoder and a projection each for coverage and for hierarchy."""
+    return TernaryConfig(model=TernaryModelConfig(sharing="separate"))
+
+
 RECIPES: Registry[Recipe] = Registry("recipe")
 for _recipe in (
     Recipe(
@@ -77,6 +127,47 @@ for _recipe in (
         lior_shakespeare,
     ),
     Recipe("lior-smoke", "lior", "the same model for 200 updates", "pydoc", "about 20 seconds", lior_smoke),
+    Recipe(
+        "ternary",
+        "ternary",
+        "hyperbolic autoencoder of all operations on three values, arranged by the 3-adic tree",
+        "operations",
+        "about 20 CPU-seconds",
+        ternary,
+    ),
+    Recipe("ternary-smoke", "ternary", "the same model for 100 updates", "operations", "a few seconds", ternary_smoke),
+    Recipe(
+        "ternary-fast",
+        "ternary",
+        "the same model until coverage and hierarchy are full",
+        "operations",
+        "about 7 CPU-seconds",
+        ternary_fast,
+    ),
+    Recipe(
+        "ternary-small",
+        "ternary",
+        "the same operations in six dimensions",
+        "operations",
+        "about 40 CPU-seconds",
+        ternary_small,
+    ),
+    Recipe(
+        "ternary-heldout",
+        "ternary",
+        "a tenth of the operations, measured on the others",
+        "operations",
+        "about 12 CPU-seconds",
+        ternary_heldout,
+    ),
+    Recipe(
+        "ternary-dual",
+        "ternary",
+        "an encoder each for coverage and for hierarchy",
+        "operations",
+        "about 30 CPU-seconds",
+        ternary_dual,
+    ),
 ):
     RECIPES.register(_recipe.name, _recipe)
 
@@ -99,9 +190,10 @@ def configure(
     Raises:
         ConfigError: unknown recipe or key, wrong type or range; all mistakes at once.
     """
+    base = RECIPES.get(recipe).config()
     return resolve(
-        LiorConfig,
-        base=RECIPES.get(recipe).config(),
+        type(base),
+        base=base,
         base_origin=f"recipe {recipe}",
         file=file,
         environment=os.environ,

@@ -1,37 +1,20 @@
-"""Turning a configuration into a trained run, and a run into metrics or a language model."""
+"""Turning a configuration of any family into a trained run, and a run into metrics or a model."""
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.core.config import from_json, leaves, read_yaml, to_json
-from holonomy.core.errors import CheckpointError, ConfigError, DataError
-from holonomy.core.layer import EchoLayer
-from holonomy.data.kneser_ney import baselines
-from holonomy.data.splits import split_text
-from holonomy.data.store import is_store, open_store
-from holonomy.data.text import load_text
-from holonomy.data.tokenizer import CharTokenizer
-from holonomy.data.tokens import TokenBatch, WindowSampler
-from holonomy.infer.evaluation import evaluate_tokens, loss_metrics, stream_loss
-from holonomy.infer.memory import RecallingModel
-from holonomy.infer.sampling import Sampling
-from holonomy.infer.session import generate
-from holonomy.learn.echo import EchoLearner, check_tensors
-from holonomy.models.lior.config import DataConfig, LiorConfig
-from holonomy.models.lior.inference import LiorLanguageModel
-from holonomy.models.lior.learner import build_learner
-from holonomy.models.lior.model import build_network, count_parameters
-from holonomy.nn.containers import Chain
-from holonomy.nn.embedding import Embedding
-from holonomy.train.callbacks import Callback, Samples
+from holonomy.core.config import Config, from_json, leaves, read_yaml
+from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.learn.echo import check_tensors
+from holonomy.recipes.families import FAMILIES, Family
+from holonomy.recipes.work import Work
 from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, read_state, steps
 from holonomy.train.distributed import World, joined
 from holonomy.train.loop import fit
@@ -39,91 +22,9 @@ from holonomy.train.monitor import Progress
 from holonomy.train.report import FitReport, Plan
 from holonomy.train.run import RunDirectory
 
-TOKENIZER_FILE = "tokenizer.json"
-SAMPLE_START = "\n"
-PROTOCOLS = ("windows", "carried", "memory")
-"""Ways to evaluate; their losses never stand in one column."""
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """A text, cut and encoded.
-
-    Attributes:
-        tokenizer: characters of the training part.
-        train: token ids of the training part.
-        validation: token ids of the held-out part.
-        digest: sha256 of the whole text, so that a run never continues on another one.
-    """
-
-    tokenizer: CharTokenizer
-    train: np.ndarray
-    validation: np.ndarray
-    digest: str
-
-
-def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None, *, digest: str | None = None) -> Corpus:
-    """Loads, splits and encodes the text of a configuration.
-
-    Args:
-        config: what to load and how to cut it.
-        tokenizer: use this one instead of building one from the training part.
-        digest: sha256 that the text must have.
-
-    Raises:
-        DataError: the text cannot be loaded or encoded, or is another one.
-    """
-    if is_store(Path(config.source)):
-        return _stored_corpus(config, tokenizer, digest)
-    source = load_text(config.source)
-    found = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
-    _check_digest(config, digest, found)
-    train, _ = split_text(source.text, config.train_share)
-    tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
-    ids = tokenizer.encode(source.text)
-    return Corpus(tokenizer, ids[: len(train)], ids[len(train) :], found)
-
-
-def _check_digest(config: DataConfig, wanted: str | None, found: str) -> None:
-    if wanted not in (None, found):
-        raise DataError(
-            f"`data.source` {config.source} is not the text that the run was trained on; "
-            "bring the old text back, or start a run with --init-from"
-        )
-
-
-def _stored_corpus(config: DataConfig, tokenizer: CharTokenizer | None, digest: str | None) -> Corpus:
-    """A corpus whose training part stays on disk."""
-    store = open_store(Path(config.source))
-    _check_digest(config, digest, store.digest)
-    own = CharTokenizer.from_json(store.tokenizer_json)
-    if tokenizer is not None and tokenizer.symbols != own.symbols:
-        raise DataError(
-            f"`data.source` {config.source} was prepared with another tokenizer than the run has; "
-            "prepare the text anew, or name the text itself"
-        )
-    cut = int(len(store.tokens) * config.train_share)
-    return Corpus(tokenizer or own, store.tokens[:cut], store.tokens[cut:].astype(np.int64), store.digest)
-
-
-def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
-    """Device of a configuration: `auto` takes a GPU where torch sees one.
-
-    Raises:
-        ConfigError: CUDA is wanted and torch sees none.
-    """
-    if (name == "cuda" or strict_cuda) and not torch.cuda.is_available():
-        raise ConfigError(
-            "a CUDA device is wanted (`train.device`, `train.strict_cuda`), but torch sees none; "
-            "use --device cpu, or install a CUDA build of torch and check `nvidia-smi`"
-        )
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
 
 def train(
-    config: LiorConfig,
+    config: Config,
     *,
     recipe: str,
     run: str | None,
@@ -139,7 +40,7 @@ def train(
         run: name of the run directory, or None.
         root: where run directories live.
         progress: told about the run.
-        init_from: run whose weights to start from; its tokenizer is used.
+        init_from: run of the same family whose weights to start from.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
@@ -154,7 +55,7 @@ def train(
 
 
 def _start(
-    config: LiorConfig,
+    config: Config,
     recipe: str,
     run: str | None,
     root: Path,
@@ -163,7 +64,11 @@ def _start(
     world: World,
 ) -> FitReport:
     weights = None if init_from is None else read_checkpoint(init_from, root)
-    work = _prepare(config, tokenizer_of(weights) if weights else None, world=world)
+    if weights is not None and family_of(weights).config is not type(config):
+        raise ConfigError(
+            f"`--init-from` {init_from} is a run of the family {family_of(weights).name}; wanted one of the same family"
+        )
+    work = _prepare(config, start=weights, world=world)
     if weights is not None:
         kinds = ("model.", "buffer.")
         mine = {k: v for k, v in work.learner.state().items() if k.startswith(kinds)}
@@ -198,122 +103,40 @@ def _resume(run: str, root: Path, progress: Progress, world: World) -> FitReport
             saved, faults = newest_valid(directory.checkpoints)
             for fault in faults:
                 progress.notice(f"passed over a damaged checkpoint: {fault}")
-            work = _prepare(config_of(saved), tokenizer_of(saved), digest=saved.state["text_sha256"], world=world)
+            work = _prepare(config_of(saved), saved=saved, world=world)
             progress.notice(f"continuing {directory.path} at step {saved.step}")
         # Nobody may prune checkpoints while another process still reads them.
         world.barrier()
         return _fit(work, directory, progress, saved, world)
 
 
-@dataclass(frozen=True)
-class _Work:
-    """Everything a run needs before it has a directory."""
-
-    config: LiorConfig
-    corpus: Corpus
-    sampler: WindowSampler
-    learner: EchoLearner
-    device: torch.device
-
-
 def _prepare(
-    config: LiorConfig,
-    tokenizer: CharTokenizer | None = None,
-    *,
-    digest: str | None = None,
-    world: World | None = None,
-) -> _Work:
-    world = world or World()
-    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
-    corpus = read_corpus(config.data, tokenizer, digest=digest)
-    if len(corpus.validation) < 2:
-        raise DataError(
-            f"the held-out part has {len(corpus.validation)} characters; give a longer text or lower `data.train_share`"
-        )
-    sampler = WindowSampler(
-        torch.from_numpy(corpus.train).to(device),
-        seq_len=config.data.seq_len,
-        batch=config.data.batch * world.size,
-        seed=config.train.seed,
-        part=(world.rank, world.size),
-        workers=config.data.workers,
-    )
-    replicas = world if world.size > 1 else None
-    learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device, replicas=replicas)
-    return _Work(config, corpus, sampler, learner, device)
+    config: Any, *, start: Checkpoint | None = None, saved: Checkpoint | None = None, world: World | None = None
+) -> Work:
+    return FAMILIES.get(config.family).parts.prepare(config, start=start, saved=saved, world=world or World())
 
 
-def _fit(work: _Work, directory: RunDirectory, progress: Progress, saved: Checkpoint | None, world: World) -> FitReport:
-    config, corpus = work.config, work.corpus
-    held_out = torch.from_numpy(corpus.validation).to(work.device)
-
-    def loss_of(batch: TokenBatch) -> Tensor:
-        return work.learner.eval_step(batch).loss
-
-    progress.start(
-        {
-            "run": str(directory.path),
-            "data": config.data.source,
-            "training characters": len(corpus.train),
-            "held-out characters": len(corpus.validation),
-            "vocabulary": corpus.tokenizer.vocab_size,
-            "parameters": count_parameters(work.learner.net),
-            "device": str(work.device),
-            "threads": torch.get_num_threads(),
-        }
-    )
+def _fit(work: Work, directory: RunDirectory, progress: Progress, saved: Checkpoint | None, world: World) -> FitReport:
+    train = work.config.train
+    progress.start({"run": str(directory.path), **work.header, "threads": torch.get_num_threads()})
     try:
         report = fit(
             work.learner,
             work.sampler,
             run=directory,
-            plan=Plan(config.train.budget, config.train.cadence, config.train.guard),
-            callbacks=_callbacks(work, directory) if world.leads else (),
+            plan=Plan(train.budget, train.cadence, train.guard),
+            callbacks=work.callbacks(directory) if world.leads else (),
             world=world,
-            evaluate=lambda stop: evaluate_tokens(loss_of, held_out, config.data.seq_len, stop),
+            evaluate=work.evaluate,
             progress=progress,
-            family=config.family,
-            files={TOKENIZER_FILE: corpus.tokenizer.to_json()},
-            facts={"config": to_json(config), "text_sha256": corpus.digest},
+            family=work.config.family,
+            files=work.files,
+            facts=work.facts,
             restored=saved,
         )
     finally:
         progress.stop()
-    plain = baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size)
-    return replace(report, metrics={**report.metrics, **plain})
-
-
-def token_vectors(net: EchoLayer) -> Tensor:
-    """The vectors of all tokens, a row each."""
-    (found,) = (m for m in net.modules() if isinstance(m, Embedding))
-    return found.weight.T
-
-
-def _callbacks(work: _Work, directory: RunDirectory) -> list[Callback]:
-    config, found = work.config, list[Callback]()
-    length = config.train.cadence.samples
-
-    def sample(step: int) -> str:
-        net = work.learner.net
-        assert isinstance(net, Chain)
-        model = LiorLanguageModel(net, work.corpus.tokenizer, config)
-        with work.learner.averaged():
-            return "".join(generate(model, SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
-
-    if length:
-        found.append(Samples(directory.path / "samples", sample))
-    if config.train.tensorboard:
-        from holonomy.train.tensorboard import TensorBoard
-
-        found.append(
-            TensorBoard(
-                directory.path / "tensorboard",
-                tensors=lambda: dict(work.learner.net.named_parameters()),
-                sample=sample if length else None,
-                embedding=lambda: (token_vectors(work.learner.net), [repr(s) for s in work.corpus.tokenizer.symbols]),
-            )
-        )
-    return found
+    return replace(report, metrics={**report.metrics, **work.closing()})
 
 
 def read_checkpoint(run: str, root: Path) -> Checkpoint:
@@ -332,24 +155,22 @@ def read_checkpoint(run: str, root: Path) -> Checkpoint:
     return read(path)
 
 
-def config_of(saved: Checkpoint) -> LiorConfig:
-    """The configuration that a checkpoint was trained with."""
-    return from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
-
-
-def tokenizer_of(saved: Checkpoint) -> CharTokenizer:
-    """The tokenizer that a checkpoint was trained with.
+def family_of(saved: Checkpoint) -> Family:
+    """The family that a checkpoint belongs to.
 
     Raises:
-        CheckpointError: it holds none.
+        ConfigError: this package does not know it.
     """
-    if TOKENIZER_FILE not in saved.files:
-        raise CheckpointError(f"`{saved.path}` holds no {TOKENIZER_FILE}")
-    return CharTokenizer.from_json(saved.files[TOKENIZER_FILE])
+    return FAMILIES.get(str(saved.state["config"].get("family")))
 
 
-def load(run: str | Path, *, root: Path = Path("runs")) -> LiorLanguageModel:
-    """Loads a trained language model.
+def config_of(saved: Checkpoint) -> Any:
+    """The configuration that a checkpoint was trained with."""
+    return from_json(family_of(saved).config, saved.state["config"], origin=str(saved.path))
+
+
+def load(run: str | Path, *, root: Path = Path("runs")) -> Any:
+    """Loads a trained model: a language model, or what else the run's family makes.
 
     Args:
         run: a run directory, its name under `root`, or a checkpoint directory inside it.
@@ -359,30 +180,23 @@ def load(run: str | Path, *, root: Path = Path("runs")) -> LiorLanguageModel:
         CheckpointError: there is none, it is damaged, or it does not fit its own configuration.
     """
     saved = read_checkpoint(str(run), root)
-    config, tokenizer = config_of(saved), tokenizer_of(saved)
-    net = build_network(config, vocab_size=tokenizer.vocab_size)
-    # Averaged weights are what was evaluated, where there are any.
-    kind = "average." if any(k.startswith("average.") for k in saved.tensors) else "model."
-    found = {k.removeprefix(kind): v for k, v in saved.tensors.items() if k.startswith(kind)}
-    found |= {k.removeprefix("buffer."): v for k, v in saved.tensors.items() if k.startswith("buffer.")}
-    check_tensors(net.state_dict(), found)
-    net.load_state_dict(found)
-    net.requires_grad_(False)
-    return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)
+    return family_of(saved).parts.load(saved)
 
 
-def remembering(model: LiorLanguageModel) -> RecallingModel:
-    """The model with the associative memory of its configuration."""
-    memory = model.config.memory
-    return RecallingModel(
-        model,
-        window=memory.window,
-        capacity=memory.capacity,
-        k=memory.k,
-        threshold=memory.threshold,
-        share=memory.share,
-        prior=memory.prior,
-    )
+def load_speaker(run: str | Path, *, root: Path = Path("runs")) -> Any:
+    """Loads a trained language model.
+
+    Raises:
+        ConfigError: models of the run's family write no text.
+        CheckpointError: as for `load`.
+    """
+    saved = read_checkpoint(str(run), root)
+    family = family_of(saved)
+    if not family.speaks:
+        raise ConfigError(
+            f"`{run}` is a run of the family {family.name}, which writes no text; look at it with `holonomy eval {run}`"
+        )
+    return family.parts.load(saved)
 
 
 def evaluate(
@@ -392,47 +206,35 @@ def evaluate(
     data: str | None = None,
     split: str | None = None,
     with_baselines: bool = False,
-    protocol: str = "windows",
+    protocol: str | None = None,
 ) -> dict[str, float]:
     """Held-out metrics of a run.
 
     Args:
         run: as for `load`.
         root: where run directories live.
-        data: another text, known name or path; None is the text of the run.
-        split: train, validation or all; None is validation for the run's own text and all for another one.
-        with_baselines: adds plain n-gram models trained on the same characters as the run.
-        protocol: windows, each from rest; carried, the text as one stream; memory, a stream with associative memory.
+        data: another text, known name or path; None is the data of the run.
+        split: which part of it; None is what was held out of the run's own data, and all of another text.
+        with_baselines: adds plain baselines on the same data.
+        protocol: how the data is read, in the words of the family; None is as while training.
 
     Raises:
         ConfigError, DataError, CheckpointError.
     """
-    model = load(run, root=root)
-    own = model.config.data
-    split = split or ("validation" if data is None else "all")
-    corpus = read_corpus(own if data is None else own.model_copy(update={"source": data}), model.tokenizer)
-    parts = {
-        "train": corpus.train,
-        "validation": corpus.validation,
-        "all": np.concatenate([corpus.train, corpus.validation]),
-    }
-    if split not in parts:
-        raise ConfigError(f"`--split` is {split}; wanted one of {', '.join(parts)}")
-    if protocol not in PROTOCOLS:
-        raise ConfigError(f"`--protocol` is {protocol}; wanted one of {', '.join(PROTOCOLS)}")
-    tokens = torch.from_numpy(parts[split]).to(model.device)
-    if protocol == "windows":
-        metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
-    else:
-        found = stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu())
-        metrics = None if found is None else loss_metrics(*found)
-    assert metrics is not None
-    if model.tokenizer.unk:
-        metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())
-    if with_baselines:
-        trained = corpus.train if data is None else read_corpus(own, model.tokenizer).train
-        metrics.update(baselines(trained, parts[split], model.tokenizer.vocab_size))
-    return metrics
+    saved = read_checkpoint(run, root)
+    parts = family_of(saved).parts
+    return parts.evaluate(saved, data=data, split=split, with_baselines=with_baselines, protocol=protocol)
+
+
+def missed_targets(run: str, metrics: dict[str, float], *, root: Path) -> list[str]:
+    """Which targets of its configuration a run misses, in words.
+
+    Raises:
+        ConfigError: runs of its family have no targets.
+        CheckpointError: there is no such run.
+    """
+    saved = read_checkpoint(run, root)
+    return family_of(saved).parts.missed(config_of(saved), metrics)
 
 
 def verify(run: str, *, root: Path) -> tuple[float, float]:
@@ -449,7 +251,7 @@ def verify(run: str, *, root: Path) -> tuple[float, float]:
     counters = saved.state["counters"]
     if counters["evaluated"] != saved.step:
         raise CheckpointError(f"`{saved.path}` was saved before it was evaluated; continue it with --resume {run}")
-    read_corpus(config_of(saved).data, tokenizer_of(saved), digest=saved.state["text_sha256"])
+    family_of(saved).parts.check_data(saved)
     return counters["metrics"]["val/loss"], evaluate(str(saved.path), root=root)["val/loss"]
 
 
@@ -461,7 +263,8 @@ def describe_run(directory: RunDirectory) -> dict[str, dict[str, object]]:
         ConfigError: its config.yaml is damaged.
     """
     path = find(directory.checkpoints, "latest")
-    defaults, chosen = leaves(LiorConfig()), leaves(config_of_run(str(directory.path), directory.path.parent))
+    config = config_of_run(str(directory.path), directory.path.parent)
+    defaults, chosen = leaves(type(config)()), leaves(config)
     sizes = {
         f"step-{s}": f"{sum(f.stat().st_size for f in (directory.checkpoints / f'step-{s}').iterdir()):,} bytes"
         for s in steps(directory.checkpoints)
@@ -474,7 +277,7 @@ def describe_run(directory: RunDirectory) -> dict[str, dict[str, object]]:
     }
 
 
-def config_of_run(run: str, root: Path) -> LiorConfig:
+def config_of_run(run: str, root: Path) -> Any:
     """The configuration in a run directory.
 
     Raises:
@@ -482,4 +285,5 @@ def config_of_run(run: str, root: Path) -> LiorConfig:
         ConfigError: its config.yaml is damaged.
     """
     path = RunDirectory.open(run, root).path / "config.yaml"
-    return from_json(LiorConfig, read_yaml(path)[0], origin=str(path))
+    tree = read_yaml(path)[0]
+    return from_json(FAMILIES.get(str(tree.get("family"))).config, tree, origin=str(path))

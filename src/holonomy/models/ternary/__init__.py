@@ -1,0 +1,1 @@
+"""Hyperbolic autoencoders over all operations, arranged by the p-adic tree."""

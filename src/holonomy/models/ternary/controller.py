@@ -1,0 +1,94 @@
+"""Weights of the losses by a small net, which learns from held-out gradients and never from the loss it weighs.
+
+Trained on the weighted loss itself, a controller finds that small weights make it small: they run to their bounds. It
+learns instead from what a step does for an independent batch (Baydin et al. 2018, of which this is the first order): a
+step along the gradient G_i of group i lowers the fixed objective by lr <G_val, G_i>. Only the direction of a gradient
+is used, and only its advantage over the other groups, since the optimiser cancels a common factor anyway; a quadratic
+pull towards the configured weights bounds what a constant advantage can do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SIGNALS = 8
+MOMENTUM = 0.99
+"""How much of the running mean of a measured number is kept per update of the controller."""
+PULL = 0.5
+"""Curvature of the pull: an advantage of 1 in cosine moves a weight by a factor e^2 at most."""
+
+
+class WeightController(nn.Module):
+    """Multiples of the weights of loss groups, of geometric mean 1 and within [1 / limit, limit].
+
+    Args:
+        groups: names of the groups.
+        limit: largest multiple.
+        lr: learning rate.
+    """
+
+    means: Tensor
+    current: Tensor
+
+    def __init__(self, groups: Sequence[str], *, limit: float, lr: float) -> None:
+        super().__init__()
+        self.groups, self.reach = list(groups), math.log(limit) / 2
+        self.net = nn.Sequential(
+            nn.Linear(SIGNALS, 32),
+            nn.LayerNorm(32),
+            nn.SiLU(),
+            nn.Linear(32, 32),
+            nn.SiLU(),
+            nn.Linear(32, len(self.groups)),
+        )
+        last = self.net[-1]
+        assert isinstance(last, nn.Linear)
+        with torch.no_grad():
+            last.weight *= 0.01
+            last.bias.zero_()
+        self.register_buffer("means", torch.zeros(SIGNALS))
+        self.register_buffer("current", torch.zeros(len(self.groups)))
+        self.optimiser = torch.optim.Adam(self.net.parameters(), lr=lr)
+
+    def observe(self, signals: Float[Tensor, " 8"]) -> None:
+        """Takes measured numbers into their running means."""
+        fresh = signals.detach().log1p()
+        first = (self.means == 0).all()
+        self.means.copy_(torch.where(first, fresh, MOMENTUM * self.means + (1 - MOMENTUM) * fresh))
+
+    def log_factors(self, signals: Float[Tensor, " 8"]) -> Float[Tensor, " groups"]:
+        """Logarithms of the multiples, of mean 0."""
+        scaled = signals.detach().log1p() / self.means.clamp_min(1e-6)
+        height = self.reach * torch.tanh(self.net(scaled))
+        return height - height.mean()
+
+    def factors(self) -> dict[str, Tensor]:
+        """Multiples by group since the last update, without a graph: the loss that they weigh does not train them."""
+        return dict(zip(self.groups, self.current.exp(), strict=True))
+
+    def learn(
+        self, signals: Float[Tensor, " 8"], gradients: Mapping[str, Tensor], held_out: Float[Tensor, " p"]
+    ) -> Float[Tensor, " groups"]:
+        """One update from flat gradients of the groups and of the fixed objective on an independent batch.
+
+        Returns:
+            The cosines between them.
+        """
+        tiny = torch.finfo(held_out.dtype).tiny
+        cosines = torch.stack(
+            [
+                (gradients[name] * held_out).sum() / (gradients[name].norm() * held_out.norm()).clamp_min(tiny)
+                for name in self.groups
+            ]
+        )
+        logs = self.log_factors(signals)
+        self.optimiser.zero_grad(set_to_none=True)
+        (PULL / 2 * logs.square().sum() - (cosines * logs).sum()).backward()
+        self.optimiser.step()
+        self.current.copy_(self.log_factors(signals).detach())
+        return cosines

@@ -1,0 +1,100 @@
+"""How sure a decoded table is: by dropout, by several models, or by a calibrated set of values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from holonomy.core.errors import ConfigError
+from holonomy.models.ternary.model import TernaryVAE
+
+
+def entry_probabilities(vae: TernaryVAE, index: Int[Tensor, " B"]) -> Float[Tensor, "B digits base"]:
+    """Softmax of the decoded entries."""
+    with torch.no_grad():
+        return vae(vae.table_of(index)).logits.softmax(-1)
+
+
+def dropout_probabilities(
+    vae: TernaryVAE, index: Int[Tensor, " B"], *, samples: int, seed: int = 0
+) -> Float[Tensor, "S B digits base"]:
+    """Probabilities under `samples` masks of the model's dropout (Gal & Ghahramani 2016).
+
+    Raises:
+        ConfigError: the model has no dropout, so that every sample would be the same.
+    """
+    masks = [m for m in vae.modules() if isinstance(m, nn.Dropout)]
+    if not masks:
+        raise ConfigError(
+            "`vae` has no dropout, so all samples agree; train with model.encoder_dropout or decoder_dropout above 0"
+        )
+    was = vae.training
+    vae.eval()
+    for mask in masks:
+        mask.train()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return torch.stack([entry_probabilities(vae, index) for _ in range(samples)])
+    finally:
+        vae.train(was)
+
+
+def ensemble_probabilities(members: Sequence[TernaryVAE], index: Int[Tensor, " B"]) -> Float[Tensor, "S B digits base"]:
+    """Probabilities of several models.
+
+    Raises:
+        ConfigError: there are fewer than two, or they know other operations.
+    """
+    if len(members) < 2:
+        raise ConfigError(f"`members` holds {len(members)} models; an ensemble wants at least 2")
+    if len({(m.space.base, m.space.digits) for m in members}) > 1:
+        raise ConfigError("`members` know different operations; they must share base and digits")
+    return torch.stack([entry_probabilities(m, index) for m in members])
+
+
+def split_entropy(
+    probabilities: Float[Tensor, "S B digits base"],
+) -> tuple[Float[Tensor, "B digits"], Float[Tensor, "B digits"]]:
+    """Entropy of the mean, and the part of it that the samples disagree about (mutual information)."""
+    mean = probabilities.mean(0)
+    total = -torch.special.xlogy(mean, mean).sum(-1)
+    inside = -torch.special.xlogy(probabilities, probabilities).sum(-1).mean(0)
+    return total, total - inside
+
+
+class ConformalSets:
+    """Sets of values for every entry that hold the true one at a chosen rate (Vovk et al. 2005), whatever the model.
+
+    The score of a value is 1 - p; the threshold is the ceil((n + 1)(1 - miss)) / n quantile of the scores of true
+    values on data that was not trained on.
+
+    Args:
+        probabilities: of calibration tables, [n, digits, base].
+        table: their true entries, [n, digits].
+        miss: share of entries whose set may lack the true value.
+
+    Raises:
+        ConfigError: too few entries to promise that rate.
+    """
+
+    def __init__(
+        self, probabilities: Float[Tensor, "n digits base"], table: Int[Tensor, "n digits"], *, miss: float
+    ) -> None:
+        if not 0 < miss < 1:
+            raise ConfigError(f"`miss` is {miss}; wanted a share between 0 and 1")
+        true = probabilities.gather(-1, table.long().unsqueeze(-1)).flatten()
+        scores = (1 - true).sort().values
+        rank = math.ceil((len(scores) + 1) * (1 - miss))
+        if rank > len(scores):
+            least = math.ceil(1 / miss)
+            raise ConfigError(f"`table` has {len(scores)} entries; to miss {miss:g} takes at least {least}")
+        self.threshold = float(scores[rank - 1])
+
+    def sets(self, probabilities: Float[Tensor, "B digits base"]) -> Bool[Tensor, "B digits base"]:
+        """Which values each set holds."""
+        return 1 - probabilities <= self.threshold

@@ -1,0 +1,47 @@
+"""The model families that recipes, checkpoints and commands know. Free of torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from holonomy.core.config import Config
+from holonomy.core.registry import Registry
+from holonomy.models.lior.config import LiorConfig
+from holonomy.models.ternary.config import TernaryConfig
+
+if TYPE_CHECKING:
+    from holonomy.recipes.work import FamilyParts
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family.
+
+    Attributes:
+        name: value of the key `family` of its configurations.
+        config: type of its configurations.
+        module: where its `PARTS` are, imported when something is trained or evaluated.
+        speaks: whether its models are language models, for generation and chat.
+        unit: what its speed counts, in words.
+    """
+
+    name: str
+    config: type[Config]
+    module: str
+    speaks: bool
+    unit: str
+
+    @property
+    def parts(self) -> FamilyParts:
+        """What the family says."""
+        return cast("FamilyParts", importlib.import_module(self.module).PARTS)
+
+
+FAMILIES: Registry[Family] = Registry("model family")
+for _family in (
+    Family("lior", LiorConfig, "holonomy.recipes.lior", speaks=True, unit="char"),
+    Family("ternary", TernaryConfig, "holonomy.recipes.ternary", speaks=False, unit="op"),
+):
+    FAMILIES.register(_family.name, _family)

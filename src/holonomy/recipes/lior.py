@@ -1,0 +1,286 @@
+"""The lior family: texts, their tokens, and what a run of it is measured by."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holonomy.core.config import from_json, to_json
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.core.layer import EchoLayer
+from holonomy.data.kneser_ney import baselines
+from holonomy.data.splits import split_text
+from holonomy.data.store import is_store, open_store
+from holonomy.data.text import load_text
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.data.tokens import TokenBatch, WindowSampler
+from holonomy.infer.evaluation import evaluate_tokens, loss_metrics, stream_loss
+from holonomy.infer.memory import RecallingModel
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import generate
+from holonomy.learn.echo import EchoLearner, check_tensors
+from holonomy.models.lior.config import DataConfig, LiorConfig
+from holonomy.models.lior.inference import LiorLanguageModel
+from holonomy.models.lior.learner import build_learner
+from holonomy.models.lior.model import build_network, count_parameters
+from holonomy.nn.containers import Chain
+from holonomy.nn.embedding import Embedding
+from holonomy.recipes.work import Work, choose_device
+from holonomy.train.callbacks import Callback, Samples
+from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.distributed import World
+from holonomy.train.run import RunDirectory
+
+TOKENIZER_FILE = "tokenizer.json"
+SAMPLE_START = "\n"
+PROTOCOLS = ("windows", "carried", "memory")
+"""Ways to evaluate; their losses never stand in one column."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A text, cut and encoded.
+
+    Attributes:
+        tokenizer: characters of the training part.
+        train: token ids of the training part.
+        validation: token ids of the held-out part.
+        digest: sha256 of the whole text, so that a run never continues on another one.
+    """
+
+    tokenizer: CharTokenizer
+    train: np.ndarray
+    validation: np.ndarray
+    digest: str
+
+
+def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None, *, digest: str | None = None) -> Corpus:
+    """Loads, splits and encodes the text of a configuration.
+
+    Args:
+        config: what to load and how to cut it.
+        tokenizer: use this one instead of building one from the training part.
+        digest: sha256 that the text must have.
+
+    Raises:
+        DataError: the text cannot be loaded or encoded, or is another one.
+    """
+    if is_store(Path(config.source)):
+        return _stored_corpus(config, tokenizer, digest)
+    source = load_text(config.source)
+    found = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
+    _check_digest(config, digest, found)
+    train, _ = split_text(source.text, config.train_share)
+    tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
+    ids = tokenizer.encode(source.text)
+    return Corpus(tokenizer, ids[: len(train)], ids[len(train) :], found)
+
+
+def _check_digest(config: DataConfig, wanted: str | None, found: str) -> None:
+    if wanted not in (None, found):
+        raise DataError(
+            f"`data.source` {config.source} is not the text that the run was trained on; "
+            "bring the old text back, or start a run with --init-from"
+        )
+
+
+def _stored_corpus(config: DataConfig, tokenizer: CharTokenizer | None, digest: str | None) -> Corpus:
+    """A corpus whose training part stays on disk."""
+    store = open_store(Path(config.source))
+    _check_digest(config, digest, store.digest)
+    own = CharTokenizer.from_json(store.tokenizer_json)
+    if tokenizer is not None and tokenizer.symbols != own.symbols:
+        raise DataError(
+            f"`data.source` {config.source} was prepared with another tokenizer than the run has; "
+            "prepare the text anew, or name the text itself"
+        )
+    cut = int(len(store.tokens) * config.train_share)
+    return Corpus(tokenizer or own, store.tokens[:cut], store.tokens[cut:].astype(np.int64), store.digest)
+
+
+def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
+    """Everything a run needs before it has a directory."""
+    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    origin = saved or start
+    tokenizer = None if origin is None else tokenizer_of(origin)
+    corpus = read_corpus(config.data, tokenizer, digest=saved.state["text_sha256"] if saved else None)
+    if len(corpus.validation) < 2:
+        raise DataError(
+            f"the held-out part has {len(corpus.validation)} characters; give a longer text or lower `data.train_share`"
+        )
+    sampler = WindowSampler(
+        torch.from_numpy(corpus.train).to(device),
+        seq_len=config.data.seq_len,
+        batch=config.data.batch * world.size,
+        seed=config.train.seed,
+        part=(world.rank, world.size),
+        workers=config.data.workers,
+    )
+    replicas = world if world.size > 1 else None
+    learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device, replicas=replicas)
+    held_out = torch.from_numpy(corpus.validation).to(device)
+
+    def loss_of(batch: TokenBatch) -> Tensor:
+        return learner.eval_step(batch).loss
+
+    return Work(
+        config=config,
+        learner=learner,
+        sampler=sampler,
+        evaluate=lambda stop: evaluate_tokens(loss_of, held_out, config.data.seq_len, stop),
+        header={
+            "data": config.data.source,
+            "training characters": len(corpus.train),
+            "held-out characters": len(corpus.validation),
+            "vocabulary": corpus.tokenizer.vocab_size,
+            "parameters": count_parameters(learner.net),
+            "device": str(device),
+        },
+        files={TOKENIZER_FILE: corpus.tokenizer.to_json()},
+        facts={"config": to_json(config), "text_sha256": corpus.digest},
+        callbacks=lambda directory: _callbacks(config, learner, corpus, directory),
+        closing=lambda: baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size),
+    )
+
+
+def token_vectors(net: EchoLayer) -> Tensor:
+    """The vectors of all tokens, a row each."""
+    (found,) = (m for m in net.modules() if isinstance(m, Embedding))
+    return found.weight.T
+
+
+def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directory: RunDirectory) -> list[Callback]:
+    found = list[Callback]()
+    length = config.train.cadence.samples
+
+    def sample(step: int) -> str:
+        net = learner.net
+        assert isinstance(net, Chain)
+        model = LiorLanguageModel(net, corpus.tokenizer, config)
+        with learner.averaged():
+            return "".join(generate(model, SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
+
+    if length:
+        found.append(Samples(directory.path / "samples", sample))
+    if config.train.tensorboard:
+        from holonomy.train.tensorboard import TensorBoard
+
+        found.append(
+            TensorBoard(
+                directory.path / "tensorboard",
+                tensors=lambda: dict(learner.net.named_parameters()),
+                sample=sample if length else None,
+                embedding=lambda: (token_vectors(learner.net), [repr(s) for s in corpus.tokenizer.symbols]),
+            )
+        )
+    return found
+
+
+def tokenizer_of(saved: Checkpoint) -> CharTokenizer:
+    """The tokenizer that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    if TOKENIZER_FILE not in saved.files:
+        raise CheckpointError(f"`{saved.path}` holds no {TOKENIZER_FILE}")
+    return CharTokenizer.from_json(saved.files[TOKENIZER_FILE])
+
+
+def _load(saved: Checkpoint) -> LiorLanguageModel:
+    """The language model of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    config = from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
+    tokenizer = tokenizer_of(saved)
+    net = build_network(config, vocab_size=tokenizer.vocab_size)
+    # Averaged weights are what was evaluated, where there are any.
+    kind = "average." if any(k.startswith("average.") for k in saved.tensors) else "model."
+    found = {k.removeprefix(kind): v for k, v in saved.tensors.items() if k.startswith(kind)}
+    found |= {k.removeprefix("buffer."): v for k, v in saved.tensors.items() if k.startswith("buffer.")}
+    check_tensors(net.state_dict(), found)
+    net.load_state_dict(found)
+    net.requires_grad_(False)
+    return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)
+
+
+def remembering(model: LiorLanguageModel) -> RecallingModel:
+    """The model with the associative memory of its configuration."""
+    memory = model.config.memory
+    return RecallingModel(
+        model,
+        window=memory.window,
+        capacity=memory.capacity,
+        k=memory.k,
+        threshold=memory.threshold,
+        share=memory.share,
+        prior=memory.prior,
+    )
+
+
+def _evaluate(
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+) -> dict[str, float]:
+    """Held-out metrics of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    model = _load(saved)
+    own = model.config.data
+    split = split or ("validation" if data is None else "all")
+    corpus = read_corpus(own if data is None else own.model_copy(update={"source": data}), model.tokenizer)
+    parts = {
+        "train": corpus.train,
+        "validation": corpus.validation,
+        "all": np.concatenate([corpus.train, corpus.validation]),
+    }
+    if split not in parts:
+        raise ConfigError(f"`--split` is {split}; wanted one of {', '.join(parts)}")
+    protocol = protocol or PROTOCOLS[0]
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"`--protocol` is {protocol}; wanted one of {', '.join(PROTOCOLS)}")
+    tokens = torch.from_numpy(parts[split]).to(model.device)
+    if protocol == "windows":
+        metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
+    else:
+        found = stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu())
+        metrics = None if found is None else loss_metrics(*found)
+    assert metrics is not None
+    if model.tokenizer.unk:
+        metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())
+    if with_baselines:
+        trained = corpus.train if data is None else read_corpus(own, model.tokenizer).train
+        metrics.update(baselines(trained, parts[split], model.tokenizer.vocab_size))
+    return metrics
+
+
+def _check_data(saved: Checkpoint) -> None:
+    """Refuses a text that is not the one a checkpoint was trained on.
+
+    Raises:
+        DataError: it is not there, or has changed.
+    """
+    config = from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
+    read_corpus(config.data, tokenizer_of(saved), digest=saved.state["text_sha256"])
+
+
+def _missed(config: LiorConfig, metrics: dict[str, float]) -> list[str]:
+    """Refuses: what a good loss is depends on the text.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(f"`--check`: runs on {config.data.source} have no targets; compare with `--baselines` instead")
+
+
+class LiorParts:
+    """What the lior family says; see `holonomy.recipes.work.FamilyParts`."""
+
+    prepare = staticmethod(_prepare)
+    load = staticmethod(_load)
+    evaluate = staticmethod(_evaluate)
+    missed = staticmethod(_missed)
+    check_data = staticmethod(_check_data)
+
+
+PARTS = LiorParts()

@@ -1,0 +1,103 @@
+"""Grokking is found where it is and nowhere else; uncertainties are what they are called."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from holonomy.core.config import resolve
+from holonomy.core.errors import ConfigError
+from holonomy.data.ternary_ops import OperationSpace
+from holonomy.models.ternary.config import TernaryConfig
+from holonomy.models.ternary.grokking import change_point, find_grokking
+from holonomy.models.ternary.model import TernaryVAE, build_model
+from holonomy.models.ternary.uncertainty import (
+    ConformalSets,
+    dropout_probabilities,
+    ensemble_probabilities,
+    entry_probabilities,
+    split_entropy,
+)
+
+
+def model(*overrides: str, digits: int = 5) -> TernaryVAE:
+    small = ["data.extra_from_level=3", "model.latent_dim=6", "model.hidden=[32]"]
+    settings = [f"data.digits={digits}", *small, *overrides]
+    c = resolve(TernaryConfig, base=TernaryConfig(), base_origin="t", overrides=settings).config
+    return build_model(c, OperationSpace(3, digits)).eval()
+
+
+def test_change_point_by_brute_force() -> None:
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        x = random.normal(size=17)
+        costs = [((x[:n] - x[:n].mean()) ** 2).sum() + ((x[n:] - x[n:].mean()) ** 2).sum() for n in range(1, 17)]
+        assert change_point(x.tolist()) == int(np.argmin(costs)) + 1
+
+
+@pytest.mark.parametrize("at", [30, 60, 85])
+def test_a_late_jump_is_found_where_it_is(at: int) -> None:
+    random = np.random.default_rng(at)
+    steps = np.arange(120)
+    train = np.minimum(1, steps / 10)
+    held_out = 0.1 + 0.85 / (1 + np.exp(-(steps - at) / 1.5)) + 0.02 * random.normal(size=120)
+    found = find_grokking(train.tolist(), held_out.tolist())
+    assert found is not None
+    assert abs(found.at - at) <= 20
+    assert found.delay == found.at - 10
+    assert found.slope > 0.02
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_found_where_nothing_jumps(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    steps = np.arange(120)
+    noise = 0.03 * random.normal(size=120)
+    controls = [
+        (np.minimum(1, steps / 10), np.minimum(0.95, steps / 12) + noise),  # generalises at once
+        (np.minimum(1, steps / 10), 0.1 + 0.8 * steps / 120 + noise),  # climbs steadily
+        (np.minimum(1, steps / 10), 0.1 + noise),  # never generalises
+        (0.7 * np.minimum(1, steps / 10), 0.1 + 0.5 * (steps > 60) + noise),  # jumps, but never learnt its data
+    ]
+    train, held_out = controls[seed % 4]
+    assert find_grokking(train.tolist(), held_out.tolist()) is None
+
+
+def test_dropout_and_ensembles_disagree_only_where_they_should() -> None:
+    sure, unsure = model(), model("model.encoder_dropout=0.5")
+    index = torch.arange(20)
+    with pytest.raises(ConfigError, match="no dropout"):
+        dropout_probabilities(sure, index, samples=3)
+    before = torch.get_rng_state()
+    p = dropout_probabilities(unsure, index, samples=30)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(p, dropout_probabilities(unsure, index, samples=30))
+    assert not unsure.training
+    total, disagreement = split_entropy(p)
+    assert (disagreement > 0).all()
+    assert (total >= disagreement).all()
+    same, nothing = split_entropy(entry_probabilities(sure, index).expand(4, -1, -1, -1))
+    assert nothing.abs().max() < 1e-6
+    assert (same > 0).all()
+    different = ensemble_probabilities([model(), model("train.seed=1")], index)
+    assert float(split_entropy(different)[1].mean()) > 1e-5
+    for members, words in (([sure], "at least 2"), ([sure, model(digits=4)], "share base and digits")):
+        with pytest.raises(ConfigError, match=words):
+            ensemble_probabilities(members, index)
+
+
+@pytest.mark.parametrize("miss", [0.05, 0.2])
+def test_conformal_sets_hold_the_truth_at_the_promised_rate(miss: float) -> None:
+    g = torch.Generator().manual_seed(1)
+    # A badly calibrated model: logits of the truth are barely larger, then all are blown up.
+    table = torch.randint(3, (4_000, 5), generator=g)
+    logits = torch.randn(4_000, 5, 3, generator=g) + torch.nn.functional.one_hot(table, 3)
+    p = (4 * logits).softmax(-1)
+    sets = ConformalSets(p[:2_000], table[:2_000], miss=miss).sets(p[2_000:])
+    held = sets.gather(-1, table[2_000:, :, None]).double().mean()
+    assert float(held) == pytest.approx(1 - miss, abs=0.02)
+    with pytest.raises(ConfigError, match="takes at least 100"):
+        ConformalSets(p[:10], table[:10], miss=0.01)
+    with pytest.raises(ConfigError, match="`miss`"):
+        ConformalSets(p, table, miss=0.0)

@@ -1,0 +1,254 @@
+"""Controller, homeostasis and curriculum: each does what it is for, and their broken doubles do not."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from holonomy.core.config import resolve
+from holonomy.core.errors import CheckpointError
+from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches
+from holonomy.models.ternary.config import CurriculumConfig, HomeostasisConfig, TernaryConfig
+from holonomy.models.ternary.controller import WeightController
+from holonomy.models.ternary.curriculum import GROUPS, Curriculum
+from holonomy.models.ternary.homeostasis import Homeostasis
+from holonomy.models.ternary.learner import TernaryLearner
+from holonomy.models.ternary.metrics import coverage
+from holonomy.recipes.ternary import Steering
+
+SMALL = ("data.digits=5", "data.batch=81", "data.extra_from_level=3", "model.latent_dim=6", "model.hidden=[32]")
+
+
+def toy(*, broken: bool) -> dict[str, float]:
+    """A useful loss and one of pure noise, on one parameter vector; the multiples after 500 steps."""
+    g = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    control = WeightController(["useful", "noise"], limit=10.0, lr=1e-2)
+    x = torch.randn(20, generator=g)
+    signals = torch.ones(8)
+    control.observe(signals)
+    for _ in range(500):
+        held_out = 2 * x + 0.1 * torch.randn(20, generator=g)
+        gradients = {"useful": 2 * x + 0.1 * torch.randn(20, generator=g), "noise": torch.randn(20, generator=g)}
+        if broken:
+            # What must not be done: the weighted loss itself, in which the noise costs ten times as much.
+            control.optimiser.zero_grad()
+            (control.log_factors(signals).exp() * torch.tensor([1.0, 10.0])).sum().backward()
+            control.optimiser.step()
+            control.current.copy_(control.log_factors(signals).detach())
+        else:
+            control.learn(signals, gradients, held_out)
+        x = 0.999 * x
+    return {name: float(value) for name, value in control.factors().items()}
+
+
+def test_controller_turns_noise_down_and_keeps_off_its_bounds() -> None:
+    found = toy(broken=False)
+    assert found["noise"] <= 0.5
+    assert 1 < found["useful"] < 0.9 * 10**0.5
+    assert found["noise"] * found["useful"] == pytest.approx(1, rel=1e-5)
+    # Trained on what it weighs, it runs away to where the loss looks small, useful or not.
+    # With two groups of geometric mean 1 the bounds are 10^(1/2) and its inverse.
+    bound = 10**-0.5
+    assert found["noise"] > 1.1 * bound
+    assert toy(broken=True)["noise"] < 1.01 * bound
+
+
+def learner_of(*overrides: str) -> tuple[TernaryLearner, StratifiedBatches]:
+    c = resolve(TernaryConfig, base=TernaryConfig(), base_origin="test", overrides=[*SMALL, *overrides]).config
+    space = OperationSpace(c.data.base, c.data.digits)
+    return TernaryLearner(c, space), StratifiedBatches(space, space.index, batch_size=81, extra_from_level=3)
+
+
+STEERED = {
+    "controller": ("weighting.kind=controller", "weighting.every=3"),
+    "uncertainty": ("weighting.kind=uncertainty",),
+    "curriculum": ("curriculum.enabled=true", "curriculum.ramp=0.5"),
+}
+
+
+@pytest.mark.parametrize("kind", STEERED)
+def test_steered_learning_differs_and_continues_exactly(kind: str) -> None:
+    (plain, batches), (steered, same) = learner_of(), learner_of(*STEERED[kind])
+    other, again = learner_of(*STEERED[kind])
+    for at in range(8):
+        plain.train_step(batches.next(), progress=at / 20)
+        steered.train_step(same.next(), progress=at / 20)
+    a, b = (torch.cat([p.flatten() for p in x.vae.parameters()]) for x in (plain, steered))
+    assert not torch.equal(a, b)
+    state = {k: v.clone() if isinstance(v, Tensor) else json.loads(json.dumps(v)) for k, v in steered.state().items()}
+    other.load_state(state)
+    again.load_state(same.state())
+    for at in range(8, 16):
+        x = steered.train_step(same.next(), progress=at / 20).loss
+        assert torch.equal(x, other.train_step(again.next(), progress=at / 20).loss)
+    if kind != "uncertainty":
+        with pytest.raises(CheckpointError, match=r"controller|curriculum"):
+            other.load_state({k: v for k, v in state.items() if not k.startswith(kind)})
+    if kind == "controller":
+        with pytest.raises(CheckpointError, match="controller"):
+            plain.load_state(state)
+
+
+@pytest.mark.parametrize("key", ["weighting.lr=0.1", "weighting.limit=2.0", "weighting.every=2"])
+def test_every_key_of_the_controller_matters(key: str) -> None:
+    ends = []
+    for more in ((), (key,)):
+        learner, batches = learner_of(
+            "weighting.kind=controller", *(["weighting.every=3"] if "every" not in key else []), *more
+        )
+        for at in range(9):
+            learner.train_step(batches.next(), progress=at / 20)
+        ends.append(torch.cat([p.detach().flatten() for p in learner.vae.parameters()]))
+    assert not torch.equal(*ends)
+
+
+def test_curriculum_shifts_waits_and_ends() -> None:
+    c = Curriculum(CurriculumConfig(enabled=True, ramp=0.5, hold=-0.62, floor=0.2))
+    first = c.factors(0.1)
+    assert first["radial_bands"] == pytest.approx(1 - 0.2 + 0.2)
+    assert first["padic_triplet"] == pytest.approx(0.2 + 0.2)
+    assert set(first) == {*GROUPS["radial"], *GROUPS["pair"]}
+    c.told(-0.3)
+    assert c.factors(0.3) == first
+    c.told(-0.7)
+    assert c.factors(0.4)["padic_triplet"] == pytest.approx(0.4 + 0.2)
+    state = json.loads(json.dumps(c.state()))
+    other = Curriculum(c.config)
+    other.load_state(state)
+    assert other.factors(1.0) == c.factors(1.0)
+    assert c.factors(1.0)["radial_bands"] == pytest.approx(0.2)
+    for wrong in (None, {"tau": 1}, {**state, "tau": "x"}):
+        with pytest.raises(CheckpointError, match="curriculum"):
+            other.load_state(wrong)
+
+
+def machine(*, tied: bool = False, **settings) -> Homeostasis:
+    return Homeostasis(HomeostasisConfig(enabled=True, **settings), tied=tied)
+
+
+def feed(h: Homeostasis, rows: list[tuple[float, float, float]]) -> list[tuple[int, str, bool]]:
+    found = []
+    for at, (c, hierarchy, q) in enumerate(rows, start=1):
+        found += [(at, t.part, t.frozen) for t in h.update(coverage=c, hierarchy=hierarchy, q=q)]
+    return found
+
+
+GAINING = [(1.0, -0.1 * n, 1.0) for n in range(8)]
+FLAT = [(1.0, -0.8, 1.0)] * 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "wanted"),
+    [
+        # Nothing in the warm-up; after it, at once.
+        ({}, [(0.5, -0.1 * n, 1.0) for n in range(7)], [(6, "encoder_A", True)]),
+        ({"warmup": 0}, [(0.99, -0.1, 1.0)], [(1, "encoder_A", True)]),
+        ({}, GAINING, []),
+        # Hysteresis: released two evaluations later at the earliest, though all else holds.
+        (
+            {"warmup": 0, "hysteresis": 2, "patience": 1000, "patience_ceiling": 1000},
+            [(0.9, -0.8, 1.0), *FLAT[:12]],
+            [(1, "encoder_A", True), (9, "encoder_A", False)],
+        ),
+        # The hierarchy path is frozen by standstill and released when it worsens.
+        (
+            {"warmup": 0},
+            [*FLAT[:6], (1.0, -0.8, 1.0), (1.0, -0.8, 1.0), (1.0, -0.78, 1.0)],
+            [(6, "encoder_B", True), (9, "encoder_B", False)],
+        ),
+        ({"warmup": 0}, [*FLAT[:6], (1.0, -0.8, 1.0), (1.0, -0.8, 1.0), (1.0, -0.795, 1.0)], [(6, "encoder_B", True)]),
+    ],
+)
+def test_transitions(settings: dict, rows: list, wanted: list) -> None:
+    assert feed(machine(**settings), rows) == wanted
+
+
+def test_tied_parts_move_together_and_coverage_comes_first() -> None:
+    h = machine(tied=True, warmup=0, patience=1)
+    assert feed(h, [(1.0, -0.8, 1.0), (0.5, -0.8, 1.0)]) == [(2, "encoder_A", True)]
+    assert h.frozen("encoder_A") and h.frozen("encoder_B")
+
+
+def test_thresholds_stay_within_their_limits() -> None:
+    tight, loose = machine(), machine()
+    for _ in range(50):
+        tight._anneal(-1.0)
+        loose._anneal(1.0)
+    assert (tight.now.freeze_at, tight.now.unfreeze_at, tight.now.patience) == (0.995, 1.0, 5)
+    assert loose.now.freeze_at == 0.95
+    assert loose.now.unfreeze_at == pytest.approx(0.955)
+    assert loose.now.patience == 15
+    still = machine()
+    still._anneal(-0.01)
+    assert still.now == machine().now
+
+
+def test_homeostasis_round_trip() -> None:
+    a = machine(warmup=0)
+    feed(a, [*FLAT[:7], (0.9, -0.7, 0.5)])
+    b = machine(warmup=0)
+    b.load_state(json.loads(json.dumps(a.state())))
+    rows = [(1.0, -0.79, 0.9), (0.99, -0.8, 1.0), *FLAT[:9]]
+    assert feed(copy.deepcopy(a), rows) == feed(b, rows)
+    with pytest.raises(CheckpointError, match="homeostasis"):
+        b.load_state({"frozen": {}})
+
+
+def test_damage_to_the_coverage_path_is_caught_and_reversed() -> None:
+    learner, batches = learner_of(
+        "model.sharing=separate", "homeostasis.enabled=true", "homeostasis.warmup=0", "homeostasis.hysteresis=0",
+        "homeostasis.coverage_freeze=0.9", "train.optim.lr=0.01", "loss.reconstruction.weight=1",
+    )  # fmt: skip
+    steering = Steering(learner.config, learner)
+    for at in range(400):
+        learner.train_step(batches.next(), progress=at / 400)
+
+    def evaluate() -> float:
+        learner.module.eval()
+        share = coverage(learner.space.index, learner.vae.reconstruct)
+        learner.module.train()
+        steering.evaluated(0, {"val/coverage": share, "val/hierarchy": -0.8, "val/Q": 2.0})
+        return share
+
+    good = evaluate()
+    assert good > 0.95
+    with torch.no_grad():
+        for param in learner.part("encoder_A").values():
+            param.add_(torch.randn(param.shape, generator=torch.Generator().manual_seed(0)))
+    assert evaluate() < 0.5
+    learner.module.eval()
+    assert coverage(learner.space.index, learner.vae.reconstruct) == good
+    assert not any(p.requires_grad for p in learner.part("encoder_A").values())
+    assert "restored" in str(steering.log)
+    before = {n: p.clone() for n, p in learner.part("encoder_A").items()}
+    state = learner.state()
+    learner.train_step(batches.next(), progress=0.5)
+    assert all(torch.equal(p, before[n]) for n, p in learner.part("encoder_A").items())
+    other, _ = learner_of(*(f"{k}" for k in ("model.sharing=separate", "homeostasis.enabled=true")))
+    other.load_state(state)
+    again = Steering(other.config, other)
+    again.load_state(json.loads(json.dumps(steering.state())))
+    assert not any(p.requires_grad for p in other.part("encoder_A").values())
+    assert all(torch.equal(other.kept[n], learner.kept[n]) for n in learner.kept)
+
+
+HOMEOSTASIS_KEYS = {
+    "warmup": 0, "hysteresis": 9, "coverage_freeze": 0.9, "coverage_unfreeze": 0.95, "plateau": 0.2, "patience": 2,
+    "annealing": False, "annealing_step": 0.02, "coverage_floor": 0.99, "patience_ceiling": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", HOMEOSTASIS_KEYS)
+def test_every_key_of_the_homeostasis_matters(key: str) -> None:
+    g = torch.Generator().manual_seed(3)
+    noise = torch.rand(60, 2, generator=g)
+    rows = [(0.9 + 0.1 * float(a), -0.6 - 0.05 * float(b), 0.01 * n) for n, (a, b) in enumerate(noise)]
+    rows += [(0.97, -0.7, 1.0)] * 30 + rows + [(1.0, -0.7, 1.0)] * 30 + rows
+    base = {"coverage_freeze": 0.92, "annealing": False} if key == "coverage_unfreeze" else {}
+    plain, other = machine(**base), machine(**base, **{key: HOMEOSTASIS_KEYS[key]})
+    assert (feed(plain, rows), plain.now) != (feed(other, rows), other.now)
