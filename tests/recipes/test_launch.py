@@ -14,7 +14,7 @@ from holonomy.core.config import from_json, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.data.kneser_ney import baselines
 from holonomy.infer.sampling import Sampling
-from holonomy.infer.session import generate
+from holonomy.infer.session import Session, generate
 from holonomy.models.lior.config import LiorConfig
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.train.distributed import World
@@ -286,6 +286,8 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         ((*chart, "geometry.frame_mode=learned_lowrank"), "geometry.rank", 2),
         ((*chart, "geometry.frame_mode=derived", "geometry.rotor_mode=off"), "geometry.frame_every", 1),
         ((), "model.score", "geometric"),
+        ((), "data.tokenizer", "bpe"),
+        (("data.tokenizer=bpe",), "data.bpe_vocab", 300),
     ):
         with_key = trace(*base, f"{key}={value}")
         plainly = trace(*base)
@@ -379,3 +381,36 @@ def test_no_step_waits_for_the_device_between_records(text: Path, tmp_path: Path
         launch._fit(work, directory, SilentProgress(), None, World())
     assert len(reads) == 60
     assert [n + 1 for n, count in enumerate(reads) if count] == [20, 40, 60]
+
+
+def test_byte_pairs_train_evaluate_and_talk(text: Path, tmp_path: Path) -> None:
+    trained(configured(text, "data.tokenizer=bpe", "data.bpe_vocab=300"), tmp_path)
+    model = launch.load("a", root=tmp_path)
+    assert model.tokenizer.vocab_size == 300
+    metrics = launch.evaluate("a", root=tmp_path)
+    characters = len(text.read_text()) - int(len(text.read_text()) * 0.9)
+    # The first token is read, not predicted.
+    assert 0 < characters - metrics["val/characters"] <= 20
+    nats = metrics["val/loss"] * metrics["val/tokens"] / metrics["val/characters"]
+    assert math.isclose(metrics["val/bits_per_char"], nats / math.log(2), rel_tol=1e-9)
+    stored, measured = launch.verify("a", root=tmp_path)
+    assert abs(stored - measured) < 1e-6
+    session = Session(model, Sampling(temperature=1.0), seed=3)
+    session.feed("caf\u00e9 \U0001f600")
+    said = "".join(session.reply(max_tokens=40))
+    session.save(tmp_path / "talk.json")
+    again = Session(model, Sampling(), seed=9)
+    again.load(tmp_path / "talk.json")
+    assert [role for role, _ in again.turns] == ["user", "model"]
+    assert "".join(again.reply(max_tokens=30)) == "".join(session.reply(max_tokens=30))
+    assert said
+
+
+def test_streams_are_evaluated_with_and_without_memory(text: Path, tmp_path: Path) -> None:
+    trained(configured(text), tmp_path)
+    windows, carried, memory = (
+        launch.evaluate("a", root=tmp_path, protocol=p)["val/loss"] for p in ("windows", "carried", "memory")
+    )
+    assert len({windows, carried, memory}) == 3
+    with pytest.raises(ConfigError, match="wanted one of windows"):
+        launch.evaluate("a", root=tmp_path, protocol="backwards")

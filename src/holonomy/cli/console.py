@@ -40,10 +40,15 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
+def token_unit(metrics: Mapping[str, float]) -> str:
+    """What the losses are per: a character, or a token where characters were counted besides."""
+    return "token" if "val/characters" in metrics else "char"
+
+
 def loss_table(metrics: Mapping[str, float], title: str) -> Table:
-    """Held-out loss of the model beside the plain baselines, nats and bits per character."""
-    table = Table(title=title, title_justify="left")
-    for name in ("model", "nats/char", "bits/char"):
+    """Held-out loss of the model beside the plain baselines, a row each; per token, which may be a character."""
+    table, unit = Table(title=title, title_justify="left"), token_unit(metrics)
+    for name in ("model", f"nats/{unit}", f"bits/{unit}"):
         table.add_column(name, justify="left" if name == "model" else "right")
     rows = {
         "unigram": "baseline/unigram",

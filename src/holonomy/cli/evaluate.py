@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import err, figure_table, loss_table, out, print_json
+from holonomy.cli.console import err, figure_table, loss_table, out, print_json, token_unit
 
 
 def evaluate(
@@ -46,8 +46,11 @@ def evaluate(
     elif "val/bits_per_char" not in metrics:
         out().print(figure_table(metrics, "All operations, along the path that was trained"))
     else:
-        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} characters, protocol {protocol or 'windows'}"))
-        out().print(f"perplexity {metrics['val/perplexity']:.3f} per character")
+        unit = {"char": "character"}.get(token_unit(metrics), "token")
+        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} {unit}s, protocol {protocol or 'windows'}"))
+        out().print(f"perplexity {metrics['val/perplexity']:.3f} per {unit}")
+        if unit == "token":
+            out().print(f"{metrics['val/bits_per_char']:.4f} bits per character")
         if metrics.get("val/unknown"):
             out().print(f"{metrics['val/unknown']:,.0f} of the characters were never seen in training")
     for fault in missed or ():

@@ -154,9 +154,9 @@ def _print_report(report: FitReport) -> None:
         )
         console.print(f"{'evaluate it:':<17}holonomy eval {name} --baselines", markup=False)
         return
-    console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same characters"))
+    console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same text"))
     console.print(
-        f"{report.steps:,} updates, {report.tokens:,} characters, {report.cpu_seconds:.0f} CPU-seconds, "
+        f"{report.steps:,} updates, {report.tokens:,} tokens, {report.cpu_seconds:.0f} CPU-seconds, "
         f"peak memory {report.peak_rss_mb:.0f} MB"
     )
     model = launch.load(report.run.name, root=root)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.data.tokenizer import CharTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -146,6 +148,11 @@ class BytePairTokenizer:
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
+    def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
+        """Decodes ids as they come: a character is held back until all its bytes are there."""
+        inner = codecs.getincrementaldecoder("utf-8")("replace")
+        return lambda ids: inner.decode(self.decode_bytes(ids))
+
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""
         return json.dumps({"kind": "bpe", "definition": self._definition})
@@ -165,6 +172,19 @@ class BytePairTokenizer:
         if kind != "bpe" or not isinstance(definition, str):
             raise CheckpointError(f"`tokenizer.json` is of kind {kind!r}; wanted bpe")
         return cls(definition)
+
+
+def read_tokenizer(text: str) -> CharTokenizer | BytePairTokenizer:
+    """Reads a stored tokenizer of any kind back.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        kind = json.loads(text)["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`tokenizer.json` is not a stored tokenizer ({error})") from error
+    return BytePairTokenizer.from_json(text) if kind == "bpe" else CharTokenizer.from_json(text)
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -98,6 +98,10 @@ class CharTokenizer:
             raise DataError(f"`ids` run from {index.min()} to {index.max()}; wanted 0 to {self.vocab_size - 1}")
         # numpy strips trailing NULs from its strings, so the characters are joined one by one.
         return "".join([self.symbols[i] for i in index.tolist()])
+
+    def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
+        """Decodes ids as they come."""
+        return self.decode
 
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""

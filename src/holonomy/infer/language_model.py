@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from jaxtyping import Float, Int
@@ -17,6 +18,10 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> Any: ...
 
     def decode(self, ids: Any) -> str: ...
+
+    def decoder(self) -> Callable[[Any], str]:
+        """Decodes ids as they come; pieces chained give the text."""
+        ...
 
     def unknown(self, text: str) -> dict[str, int]: ...
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -45,6 +46,7 @@ class Session:
     def reset(self) -> None:
         """Forgets everything that was said and starts the random numbers again."""
         self.turns: list[tuple[str, str]] = []
+        self._ids: list[list[int]] = []
         self._generator = torch.Generator().manual_seed(self.seed)
         self._state = self.model.start(1)
         self._ahead: Tensor | None = None
@@ -78,6 +80,7 @@ class Session:
         self._ahead, self._state = self.model.prefill(ids[None], self._state)
         self._remember(ids)
         self.turns.append(("user", text))
+        self._ids.append(ids.tolist())
 
     def reply(self, *, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
         """Yields the reply piece by piece; a stop string ends it and is not yielded.
@@ -95,15 +98,16 @@ class Session:
         return self._reply(max_tokens, tuple(stop))
 
     def _reply(self, max_tokens: int, stop: tuple[str, ...]) -> Iterator[str]:
-        said: list[str] = []
-        held = ""
+        said, ids = list[str](), list[int]()
+        held, decoded = "", self.model.tokenizer.decoder()
         longest = max((len(s) for s in stop), default=0)
         try:
             for _ in range(max_tokens):
                 assert self._ahead is not None
                 token = draw(self._ahead, self.sampling, self._generator, self._recent)
                 self._remember(token)
-                piece = self.model.tokenizer.decode(token)
+                ids += token.tolist()
+                piece = decoded(token.tolist())
                 self._ahead, self._state = self.model.step(token, self._state)
                 said.append(piece)
                 held += piece
@@ -119,6 +123,7 @@ class Session:
                 yield held
         finally:
             self.turns.append(("model", "".join(said)))
+            self._ids.append(ids)
 
     def save(self, path: Path) -> None:
         """Writes seed, sampling and turns as JSON.
@@ -130,6 +135,7 @@ class Session:
             "seed": self.seed,
             "sampling": vars(self.sampling),
             "turns": self.turns,
+            "ids": self._ids,
             "generator": self._generator.get_state().tolist(),
         }
         try:
@@ -150,7 +156,12 @@ class Session:
             turns = [(str(role), str(text)) for role, text in content["turns"]]
             generator = torch.tensor(content["generator"], dtype=torch.uint8)
             torch.Generator().set_state(generator)
-            ids = [torch.as_tensor(self.model.tokenizer.encode(text)) for _, text in turns]
+            # Text alone does not say by which tokens it was written.
+            known = content.get("ids") or [self.model.tokenizer.encode(text) for _, text in turns]
+            ids = [torch.as_tensor(np.asarray(tokens, dtype=np.int64)) for tokens in known]
+            top = max((int(tokens.max()) for tokens in ids if len(tokens)), default=0)
+            if len(ids) != len(turns) or top >= self.model.tokenizer.vocab_size:
+                raise ValueError("its tokens are not those of this model")
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
             raise DataError(f"`{path}` is not a saved session ({error}); save one with /save FILE") from error
         self.sampling, self.seed = sampling, seed
@@ -162,7 +173,7 @@ class Session:
             else:
                 for token in tokens:
                     self._ahead, self._state = self.model.step(token[None], self._state)
-        self.turns = turns
+        self.turns, self._ids = turns, [tokens.tolist() for tokens in ids]
         self._generator.set_state(generator)
 
 

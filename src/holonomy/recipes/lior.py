@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from holonomy.core.config import from_json, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.layer import EchoLayer
+from holonomy.data.bpe import BytePairTokenizer, read_tokenizer
 from holonomy.data.kneser_ney import baselines
 from holonomy.data.splits import split_text
 from holonomy.data.store import is_store, open_store
@@ -36,6 +39,7 @@ from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 from holonomy.train.run import RunDirectory
 
+TextTokenizer: TypeAlias = CharTokenizer | BytePairTokenizer
 TOKENIZER_FILE = "tokenizer.json"
 SAMPLE_START = "\n"
 PROTOCOLS = ("windows", "carried", "memory")
@@ -47,19 +51,19 @@ class Corpus:
     """A text, cut and encoded.
 
     Attributes:
-        tokenizer: characters of the training part.
+        tokenizer: made from the training part.
         train: token ids of the training part.
         validation: token ids of the held-out part.
         digest: sha256 of the whole text, so that a run never continues on another one.
     """
 
-    tokenizer: CharTokenizer
+    tokenizer: TextTokenizer
     train: np.ndarray
     validation: np.ndarray
     digest: str
 
 
-def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None, *, digest: str | None = None) -> Corpus:
+def read_corpus(config: DataConfig, tokenizer: TextTokenizer | None = None, *, digest: str | None = None) -> Corpus:
     """Loads, splits and encodes the text of a configuration.
 
     Args:
@@ -75,10 +79,23 @@ def read_corpus(config: DataConfig, tokenizer: CharTokenizer | None = None, *, d
     source = load_text(config.source)
     found = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
     _check_digest(config, digest, found)
-    train, _ = split_text(source.text, config.train_share)
+    train, held_out = split_text(source.text, config.train_share)
+    if tokenizer is None and config.tokenizer == "bpe":
+        tokenizer = BytePairTokenizer.from_text(train, vocab_size=config.bpe_vocab)
+    if isinstance(tokenizer, BytePairTokenizer):
+        return Corpus(tokenizer, tokenizer.encode(train), tokenizer.encode(held_out), found)
     tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
     ids = tokenizer.encode(source.text)
     return Corpus(tokenizer, ids[: len(train)], ids[len(train) :], found)
+
+
+def _by_character(metrics: dict[str, float], tokenizer: TextTokenizer, ids: np.ndarray) -> dict[str, float]:
+    """Bits a character instead of bits a token, where they differ."""
+    if isinstance(tokenizer, CharTokenizer):
+        return metrics
+    characters = len(tokenizer.decode(ids[1:]))
+    share = metrics["val/tokens"] / max(characters, 1)
+    return metrics | {"val/bits_per_char": metrics["val/bits_per_char"] * share, "val/characters": float(characters)}
 
 
 def _check_digest(config: DataConfig, wanted: str | None, found: str) -> None:
@@ -89,8 +106,13 @@ def _check_digest(config: DataConfig, wanted: str | None, found: str) -> None:
         )
 
 
-def _stored_corpus(config: DataConfig, tokenizer: CharTokenizer | None, digest: str | None) -> Corpus:
+def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: str | None) -> Corpus:
     """A corpus whose training part stays on disk."""
+    if config.tokenizer == "bpe":
+        raise ConfigError(
+            f"`data.tokenizer` is bpe, but `data.source` {config.source} is prepared already, in characters; "
+            "name the text itself"
+        )
     store = open_store(Path(config.source))
     _check_digest(config, digest, store.digest)
     own = CharTokenizer.from_json(store.tokenizer_json)
@@ -128,11 +150,15 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
     def loss_of(batch: TokenBatch) -> Tensor:
         return learner.eval_step(batch).loss
 
+    def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
+        found = evaluate_tokens(loss_of, held_out, config.data.seq_len, stop)
+        return None if found is None else _by_character(found, corpus.tokenizer, corpus.validation)
+
     return Work(
         config=config,
         learner=learner,
         sampler=sampler,
-        evaluate=lambda stop: evaluate_tokens(loss_of, held_out, config.data.seq_len, stop),
+        evaluate=evaluate,
         header={
             "data": config.data.source,
             "training characters": len(corpus.train),
@@ -181,7 +207,7 @@ def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directo
     return found
 
 
-def tokenizer_of(saved: Checkpoint) -> CharTokenizer:
+def tokenizer_of(saved: Checkpoint) -> TextTokenizer:
     """The tokenizer that a checkpoint was trained with.
 
     Raises:
@@ -189,7 +215,7 @@ def tokenizer_of(saved: Checkpoint) -> CharTokenizer:
     """
     if TOKENIZER_FILE not in saved.files:
         raise CheckpointError(f"`{saved.path}` holds no {TOKENIZER_FILE}")
-    return CharTokenizer.from_json(saved.files[TOKENIZER_FILE])
+    return read_tokenizer(saved.files[TOKENIZER_FILE])
 
 
 def _load(saved: Checkpoint) -> LiorLanguageModel:
@@ -246,7 +272,8 @@ def _evaluate(
         found = stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu())
         metrics = None if found is None else loss_metrics(*found)
     assert metrics is not None
-    if model.tokenizer.unk:
+    metrics = _by_character(metrics, model.tokenizer, parts[split])
+    if isinstance(model.tokenizer, CharTokenizer) and model.tokenizer.unk:
         metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())
     if with_baselines:
         trained = corpus.train if data is None else read_corpus(own, model.tokenizer).train

@@ -150,10 +150,22 @@ class DataConfig(Config):
     workers: int = Field(
         default=0, ge=0, le=64, description="threads that read batches ahead; speed only, the batches stay the same"
     )
+    tokenizer: Literal["char", "bpe"] = Field(
+        default="char", description="tokens: characters, or byte pairs learned from the training part"
+    )
+    bpe_vocab: int = Field(default=4096, ge=262, le=200_000, description="tokens of the byte-pair vocabulary")
     unk: bool = Field(
         default=False,
         description="give characters that the training part lacks one common symbol instead of an error",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.tokenizer == "bpe" and self.unk:
+            raise ValueError("unk is for tokenizer = char: byte pairs know every text; drop it")
+        if self.tokenizer == "char" and self.bpe_vocab != type(self).model_fields["bpe_vocab"].default:
+            raise ValueError("bpe_vocab is for tokenizer = bpe; set it, or drop this")
+        return self
 
 
 class OptimConfig(Config):

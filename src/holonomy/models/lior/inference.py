@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from holonomy.data.bpe import BytePairTokenizer
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.tokens import TokenBatch
 from holonomy.models.lior.config import LiorConfig
@@ -33,7 +34,7 @@ class LiorLanguageModel:
 
     context_limit: int | None = None
 
-    def __init__(self, net: Chain, tokenizer: CharTokenizer, config: LiorConfig) -> None:
+    def __init__(self, net: Chain, tokenizer: CharTokenizer | BytePairTokenizer, config: LiorConfig) -> None:
         self.net, self.tokenizer, self.config = net, tokenizer, config
         self.device = next(net.parameters()).device
 
