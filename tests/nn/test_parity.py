@@ -22,6 +22,7 @@ from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
+from holonomy.nn.sites import FieldOptions, FieldSites
 from holonomy.nn.static import CausalFIR, Dropout, GatedUnit, Linear, RMSNorm
 
 WIDTH, VOCABULARY = 8, 11
@@ -50,6 +51,10 @@ def hamiltonian(*, wells: bool = False, mode: str = "tangent", kappa: float | No
     """Coupled oscillators, driven (and biased) through a linear map."""
     found = HamiltonianBank(WIDTH, wells=wells, mode=mode, kappa=kappa, generator=generator())
     return Chain([Linear(WIDTH, found.inputs * WIDTH, std=0.5, generator=generator()), found])
+
+
+def field_sites() -> FieldSites:
+    return FieldSites(WIDTH, FieldOptions(size=(3, 2), dim=2), generator=generator())
 
 
 def charted(*, shared: bool = False, curvature: CurvatureSource | None = None, **options: object) -> Retrieval:
@@ -91,6 +96,9 @@ LAYERS: dict[str, Callable[[], EchoLayer]] = {
     "shared chart": lambda: charted(shared=True),
     "stressed retrieval": lambda: Retrieval(WIDTH, 2, window=1000, out_scale=0.5, stress=True, generator=generator()),
     "curved retrieval": lambda: charted(shared=True, curvature=CurvatureSource(4, generator=generator())),
+    "retrieval with a field": lambda: Retrieval(
+        WIDTH, 2, window=70, out_scale=0.5, sites=field_sites(), generator=generator()
+    ),
     "geometric retrieval": lambda: GeometricRetrieval(WIDTH, 2, window=5, out_scale=0.5, generator=generator()),
     "chain": lambda: Chain([RMSNorm(), Residual(mixer()), Linear(WIDTH, 5, std=0.3, generator=generator())]),
     "shared layer": lambda: Chain([shared := Residual(bank()), RMSNorm(), shared]),

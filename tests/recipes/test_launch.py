@@ -261,6 +261,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
     reversible = ("model.bank=hamiltonian", "model.architecture=causal_field")
     wells = (*reversible, "model.wells=true")
     finite = (*wells, "train.echo.mode=symmetric")
+    field = ("field.enabled=true",)
     chart = ("geometry.chart=shared",)
     kernel = ("model.bank=kernel",)
     segments = (*reversible, "train.echo.memory=segment")
@@ -286,6 +287,19 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         ((*chart, "geometry.frame_mode=learned_lowrank"), "geometry.rank", 2),
         ((*chart, "geometry.frame_mode=derived", "geometry.rotor_mode=off"), "geometry.frame_every", 1),
         ((), "model.score", "geometric"),
+        ((), "field.enabled", "true"),
+        (field, "field.size", "[3, 2]"),
+        (field, "field.dim", 3),
+        (field, "field.dynamics", "symplectic"),
+        (field, "field.potential", "zero"),
+        (field, "field.stiffness", 1.0),
+        (field, "field.dt", 0.1),
+        (field, "field.evidence", 0.9),
+        (field, "field.memory", 0.9),
+        (field, "field.eta", 10.0),
+        (field, "field.adaptive", "true"),
+        (field, "field.collapse_every", 1),
+        ((*field, "field.collapse_every=1"), "field.collapse", "hard"),
         ((), "data.tokenizer", "bpe"),
         (("data.tokenizer=bpe",), "data.bpe_vocab", 300),
     ):

@@ -47,12 +47,13 @@ def main(
 
 
 def _register() -> None:
-    from holonomy.cli import chat, data, evaluate, generate, recipes, runs, train
+    from holonomy.cli import chat, data, evaluate, generate, quickstart, recipes, runs, train
 
     app.command("train")(train.train)
     app.command("eval")(evaluate.evaluate)
     app.command("generate")(generate.generate)
     app.command("chat")(chat.chat)
+    app.command("quickstart")(quickstart.quickstart)
     app.command("recipes")(recipes.recipes)
     app.add_typer(recipes.config_commands, name="config")
     app.add_typer(runs.runs_commands, name="runs")

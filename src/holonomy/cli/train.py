@@ -98,7 +98,7 @@ def train(
     if as_json:
         print_json(report_json(report))
     elif not quiet:
-        _print_report(report)
+        print_report(report)
 
 
 def _follows() -> bool:
@@ -139,7 +139,8 @@ def report_json(report: FitReport) -> dict[str, Any]:
     return content
 
 
-def _print_report(report: FitReport) -> None:
+def print_report(report: FitReport) -> None:
+    """Prints what a finished training has to say, and what to do next."""
     from holonomy.infer.sampling import Sampling
     from holonomy.infer.session import generate
     from holonomy.recipes import launch

@@ -16,6 +16,10 @@ class Tape:
     def __len__(self) -> int:
         return len(self._records)
 
+    def tensors(self) -> list[Tensor]:
+        """Everything that lies on the tape."""
+        return [tensor for _, record in self._records for tensor in record]
+
     def push(self, owner: object, *tensors: Tensor) -> None:
         """Stores the record of one call of `owner`."""
         self._records.append((owner, tensors))

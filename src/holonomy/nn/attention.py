@@ -18,6 +18,7 @@ from holonomy.core.errors import ConfigError
 from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
+from holonomy.nn.sites import FieldSites
 from holonomy.nn.static import Linear
 
 LONG_AGO = -(2**31)
@@ -36,6 +37,7 @@ class Past(NamedTuple):
         position: number of tokens seen so far.
         source: factor of each key, [batch, heads, window], or an empty tensor.
         carry: what the factors of the next tokens depend on.
+        fixed: keys and values of the sites of a field, [batch * heads, sites, ...]; empty where there is none.
     """
 
     keys: Float[Tensor, "BH window features"]
@@ -44,6 +46,7 @@ class Past(NamedTuple):
     position: int
     source: Tensor
     carry: Any
+    fixed: tuple[Tensor, ...] = ()
 
 
 class Attention(EchoLayer):
@@ -54,6 +57,7 @@ class Attention(EchoLayer):
         heads: number of heads.
         window: how many tokens, the current one included, a query sees.
         features: channels that the scores are computed from, before those of the values.
+        sites: a field whose sites stand before the tokens, for scores whose keys have the width of a head.
         generator: source of the initial weights.
 
     Attributes:
@@ -69,6 +73,7 @@ class Attention(EchoLayer):
         *,
         window: int,
         features: int,
+        sites: FieldSites | None = None,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -76,6 +81,10 @@ class Attention(EchoLayer):
             raise ConfigError(f"`model.heads` = {heads} does not divide `model.d` = {channels}; choose a divisor")
         self.heads, self.window, self.width = heads, window, channels // heads
         self.inp = Linear(channels, features + channels, std=channels**-0.5, generator=generator)
+        self.sites, self.site_map = sites, None
+        if sites is not None:
+            inputs = sites.num_features
+            self.site_map = Linear(inputs, 2 * channels, std=inputs**-0.5, generator=generator)
 
     @abstractmethod
     def compared(self, x: Tensor, tape: Tape | None) -> tuple[Tensor, Tensor]:
@@ -131,6 +140,20 @@ class Attention(EchoLayer):
         seen = (apart >= 0) & (apart < self.window)
         return torch.where(seen, score, MASKED).softmax(-1).view(len(k), *apart.shape), kept
 
+    def _fixed(self, batch: int, tape: Tape | None) -> tuple[Tensor, ...]:
+        """Keys and values of the sites, for every sequence."""
+        if self.site_map is None or self.sites is None:
+            return ()
+        mapped = self.site_map.free(self.sites.features().to(self.inp.weight), tape).unsqueeze(1)
+        return tuple(part.repeat(batch, 1, 1) for part in self.split(mapped, 2))
+
+    def _apart(self, queries: Tensor, keys: Tensor, fixed: tuple[Tensor, ...]) -> Tensor:
+        """Ages of the keys; the sites of a field are always now."""
+        apart = queries[:, None] - keys
+        if not fixed:
+            return apart
+        return torch.cat([apart.new_zeros(len(queries), fixed[0].shape[1]), apart], 1)
+
     def _features(self) -> int:
         return self.inp.weight.shape[0] - self.heads * self.width
 
@@ -139,8 +162,10 @@ class Attention(EchoLayer):
         mapped, features = self.inp.free(x, tape), self._features()
         k, m = self.compared(mapped[:features], tape)
         (v,) = self.split(mapped[features:], 1)
-        time = torch.arange(x.shape[-1], device=x.device)
-        w, kept = self.weights(k, m, time[:, None] - time, self.sources(x, m, None)[0])
+        time, source = torch.arange(x.shape[-1], device=x.device), self.sources(x, m, None)[0]
+        if fixed := self._fixed(x.shape[1], tape):
+            m, v = (torch.cat(pair, 1) for pair in zip(fixed, (m, v), strict=True))
+        w, kept = self.weights(k, m, self._apart(time, time, fixed), source)
         y = torch.bmm(w, v)
         if tape is not None:
             tape.push(self, v, w, *kept)
@@ -153,9 +178,16 @@ class Attention(EchoLayer):
         v, w, *kept = tape.pop(self)
         (g,) = self.split(g, 1)
         dv = torch.bmm(w.mT, g)
-        dscore = boltzmann_contrast(w, torch.bmm(g, v.mT)).view(batch, self.heads, time, time)
+        num_sites = v.shape[1] - time
+        dscore = boltzmann_contrast(w, torch.bmm(g, v.mT)).view(batch, self.heads, time, -1)
         age = torch.arange(time, device=g.device)
-        dk, dm = self.pull_score(dscore, age[:, None] - age, tuple(kept), acc)
+        apart = self._apart(age, age, (v[:, :num_sites],) if num_sites else ())
+        dk, dm = self.pull_score(dscore, apart, tuple(kept), acc)
+        if self.site_map is not None:
+            # Every sequence reads the same sites.
+            both = torch.stack([dm[:, :num_sites], dv[:, :num_sites]]).unflatten(1, (batch, self.heads)).sum(1)
+            self.site_map.echo(tape, self.join(both, 1).squeeze(1), acc)
+            dm, dv = dm[:, num_sites:], dv[:, num_sites:]
         below = self.pull_compared(tape, dk, dm, acc)
         return self.inp.echo(tape, torch.cat([below, self.join(dv.unsqueeze(0), batch)]), acc)
 
@@ -168,7 +200,7 @@ class Attention(EchoLayer):
         values = weight.new_zeros(batch * self.heads, self.window, self.width)
         source = self.sources(empty, m, None)[0].repeat_interleave(self.window, -1)
         time = torch.full((self.window,), LONG_AGO, device=weight.device)
-        return Past(keys, values, time, 0, source, None)
+        return Past(keys, values, time, 0, source, None, self._fixed(batch, None))
 
     def advance(self, x: Float[Tensor, "D batch time"], state: Past) -> tuple[Float[Tensor, "D batch time"], Past]:
         """Continues by any number of tokens, a window's length at a time."""
@@ -179,11 +211,11 @@ class Attention(EchoLayer):
             (v,) = self.split(mapped[features:], 1)
             end = state.position + part.shape[-1]
             time = torch.arange(state.position, end, device=x.device)
-            apart = time[:, None] - torch.cat([state.time, time])
+            apart = self._apart(time, torch.cat([state.time, time]), state.fixed)
             fresh, carry = self.sources(part, m, state.carry)
             source = torch.cat([state.source, fresh], -1)
-            w, _ = self.weights(k, torch.cat([state.keys, m], 1), apart, source)
-            y = torch.bmm(w, torch.cat([state.values, v], 1))
+            w, _ = self.weights(k, torch.cat([*state.fixed[:1], state.keys, m], 1), apart, source)
+            y = torch.bmm(w, torch.cat([*state.fixed[1:], state.values, v], 1))
             place = time % self.window
             state.keys.index_copy_(1, place, m)
             state.values.index_copy_(1, place, v)
@@ -207,9 +239,13 @@ class Attention(EchoLayer):
         fresh, carry = self.sources(column, m, state.carry)
         if len(fresh):
             state.source[..., place : place + 1] = fresh
-        apart = (state.position - state.time).unsqueeze(0)
-        w, _ = self.weights(k, state.keys, apart, state.source)
-        y = torch.bmm(w, state.values).view(-1, self.heads * self.width).T
+        now = torch.full_like(state.time[:1], state.position)
+        apart = self._apart(now, state.time, state.fixed)
+        keys, values = state.keys, state.values
+        if state.fixed:
+            keys, values = (torch.cat(pair, 1) for pair in zip(state.fixed, (keys, values), strict=True))
+        w, _ = self.weights(k, keys, apart, state.source)
+        y = torch.bmm(w, values).view(-1, self.heads * self.width).T
         return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry)
 
 

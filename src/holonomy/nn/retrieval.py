@@ -21,6 +21,7 @@ from holonomy.geometry.curvature import collapse_scalar, conformal_scalar
 from holonomy.nn.attention import Attention
 from holonomy.nn.chart import Chart
 from holonomy.nn.oscillator import log_spaced
+from holonomy.nn.sites import FieldSites
 from holonomy.nn.static import Linear
 
 FARTHEST = 2.56
@@ -76,6 +77,7 @@ class Retrieval(Attention):
         stress: keys repel the more, the further the stream has moved lately: R_j = R (1 + kappa e_j / (1 + e_j)), kappa
             learned, e a running mean of |x_j - x_{j-1}|^2 / D.
         curvature: factors of the keys from a field of curvature in the chart.
+        sites: a field that is read too; not together with a chart, stress or curvature.
         generator: source of the initial weights.
     """
 
@@ -90,10 +92,11 @@ class Retrieval(Attention):
         shared: bool = False,
         stress: bool = False,
         curvature: CurvatureSource | None = None,
+        sites: FieldSites | None = None,
         generator: torch.Generator,
     ) -> None:
         features = chart.n if shared and chart is not None else 2 * channels
-        super().__init__(channels, heads, window=window, features=features, generator=generator)
+        super().__init__(channels, heads, window=window, features=features, sites=sites, generator=generator)
         self.shared, self.chart, self.curvature = shared and chart is not None, chart, curvature
         self.log_radius = nn.Parameter(torch.full((heads,), math.log(1.5)))
         # A longer window needs a head that sees to its end: the cost of distance grows with c times the window.

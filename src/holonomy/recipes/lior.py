@@ -28,6 +28,7 @@ from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.learn.echo import EchoLearner, check_tensors
 from holonomy.models.lior.config import DataConfig, LiorConfig
+from holonomy.models.lior.cost import check_fits
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
@@ -135,14 +136,8 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
         raise DataError(
             f"the held-out part has {len(corpus.validation)} characters; give a longer text or lower `data.train_share`"
         )
-    sampler = WindowSampler(
-        torch.from_numpy(corpus.train).to(device),
-        seq_len=config.data.seq_len,
-        batch=config.data.batch * world.size,
-        seed=config.train.seed,
-        part=(world.rank, world.size),
-        workers=config.data.workers,
-    )
+    check_fits(config, vocab_size=corpus.tokenizer.vocab_size)
+    sampler = choose_sampler(config, corpus, device, world)
     replicas = world if world.size > 1 else None
     learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device, replicas=replicas)
     held_out = torch.from_numpy(corpus.validation).to(device)
@@ -171,6 +166,21 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
         facts={"config": to_json(config), "text_sha256": corpus.digest},
         callbacks=lambda directory: _callbacks(config, learner, corpus, directory),
         closing=lambda: baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size),
+    )
+
+
+def choose_sampler(
+    config: LiorConfig, corpus: Corpus, device: torch.device, world: World | None = None
+) -> WindowSampler:
+    """Windows of the training part, in the order of the configuration's seed."""
+    world = world or World()
+    return WindowSampler(
+        torch.from_numpy(corpus.train).to(device),
+        seq_len=config.data.seq_len,
+        batch=config.data.batch * world.size,
+        seed=config.train.seed,
+        part=(world.rank, world.size),
+        workers=config.data.workers,
     )
 
 

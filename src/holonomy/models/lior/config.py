@@ -140,6 +140,45 @@ class GeometryConfig(Config):
         return self
 
 
+class FieldConfig(Config):
+    """A tensor field that retrieval reads and the last hidden states drive."""
+
+    enabled: bool = Field(default=False, description="put the field beside the network")
+    size: tuple[int, int] = Field(default=(8, 8), description="sites along both axes")
+    dim: int = Field(default=16, ge=1, le=256, description="width of the matrix at a site")
+    dynamics: Literal["dissipative", "symplectic", "unitary"] = Field(
+        default="dissipative", description="falls to its equilibrium; swings, and keeps energy; or keeps its norm"
+    )
+    potential: Literal["zero", "harmonic", "gaussian_well"] = Field(
+        default="harmonic", description="binding of the field to its start"
+    )
+    stiffness: float = Field(default=0.01, gt=0, description="of the binding")
+    dt: float = Field(default=0.005, gt=0, le=10, description="time that an update takes")
+    evidence: float = Field(default=0.3, ge=0, description="pull to what was just seen, for dissipative")
+    memory: float = Field(default=0.05, ge=0, description="fractional memory, for dissipative")
+    eta: float = Field(default=0.1, ge=0, description="strength of what drives the field")
+    adaptive: bool = Field(default=False, description="let order, exponents and temperatures follow, for dissipative")
+    collapse_every: int = Field(default=16, ge=0, description="updates between two collapses; 0 is never")
+    collapse: Literal["soft", "hard"] = Field(default="soft", description="reweight the sites, or choose one")
+
+    @model_validator(mode="after")
+    def _check(self) -> FieldConfig:
+        plain = type(self).model_fields
+        odd = [n for n in plain if n != "enabled" and getattr(self, n) != plain[n].default]
+        if odd and not self.enabled:
+            raise ValueError(f"{', '.join(odd)} need enabled = true")
+        if min(self.size) < 1 or self.size[0] * self.size[1] > 4096:
+            raise ValueError(f"size = {list(self.size)} must have 1 to 4096 sites")
+        inert = [n for n in ("evidence", "memory", "adaptive") if n in odd and self.dynamics != "dissipative"]
+        if inert:
+            raise ValueError(f"{', '.join(inert)} act on dynamics = dissipative only, not on {self.dynamics}")
+        if self.dynamics == "unitary" and ("eta" in odd or "potential" in odd or "stiffness" in odd):
+            raise ValueError("eta, potential and stiffness have no part in dynamics = unitary; drop them")
+        if self.adaptive and not self.memory:
+            raise ValueError("adaptive wants memory above 0: its order has no effect without")
+        return self
+
+
 class DataConfig(Config):
     """Text and how it is cut."""
 
@@ -297,6 +336,7 @@ class LiorConfig(Config):
     family: Literal["lior"] = Field(default="lior", description="model family")
     model: ModelConfig = Field(default=ModelConfig(), description="network")
     geometry: GeometryConfig = Field(default=GeometryConfig(), description="geometry of retrieval")
+    field: FieldConfig = Field(default=FieldConfig(), description="tensor field beside the network")
     data: DataConfig = Field(default=DataConfig(), description="text")
     train: TrainConfig = Field(default=TrainConfig(), description="training")
     memory: MemoryConfig = Field(default=MemoryConfig(), description="associative memory")
@@ -310,7 +350,18 @@ class LiorConfig(Config):
             )
         self._check_echo()
         self._check_geometry()
+        self._check_field()
         return self
+
+    def _check_field(self) -> None:
+        if not self.field.enabled:
+            return
+        if "r" not in self.model.letters or self.model.score != "geodesic":
+            raise ValueError("field.enabled wants retrieval with model.score = geodesic, which reads the field")
+        if self.geometry != GeometryConfig():
+            raise ValueError("field.enabled goes with geometry.chart = folded and stress = false only; drop one")
+        if self.train.echo.memory != "full":
+            raise ValueError("field.enabled moves once a batch; set train.echo.memory = full")
 
     def _check_geometry(self) -> None:
         model, geometry = self.model, self.geometry

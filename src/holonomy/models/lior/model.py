@@ -20,6 +20,7 @@ from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
+from holonomy.nn.sites import FieldOptions, FieldProbe, FieldSites
 from holonomy.nn.static import Dropout, GatedUnit, Linear, RMSNorm
 
 FASTEST_TURN = 3.0
@@ -36,17 +37,28 @@ def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
     layers: list[EchoLayer] = [Embedding(vocab_size, model.d, std=0.5, generator=generator)]
     masks = torch.Generator().manual_seed(config.train.seed)
     dropout = [Dropout(model.dropout, generator=masks)] if model.dropout else []
+    sites = _sites(config)
     for letter in model.letters:
-        layers.append(Residual(Chain([RMSNorm(), *_block(letter, config, generator), *dropout])))
+        layers.append(Residual(Chain([RMSNorm(), *_block(letter, config, generator, sites), *dropout])))
     if config.train.precision == "bfloat16":
         # The read-out below keeps its precision: its products decide the loss directly.
         for inner in (m for layer in layers for m in layer.modules() if isinstance(m, Linear)):
             inner.product_dtype = torch.bfloat16
-    layers += [RMSNorm(), Linear(model.d, vocab_size, std=0.5 * model.d**-0.5, generator=generator)]
+    layers += [RMSNorm(), *([] if sites is None else [FieldProbe(sites)])]
+    layers += [Linear(model.d, vocab_size, std=0.5 * model.d**-0.5, generator=generator)]
     return Chain(layers)
 
 
-def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[EchoLayer]:
+def _sites(config: LiorConfig) -> FieldSites | None:
+    options = config.field.model_dump()
+    if not options.pop("enabled"):
+        return None
+    # From a generator of its own, so that the other weights do not depend on the field.
+    source = torch.Generator().manual_seed(config.train.seed)
+    return FieldSites(config.model.d, FieldOptions(**options), generator=source)
+
+
+def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: FieldSites | None) -> list[EchoLayer]:
     model, length = config.model, config.data.seq_len
     if letter == "m":
         return [
@@ -59,7 +71,7 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator) -> list[
         sizes = {"window": window, "out_scale": model.out_scale, "generator": generator}
         if model.score == "geometric":
             return [GeometricRetrieval(model.d, model.heads, **sizes)]
-        return [_retrieval(config, sizes)]
+        return [_retrieval(config, {**sizes, "sites": sites})]
     theta = model.theta_range or (math.pi / length, FASTEST_TURN)
 
     def bank(generator: torch.Generator) -> EchoLayer:

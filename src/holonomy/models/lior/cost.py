@@ -1,0 +1,133 @@
+"""What a lior configuration costs: parameters exactly, memory from its parts."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from holonomy.core.errors import ConfigError
+from holonomy.core.modes import COUPLED
+from holonomy.models.lior.config import LiorConfig
+
+COPIES = 4
+"""Weights, statistics, and two moments: four buffers of the size of the parameters."""
+FLOAT = 4
+
+
+def parameter_count(config: LiorConfig, *, vocab_size: int) -> int:
+    """Number of learned scalars of the network of a configuration, without building it."""
+    model = config.model
+    mixers = {"o": _oscillators(config), "r": _retrieval(config), "m": 3 * model.d * model.hidden}
+    return 2 * vocab_size * model.d + sum(mixers[letter] for letter in model.letters)
+
+
+def _oscillators(config: LiorConfig) -> int:
+    model = config.model
+    n, controls = model.n_osc, {"selective": 2, "hamiltonian": int(model.wells)}.get(model.bank, 0)
+    maps = (2 + controls) * n * model.d + n * model.d
+    return maps + n * model.fir + n + _bank(config)
+
+
+def _bank(config: LiorConfig) -> int:
+    model = config.model
+    n, rank = model.n_osc, 4
+    if model.bank == "kernel":
+        return 9 * n
+    if model.bank == "coupled":
+        return (n // COUPLED) * (_butterfly(COUPLED) + COUPLED + COUPLED * rank + rank + 1)
+    if model.bank == "hamiltonian":
+        return _butterfly(n) + n + n * rank + rank + (2 * n if model.wells else 0)
+    return 2 * n
+
+
+def _butterfly(n: int) -> int:
+    return (n.bit_length() - 1) * (n // 2)
+
+
+def _retrieval(config: LiorConfig) -> int:
+    model, geometry = config.model, config.geometry
+    d, heads = model.d, model.heads
+    if model.score == "geometric":
+        return 3 * d * d + 2 * heads * d + d * d + 3 * heads + heads * (d // heads // 2)
+    points = geometry.n if geometry.chart == "shared" else 2 * d
+    own = (points + d) * d + d * d + 2 * heads + (heads if geometry.stress else 0)
+    if config.field.enabled:
+        own += 2 * config.field.dim**2 * 2 * d
+    return own + (0 if geometry.chart == "folded" else _chart(config))
+
+
+def _chart(config: LiorConfig) -> int:
+    geometry, heads = config.geometry, config.model.heads
+    n = geometry.n if geometry.chart == "shared" else config.model.d // heads
+    count = heads + heads * (n if geometry.metric_mode == "diag_rot" else n * geometry.block)
+    if geometry.frame_mode == "learned_lowrank":
+        count += heads * geometry.rank * (n + 1)
+    if geometry.rotor_mode == "stateful":
+        count += heads * (geometry.rotor_layers or n) * (n // 2)
+    elif geometry.frame_mode == "rotor":
+        count += heads * n * (n - 1) // 2
+    return count
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that training takes.
+
+    Attributes:
+        weights: weights, statistics, moments and averages.
+        activations: what the free phase of a batch leaves for the echo.
+    """
+
+    weights: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.activations
+
+
+def weight_bytes(config: LiorConfig, *, vocab_size: int) -> int:
+    """Bytes of the buffers that have the size of the parameters."""
+    copies = COPIES + bool(config.train.optim.ema)
+    return FLOAT * copies * parameter_count(config, vocab_size=vocab_size)
+
+
+def least_memory(config: LiorConfig, *, vocab_size: int) -> Memory:
+    """A lower bound of the memory of training, from sizes alone: enough to refuse what cannot fit.
+
+    Of the activations it counts what every block certainly keeps of a batch: its input, and the inner width twice.
+    """
+    model, data = config.model, config.data
+    kept = {"o": model.d + 3 * model.n_osc, "r": 4 * model.d, "m": model.d + 3 * model.hidden}
+    tokens = data.batch * data.seq_len // config.train.accumulate
+    if config.train.echo.memory != "full":
+        tokens = min(tokens, data.batch * config.train.echo.segment)
+    per_token = 2 * vocab_size + sum(kept[letter] for letter in model.letters)
+    return Memory(weight_bytes(config, vocab_size=vocab_size), FLOAT * tokens * per_token)
+
+
+def physical_memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def check_fits(config: LiorConfig, *, vocab_size: int, available: int | None = None) -> None:
+    """Refuses, before anything is allocated, a training that the machine has too little memory for.
+
+    Args:
+        config: what would be trained.
+        vocab_size: number of token ids.
+        available: bytes; None is the memory of this machine.
+
+    Raises:
+        ConfigError: names the estimate and what to lower.
+    """
+    need, room = least_memory(config, vocab_size=vocab_size), physical_memory() if available is None else available
+    if need.total > room:
+        wide, long = ("model.d, model.n_osc or model.hidden", "data.batch or data.seq_len, or raise train.accumulate")
+        raise ConfigError(
+            f"the training needs {need.total / 2**30:,.1f} GiB at least ({need.weights / 2**30:,.1f} for weights, "
+            f"{need.activations / 2**30:,.1f} for activations), this machine has {room / 2**30:,.1f}; "
+            f"lower {wide if need.weights > need.activations else long}"
+        )
