@@ -22,11 +22,12 @@ class Chain(EchoLayer):
     def __iter__(self) -> Iterator[EchoLayer]:
         return cast("Iterator[EchoLayer]", iter(self.layers))
 
-    def free(self, x: Tensor, tape: Tape | None) -> Tensor:
-        """Runs the layers in order."""
+    def free(self, x: Tensor | tuple[Tensor, ...], tape: Tape | None) -> Tensor:
+        """Runs the layers in order; the first one may take several tensors."""
+        found = cast("Tensor", x)
         for layer in self:
-            x = layer.free(x, tape)
-        return x
+            found = layer.free(found, tape)
+        return found
 
     def echo(self, tape: Tape, g: Tensor, acc: StatBuffer) -> Tensor:
         """Echoes the layers in reverse order."""
