@@ -112,6 +112,21 @@ def test_order_batches_weights_and_merging_do_not_matter(tokens: np.ndarray, ord
     assert same(whole, parts) and same(whole, merged)
 
 
+@given(TEXTS, TEXTS, st.integers(1, 4))
+def test_arranging_changes_nothing(tokens: np.ndarray, later: np.ndarray, order: int) -> None:
+    trie, plain = CountTrie(order, WORDS), CountTrie(order, WORDS)
+    for each in (trie, plain):
+        each.learn(pairs_of(tokens, order))
+    trie.arrange()
+    for _ in range(2):
+        assert same(trie, plain) and trie.num_grams == plain.num_grams
+        probe = pairs_of(np.concatenate([tokens, later]), order)
+        found, expected = (t.dense(t.find(*probe[:2])) for t in (trie, plain))
+        assert np.allclose(found, expected, atol=1e-7)
+        for each in (trie, plain):
+            each.learn(pairs_of(later, order))
+
+
 def test_a_missing_pair_changes_nothing() -> None:
     trie, twin = CountTrie(3, WORDS), CountTrie(3, WORDS)
     pairs = pairs_of(np.random.default_rng(0).integers(0, WORDS, 3000), 3)

@@ -99,13 +99,15 @@ class MixtureConfig(Config):
         default="episodic", description="what is sharpened by similarity: exact counts, the whole mixture, or nothing"
     )
     blocks: int = Field(default=4, ge=1, le=16, description="parts of the training text that are held out to fit")
+    span: float = Field(default=0.5, gt=0, lt=1, description="share of the training text, at its end, that they lie in")
     block_share: float = Field(default=0.05, gt=0, lt=0.5, description="share of the training text in each of them")
     rare: int = Field(
-        default=2, ge=0, description="held-out words seen fewer times elsewhere are asked for as unknown; 0 is never"
+        default=2, ge=0, description="held-out words seen fewer times before are asked for as unknown; 0 is never"
     )
     positions: int = Field(default=20_000, ge=100, description="held-out words that the fit takes at most")
     product_positions: int = Field(default=1500, ge=50, description="held-out words that fit the two exponents")
     product_steps: int = Field(default=40, ge=1, description="evaluations that the two exponents may take")
+    temper: bool = Field(default=True, description="fit temperatures of the whole by the order that counts know")
     em_steps: int = Field(default=300, ge=1, description="steps of expectation and maximisation")
     prior: float = Field(default=10.0, gt=0, description="pull of each gate weight towards no influence")
 

@@ -21,6 +21,7 @@ from holonomy.models.holographic.kernels import (
     LEAF_USED,
     LEAF_WIDTH,
     LOOKUPS,
+    NEXT,
     PARENT,
     PRECEDED,
     RAW,
@@ -340,6 +341,35 @@ class CountTrie:
             self.learn(pairs)
         self.trim()
 
+    def arrange(self) -> None:
+        """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
+        inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
+        depths = self._depths()
+        place, at = np.zeros(len(inner), dtype=np.int32), 1
+        arranged = np.zeros_like(inner)
+        arranged[0] = inner[0]
+        arranged[:, FIRST] = -1
+        for depth in range(1, self.order):
+            rows = np.flatnonzero(depths == depth)
+            rows = rows[np.lexsort((inner[rows, SYMBOL], place[inner[rows, PARENT]]))]
+            place[rows] = np.arange(at, at + len(rows))
+            part = arranged[at : at + len(rows)]
+            part[:, :INNER_WIDTH] = inner[rows]
+            part[:, FIRST] = -1
+            _chain(part, place[inner[rows, PARENT]], arranged, at)
+            at += len(rows)
+        parents = place[leaf[:, PARENT]]
+        rows = np.lexsort((leaf[:, SYMBOL], parents))
+        leaves = leaf[rows]
+        _chain(leaves, parents[rows], arranged, 0)
+        self._inner, self._leaf = arranged, leaves if len(leaves) else self._leaf[:1]
+        self._index()
+
+    def _index(self) -> None:
+        inner, leaf = (int(n) for n in self._sizes[:2])
+        self._inner_table = _widened(self._inner_table, self._inner, 1, inner, inner, fresh=True)
+        self._leaf_table = _widened(self._leaf_table, self._leaf, 0, leaf, leaf, fresh=True)
+
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that `load_state` reads back."""
         used = self._sizes[:2]
@@ -375,8 +405,18 @@ class CountTrie:
         self._inner, self._leaf = state["inner"].copy(), state["leaf"].copy()
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(self._inner), len(self._leaf)
         self._tally, self.learned = state["tally"][:-1].reshape(self.order, 5).copy(), int(state["tally"][-1])
-        self._inner_table = _widened(self._inner_table, self._inner, 1, len(self._inner), len(self._inner), fresh=True)
-        self._leaf_table = _widened(self._leaf_table, self._leaf, 0, len(self._leaf), len(self._leaf), fresh=True)
+        self._index()
+
+
+def _chain(rows: np.ndarray, parents: np.ndarray, contexts: np.ndarray, begin: int) -> None:
+    # Rows with one parent lie side by side: each leads to the one behind it, the parent to the first.
+    rows[:, PARENT] = parents
+    if not len(rows):
+        return
+    first = np.flatnonzero(np.diff(parents, prepend=-1))
+    rows[:, NEXT] = np.arange(begin + 1, begin + 1 + len(rows))
+    rows[np.append(first[1:], len(rows)) - 1, NEXT] = -1
+    contexts[parents[first], FIRST] = first + begin
 
 
 def _grown(array: np.ndarray, rows: int) -> np.ndarray:

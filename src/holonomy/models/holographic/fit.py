@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ START = (0.95, 3.0)
 """Exponents of counts and of similarity before they are fitted."""
 MIRROR_POSITIONS = 2000
 """Held-out words that the shares of superposed orders are fitted on."""
+TEMPER_PRIOR = 200
+"""Words that the common temperature counts for in each order."""
 ROUNDS = 2
 """How often gate and exponents are fitted in turn."""
 
@@ -32,18 +34,23 @@ class Mixture:
         gate: their weights by context.
         power: exponent of what is sharpened.
         slope: how much similarity sharpens it.
+        product: what is sharpened, as in the configuration.
+        tempers: exponents of the whole by known order of the counts, [order]; None leaves it as it is.
         calibrated: whether anything was fitted.
     """
 
     gate: Gate
     power: float
     slope: float
+    product: str
+    tempers: np.ndarray | None
     calibrated: bool
 
     @classmethod
     def uniform(cls, memories: Memories) -> Mixture:
         """Equal weights, nothing sharpened."""
-        return cls(Gate.uniform(memories.num_numbers, len(memories.experts)), 1.0, 0.0, calibrated=False)
+        gate = Gate.uniform(memories.num_numbers, len(memories.experts))
+        return cls(gate, 1.0, 0.0, "none", None, calibrated=False)
 
     def weights(self, reading: Reading, known: np.ndarray) -> np.ndarray:
         """Weights of the experts, [B, C]: the first also takes those of experts that know nothing."""
@@ -52,6 +59,27 @@ class Mixture:
         weights = np.where(known, weights, 0.0)
         weights[:, 0] += idle
         return weights
+
+    def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
+        """Probabilities of every word after contexts, [B, V] float32."""
+        weights = self.weights(reading, memories.knowing(reading))
+        similar = memories.similarities(reading) if self.product != "none" else None
+        out = memories.mix(reading, weights, counts=self.product != "episodic" or similar is None)
+        if similar is not None and self.product == "episodic":
+            counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
+            own = sharpened(counts, similar, self.power, self.slope)
+            out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
+        elif similar is not None:
+            out = sharpened(torch.from_numpy(out), similar, self.power, self.slope).numpy()
+        if self.tempers is not None:
+            power = torch.from_numpy(self.tempers[known_order(reading)]).float()
+            out = torch.from_numpy(out).log_().mul_(power[:, None]).softmax(1).numpy()
+        return out
+
+
+def known_order(reading: Reading) -> np.ndarray:
+    """How many last words the counts know as a context, [B]."""
+    return (reading.found[0] >= 0).sum(1) - 1
 
 
 def sharpened(probs: torch.Tensor, similar: torch.Tensor, power: float, slope: float) -> torch.Tensor:
@@ -114,28 +142,62 @@ class MixtureFit:
         size = int(count * mixture.block_share)
         if size < 1:
             raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn more text first")
+        starts = {count - int(n * count * mixture.span / mixture.blocks) - size for n in range(mixture.blocks)}
+        starts = sorted(start for start in starts if start > 0) or [count - size]
         blocks: list[_Block] = []
-        fitted = Mixture.uniform(self.memories)
-        # The last part is most like what comes next: the exponents are fitted there.
-        for number in range(mixture.blocks, 0, -1):
-            stop = count * number // mixture.blocks
-            held = np.arange(max(0, stop - size), stop)
-            self._learn(held, -1)
-            others = np.delete(np.arange(count), held)
-            self.memories.refresh(self.contexts.part(others), self.targets[others])
-            self._asked, chosen = self._unseen(held), self._sample(held, mixture.positions // mixture.blocks)
-            if not blocks:
-                fitted = self._exponents(chosen)
-                self._fit_mirror(held)
-            blocks.append(self._read(chosen, fitted))
-            self.memories.classes, self.memories.readout = [], None
-            self._learn(held, 1)
-        self.memories.refresh(self.contexts, self.targets)
-        gate = self._gate(blocks)
-        return Mixture(gate, fitted.power, fitted.slope, calibrated=True)
+        fitted, learned = Mixture.uniform(self.memories), starts[0]
+        self._learn(np.arange(learned, count), -1)
+        try:
+            # As in use, a part is predicted from what stands before it.
+            for start in starts:
+                self._learn(np.arange(learned, start), 1)
+                learned, held = start, np.arange(start, start + size)
+                self.memories.refresh(self.contexts.part(np.arange(start)), self.targets[:start])
+                self._asked, chosen = self._unseen(held), self._sample(held, mixture.positions // len(starts))
+                if not blocks:
+                    fitted = self._exponents(chosen)
+                if start == starts[-1]:
+                    self._fit_mirror(held)
+                    fitted = self._temper(chosen, replace(fitted, gate=self._gate(blocks)) if blocks else fitted)
+                blocks.append(self._read(chosen, fitted))
+        finally:
+            self._learn(np.arange(learned, count), 1)
+            self.memories.refresh(self.contexts, self.targets)
+        return replace(fitted, gate=self._gate(blocks))
+
+    def _temper(self, positions: np.ndarray, fitted: Mixture) -> Mixture:
+        """Temperatures by known order, on words that neither gate nor memories have seen."""
+        if not self.config.mixture.temper:
+            return fitted
+        few = self._few(positions)
+        contexts, words = self._questions(few)
+        reading = self.memories.read(contexts)
+        logs = torch.from_numpy(fitted.distribution(self.memories, reading)).log_()
+        own, level = logs.gather(1, torch.from_numpy(words)[:, None]).squeeze(1), known_order(reading)
+
+        def best(rows: np.ndarray) -> float:
+            picked, target = logs[rows], own[rows]
+
+            def loss(inverse: np.ndarray) -> float:
+                power = float(np.clip(inverse[0], 0.5, 2.0))
+                return float(((picked * power).logsumexp(1) - power * target).mean())
+
+            return float(np.clip(simplex_search(loss, (1.0,), steps=16, size=0.1)[0], 0.5, 2.0))
+
+        everywhere, powers = best(np.arange(len(few))), []
+        for order in range(self.config.counts.order):
+            rows = np.flatnonzero(level == order)
+            alone = best(rows) if len(rows) else everywhere
+            share = len(rows) / (len(rows) + TEMPER_PRIOR)
+            powers.append(float(np.exp(share * np.log(alone) + (1 - share) * np.log(everywhere))))
+        return replace(fitted, tempers=np.array(powers))
+
+    def _few(self, positions: np.ndarray) -> np.ndarray:
+        most = min(self.config.mixture.product_positions, 10 * PART // self.memories.vocab_size)
+        return self._sample(positions, max(50, most))
 
     def _unseen(self, held: np.ndarray) -> np.ndarray:
-        # A word too rare outside of the part would not be in its vocabulary: new texts bring such words as unknown.
+        # A word too rare before the part would not be in its vocabulary: new texts bring such words as unknown.
         asked = self.contexts.tokens.copy()
         asked[held] = np.where(self.memories.unigram[asked[held]] < self.config.mixture.rare, UNKNOWN_ID, asked[held])
         return asked
@@ -199,35 +261,31 @@ class MixtureFit:
     def _exponents(self, positions: np.ndarray) -> Mixture:
         """Fits gate and exponents in turn on one part."""
         mixture, memories = self.config.mixture, self.memories
-        size = memories.num_numbers
-        if mixture.product == "none":
-            return Mixture(Gate.uniform(size, len(memories.experts)), 1.0, 0.0, calibrated=True)
-        power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
-        few = self._sample(positions, max(50, min(mixture.product_positions, 5 * PART // memories.vocab_size)))
+        start = replace(Mixture.uniform(memories), product=mixture.product, calibrated=True)
+        few = self._few(positions)
         contexts, words = self._questions(few)
         reading, targets = memories.read(contexts), torch.from_numpy(words)
         similar = memories.similarities(reading)
-        if similar is None:
-            return Mixture(Gate.uniform(size, len(memories.experts)), 1.0, 0.0, calibrated=True)
-        known = memories.knowing(reading)
-        fitted = Mixture(Gate.uniform(size, len(memories.experts)), power, slope, calibrated=True)
+        if mixture.product == "none" or similar is None:
+            return replace(start, gate=self._gate([self._read(positions, start)]))
+        power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
+        known, fitted = memories.knowing(reading), replace(start, power=power, slope=slope)
         for _ in range(ROUNDS):
-            gate = self._gate([self._read(positions, fitted)])
-            fitted = Mixture(gate, power, slope, calibrated=True)
+            fitted = replace(fitted, gate=self._gate([self._read(positions, fitted)]))
             weights = fitted.weights(reading, known)
             if mixture.product == "episodic":
-                others = weights.copy()
-                others[:, 0] = 0.0
-                rest = (memories.target_probs(reading, words)[0] * others).sum(1)
-                dense, first = torch.from_numpy(memories.counts.dense(reading.found[0])), weights[:, 0]
+                first, rest = weights[:, 0].copy(), weights.copy()
+                rest[:, 0] = 0.0
+                rest = (memories.target_probs(reading, words)[0] * rest).sum(1)
+                dense = torch.from_numpy(memories.counts.dense(reading.found[0]))
             else:
-                dense, rest = torch.from_numpy(memories.mix(reading, weights, counts=True)), np.zeros(len(few))
-                first = np.ones(len(few))
+                first, rest = np.ones(len(few)), np.zeros(len(few))
+                dense = torch.from_numpy(memories.mix(reading, weights, counts=True))
 
             def loss(point: np.ndarray, dense=dense, rest=rest, first=first) -> float:
                 own = sharpened_targets(dense, similar, targets, float(point[0]), float(point[1]))
                 return -float(np.log(np.maximum(first * own + rest, 1e-300)).mean())
 
-            power, slope = simplex_search(loss, (power, slope), steps=mixture.product_steps).tolist()
-            fitted = Mixture(gate, power, slope, calibrated=True)
+            best = simplex_search(loss, (fitted.power, fitted.slope), steps=mixture.product_steps)
+            fitted = replace(fitted, power=float(best[0]), slope=float(best[1]))
         return fitted

@@ -22,7 +22,7 @@ from holonomy.models.holographic.vectors import word_classes, word_vectors
 
 PRESENT = 1e-9
 """A trace with less mass than this holds nothing."""
-PART = 1 << 22
+PART = 1 << 21
 """Numbers of a dense block: contexts at a time times words."""
 
 
@@ -162,6 +162,8 @@ class Memories:
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout
+        for gram in [*self.grams, *self.classes]:
+            gram.trie.arrange()
 
     def _made_classes(self, vectors: Tensor) -> list[Grams]:
         counts, made = self.config.counts, []

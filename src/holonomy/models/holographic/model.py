@@ -14,7 +14,7 @@ from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.words import PAD_ID, WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text
-from holonomy.models.holographic.fit import Mixture, MixtureFit, sharpened
+from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
 
@@ -178,20 +178,7 @@ class HolographicModel:
 
     def _distribution(self, contexts: Contexts) -> np.ndarray:
         """Probabilities of every word after contexts, [B, V] float32: the only place where they are made."""
-        memories, mixture = self.memories, self.mixture
-        reading = memories.read(contexts)
-        weights = mixture.weights(reading, memories.knowing(reading))
-        similar = memories.similarities(reading)
-        kind = self.config.mixture.product if similar is not None and mixture.calibrated else "none"
-        out = memories.mix(reading, weights, counts=kind != "episodic")
-        if kind == "episodic" and similar is not None:
-            own = sharpened(
-                torch.from_numpy(memories.counts.dense(reading.found[0])), similar, mixture.power, mixture.slope
-            )
-            out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
-        elif kind == "all" and similar is not None:
-            out = sharpened(torch.from_numpy(out), similar, mixture.power, mixture.slope).numpy()
-        return out
+        return self.mixture.distribution(self.memories, self.memories.read(contexts))
 
     def _rows(self) -> int:
         return max(1, PART // self.vocab_size)
