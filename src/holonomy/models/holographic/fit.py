@@ -60,6 +60,16 @@ class Mixture:
         weights[:, 0] += idle
         return weights
 
+    def experts_at(self, memories: Memories, reading: Reading, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of one target from every expert, the first sharpened, and whether each knew anything, [B, C]."""
+        probs, known = memories.target_probs(reading, targets)
+        similar = memories.similarities(reading) if self.product == "episodic" else None
+        if similar is not None:
+            counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
+            wanted = torch.from_numpy(targets)
+            probs[:, 0] = sharpened_targets(counts, similar, wanted, self.power, self.slope)
+        return probs, known
+
     def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
         """Probabilities of every word after contexts, [B, V] float32."""
         weights = self.weights(reading, memories.knowing(reading))
@@ -97,14 +107,21 @@ def sharpened_targets(
 
 
 @dataclass
-class _Block:
-    """What experts say about held-out words: probabilities, where they know anything, and the gate's numbers."""
+class Block:
+    """What experts say about words they have not learned.
+
+    Attributes:
+        probs: probability of each word from each expert, [N, C].
+        known: where an expert knows anything, [N, C].
+        numbers: what decides the weights, [N, d].
+    """
 
     probs: np.ndarray
     known: np.ndarray
     numbers: np.ndarray
 
     def filled(self) -> np.ndarray:
+        """Probabilities, those of the first expert where another knows nothing."""
         return np.where(self.known, self.probs, self.probs[:, :1])
 
 
@@ -130,6 +147,8 @@ class MixtureFit:
         self.memories, self.mirror, self.config = memories, mirror, config
         self.contexts, self.targets = contexts, targets
         self._asked = contexts.tokens
+        self.blocks: list[Block] = []
+        """What the gate is fitted to."""
         self.random = np.random.default_rng(config.seed)
 
     def run(self) -> Mixture:
@@ -144,7 +163,8 @@ class MixtureFit:
             raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn more text first")
         starts = {count - int(n * count * mixture.span / mixture.blocks) - size for n in range(mixture.blocks)}
         starts = sorted(start for start in starts if start > 0) or [count - size]
-        blocks: list[_Block] = []
+        blocks = self.blocks
+        blocks.clear()
         fitted, learned = Mixture.uniform(self.memories), starts[0]
         self._learn(np.arange(learned, count), -1)
         try:
@@ -159,7 +179,7 @@ class MixtureFit:
                 if start == starts[-1]:
                     self._fit_mirror(held)
                     fitted = self._temper(chosen, replace(fitted, gate=self._gate(blocks)) if blocks else fitted)
-                blocks.append(self._read(chosen, fitted))
+                blocks.append(self.read(chosen, fitted))
         finally:
             self._learn(np.arange(learned, count), 1)
             self.memories.refresh(self.contexts, self.targets)
@@ -232,27 +252,22 @@ class MixtureFit:
             return held
         return np.sort(self.random.choice(held, most, replace=False))
 
-    def _gate(self, blocks: list[_Block]) -> Gate:
+    def _gate(self, blocks: list[Block]) -> Gate:
         mixture = self.config.mixture
         probs = np.concatenate([b.filled() for b in blocks])
         numbers = np.concatenate([b.numbers for b in blocks])
         return Gate.fit(probs, numbers, steps=mixture.em_steps, prior=mixture.prior)
 
-    def _read(self, positions: np.ndarray, fitted: Mixture) -> _Block:
-        parts: list[_Block] = []
-        episodic = self.config.mixture.product == "episodic"
+    def read(self, positions: np.ndarray, fitted: Mixture) -> Block:
+        """What the memories, as they are, say about the words at some positions."""
+        parts: list[Block] = []
         step = max(1, PART // self.memories.vocab_size)
         for begin in range(0, len(positions), step):
             contexts, words = self._questions(positions[begin : begin + step])
             reading = self.memories.read(contexts)
-            probs, known = self.memories.target_probs(reading, words)
-            similar = self.memories.similarities(reading)
-            if episodic and similar is not None:
-                dense = torch.from_numpy(self.memories.counts.dense(reading.found[0]))
-                targets = torch.from_numpy(words)
-                probs[:, 0] = sharpened_targets(dense, similar, targets, fitted.power, fitted.slope)
-            parts.append(_Block(probs, known, reading.numbers))
-        return _Block(
+            probs, known = fitted.experts_at(self.memories, reading, words)
+            parts.append(Block(probs, known, reading.numbers))
+        return Block(
             np.concatenate([p.probs for p in parts]),
             np.concatenate([p.known for p in parts]),
             np.concatenate([p.numbers for p in parts]),
@@ -267,11 +282,11 @@ class MixtureFit:
         reading, targets = memories.read(contexts), torch.from_numpy(words)
         similar = memories.similarities(reading)
         if mixture.product == "none" or similar is None:
-            return replace(start, gate=self._gate([self._read(positions, start)]))
+            return replace(start, gate=self._gate([self.read(positions, start)]))
         power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
         known, fitted = memories.knowing(reading), replace(start, power=power, slope=slope)
         for _ in range(ROUNDS):
-            fitted = replace(fitted, gate=self._gate([self._read(positions, fitted)]))
+            fitted = replace(fitted, gate=self._gate([self.read(positions, fitted)]))
             weights = fitted.weights(reading, known)
             if mixture.product == "episodic":
                 first, rest = weights[:, 0].copy(), weights.copy()

@@ -62,7 +62,12 @@ class Mirror:
             # One row speaks for all copies of its pair, so the order within a batch does not matter.
             now = after[first].astype(np.int64)
             deltas[there[first], column] = self._held(now) - self._held(now - change)
-        self.tower.write(Bindings(np.ascontiguousarray(symbols[:, -len(orders) :]), lengths, targets, deltas))
+        self.bind(symbols, lengths, targets, deltas)
+
+    def bind(self, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Binds pairs as often as `weights` [B, orders] says, whatever the counts are."""
+        near = np.ascontiguousarray(symbols[:, symbols.shape[1] - len(self.tower.orders) :])
+        self.tower.write(Bindings(near, lengths, targets, weights))
 
     def settled(self, contexts: Contexts, order: int) -> tuple[Settled, np.ndarray]:
         """Settled states of contexts at one order, and which contexts are long enough."""
@@ -101,3 +106,22 @@ class Mirror:
             self.shares[column] = fit_shares(lower, own, bucket)
             share = self.shares[column][bucket]
             lower = (1 - share) * lower + share * own
+
+    def merge(self, other: Mirror, mine: CountTrie, theirs: CountTrie) -> None:
+        """Adds what another store holds; both counts are those before they are merged.
+
+        A pair that is frequent only in both together leaves the store, as it would have in one pass.
+        """
+        self.tower.merge(other.tower)
+        places = theirs.order - 1
+        for column, order in enumerate(self.tower.orders):
+            words, raw, _ = theirs.grams(order)
+            symbols = np.zeros((len(raw), places), dtype=np.int64)
+            symbols[:, places - order + 1 :] = words[:, :-1]
+            lengths, targets = np.full(len(raw), order - 1), words[:, -1].astype(np.int64)
+            pairs = Pairs(symbols, lengths, targets, np.ones(len(raw), dtype=np.int64))
+            here, there = mine.occurrences(pairs, order)[1].astype(np.int64), raw.astype(np.int64)
+            weights = np.zeros((len(raw), len(self.tower.orders)), dtype=np.int64)
+            weights[:, column] = self._held(here + there) - self._held(here) - self._held(there)
+            changed = np.flatnonzero(weights[:, column])
+            self.bind(symbols[changed], lengths[changed], targets[changed], weights[changed])

@@ -97,7 +97,7 @@ class HolographicModel:
     def _pairs(
         self, ids: np.ndarray, targets: np.ndarray, weights: np.ndarray | None, lengths: np.ndarray | None
     ) -> tuple[Contexts, np.ndarray, np.ndarray]:
-        contexts = self._contexts(ids, lengths)
+        contexts = self.contexts(ids, lengths)
         targets = checked_ids("targets", targets, self.vocab_size)
         weights = np.ones(len(targets), dtype=np.int64) if weights is None else np.asarray(weights)
         if targets.shape != contexts.ends.shape or weights.shape != targets.shape:
@@ -110,7 +110,8 @@ class HolographicModel:
             raise DataError("`weights` holds something else than whole numbers from 1 on")
         return contexts, targets, weights.astype(np.int64)
 
-    def _contexts(self, ids: np.ndarray, lengths: np.ndarray | None) -> Contexts:
+    def contexts(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Contexts:
+        """Rows of ids as contexts, checked; arguments as of `learn_batch`."""
         ids = checked_ids("ids", ids, self.vocab_size)
         if ids.ndim != 2:
             raise DataError(f"`ids` has shape {ids.shape}; wanted one row a context")
@@ -193,7 +194,7 @@ class HolographicModel:
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""
-        return self.distributions(self._contexts(ids, lengths))
+        return self.distributions(self.contexts(ids, lengths))
 
     def score(self, tokens: np.ndarray, positions: np.ndarray, starts: np.ndarray | None = None) -> Float[Tensor, " B"]:
         """Log probabilities of the words at some positions of a text, each after all that stand before it."""
