@@ -127,6 +127,35 @@ def test_arranging_changes_nothing(tokens: np.ndarray, later: np.ndarray, order:
             each.learn(pairs_of(later, order))
 
 
+@given(TEXTS, TEXTS, st.integers(1, 5), st.integers(2, 3))
+def test_pruned_tries_keep_what_is_frequent(tokens: np.ndarray, later: np.ndarray, order: int, least: int) -> None:
+    trie, plain = CountTrie(order, WORDS), CountTrie(order, WORDS)
+    for each in (trie, plain):
+        each.learn(pairs_of(tokens, order))
+    dropped = trie.prune(least)
+    assert dropped == plain.num_grams - trie.num_grams and trie.prune(least) == 0
+    for n in range(1, order + 1):
+        (symbols, raw, preceded), (all_symbols, all_raw, all_preceded) = trie.grams(n), plain.grams(n)
+        kept = [tuple(row) for row in symbols.tolist()]
+        known = {tuple(g): (r, p) for g, r, p in zip(all_symbols.tolist(), all_raw, all_preceded, strict=True)}
+        assert all(known[g] == (r, p) for g, r, p in zip(kept, raw, preceded, strict=True))
+        frequent = {g for g, (r, _) in known.items() if n < 3 or r >= least}
+        assert frequent <= set(kept) and (n < order or frequent == set(kept))
+        # Totals are those of the followers that are left.
+        counts = raw if n == order else preceded
+        found = trie.find(*pairs_of(np.concatenate([tokens, later]), order)[:2])[:, n - 1]
+        pairs = pairs_of(np.concatenate([tokens, later]), order)
+        for row, total, words, length in zip(found, trie.totals(found[:, None])[:, 0], *pairs[:2], strict=True):
+            context = tuple(words[order - n :].tolist()) if n > 1 else ()
+            wanted = sum(c for g, c in zip(kept, counts, strict=True) if g[:-1] == context)
+            assert total == (wanted if length >= n - 1 else 0) or row < 0
+    probe = pairs_of(np.concatenate([tokens, later]), order)
+    found = trie.find(*probe[:2])
+    dense = trie.dense(found)
+    assert np.abs(dense.sum(1) - 1).max() < 1e-5
+    assert np.allclose(dense[np.arange(len(dense)), probe.targets], trie.score(found, probe.targets), rtol=1e-4)
+
+
 def test_a_missing_pair_changes_nothing() -> None:
     trie, twin = CountTrie(3, WORDS), CountTrie(3, WORDS)
     pairs = pairs_of(np.random.default_rng(0).integers(0, WORDS, 3000), 3)

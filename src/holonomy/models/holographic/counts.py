@@ -292,7 +292,10 @@ class CountTrie:
 
     def _depths(self) -> np.ndarray:
         # A parent stands before its children, so one pass by depth finds them all.
-        inner = self._inner[: self._sizes[INNER_USED]]
+        return self._depths_of(self._inner[: self._sizes[INNER_USED]])
+
+    @staticmethod
+    def _depths_of(inner: np.ndarray) -> np.ndarray:
         depths, at = np.zeros(len(inner), dtype=np.int64), np.arange(len(inner))
         while (alive := at > 0).any():
             depths += alive
@@ -340,6 +343,49 @@ class CountTrie:
         for pairs in kept:
             self.learn(pairs)
         self.trim()
+
+    def prune(self, least: int, *, lowest: int = 3) -> int:
+        """Drops grams of the higher orders that occurred fewer than `least` times, unless a longer gram needs them.
+
+        What they counted as predecessors of shorter grams stays. Pairs they came from can no longer be unlearned.
+
+        Args:
+            least: occurrences that a gram needs to stay.
+            lowest: order below which nothing is dropped.
+
+        Returns:
+            How many were dropped.
+        """
+        before = self.num_grams
+        inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
+        if self.order >= lowest:
+            gone = leaf[:, RAW] < least
+            self._uncount(inner, self.order, leaf[gone, PARENT], leaf[gone, RAW])
+            leaf = leaf[~gone]
+        for order in range(self.order - 1, lowest - 1, -1):
+            # Without a longer gram nothing points at a row, so it can go.
+            needed = np.zeros(len(inner), dtype=bool)
+            needed[leaf[:, PARENT]] = True
+            needed[inner[1:, PARENT]] = True
+            gone = (self._depths_of(inner) == order) & ~needed & (inner[:, RAW] < least)
+            self._uncount(inner, order, inner[gone, PARENT], inner[gone, PRECEDED])
+            place = np.cumsum(~gone) - 1
+            inner, leaf = inner[~gone], leaf.copy()
+            inner[:, PARENT], leaf[:, PARENT] = place[inner[:, PARENT]], place[leaf[:, PARENT]]
+        self._inner, self._leaf = inner.copy(), leaf if len(leaf) else self._leaf[:1]
+        self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(inner), len(leaf)
+        self._inner_table, self._leaf_table = self._inner_table[:128].copy(), self._leaf_table[:128].copy()
+        self.arrange()
+        self._changed()
+        return before - self.num_grams
+
+    def _uncount(self, inner: np.ndarray, order: int, contexts: np.ndarray, counts: np.ndarray) -> None:
+        there = counts > 0
+        contexts, counts = contexts[there], counts[there]
+        np.subtract.at(inner[:, TOTAL], contexts, counts)
+        for kind in (1, 2, 3):
+            np.subtract.at(inner[:, TOTAL + kind], contexts[np.minimum(counts, 3) == kind], 1)
+        self._tally[order - 1] -= np.bincount(np.minimum(counts, 5), minlength=6)[:5]
 
     def arrange(self) -> None:
         """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
