@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from holonomy.core.errors import ConfigError
@@ -61,3 +63,36 @@ def test_haar_rotations_are_uniform() -> None:
     trace = m.diagonal(dim1=-2, dim2=-1).sum(-1)
     assert abs(float(trace.mean())) < 4 / math.sqrt(20_000)
     assert abs(float(trace.var()) - 1) < 0.05
+
+
+def splitmix_in_integers(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
+
+
+@given(st.integers(-(2**63), 2**63 - 1))
+def test_the_hash_equals_whole_numbers(x: int) -> None:
+    assert int(rotation.splitmix(torch.tensor(x))) % 2**64 == splitmix_in_integers(x % 2**64)
+
+
+def test_rotations_by_counter_follow_their_recipe() -> None:
+    seed, tag, index = 7, 2, 123_456
+    stream = splitmix_in_integers((seed * 1000003 + tag) % 2**64)
+    u = [((splitmix_in_integers((index * 64 + j) ^ stream) >> 11) + 0.5) / 2**53 for j in range(16)]
+    g = [math.sqrt(-2 * math.log(u[j])) * math.cos(2 * math.pi * u[8 + j]) for j in range(8)]
+    q, p = (torch.tensor(x, dtype=torch.float64) / math.hypot(*x) for x in (g[:4], g[4:]))
+    found = rotation.counter_haar(seed, tag, torch.tensor([5, index]))[1]
+    x = torch.randn(4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(found @ x, quaternion_product(quaternion_product(q, x), p), atol=1e-14)
+
+
+def test_rotations_by_counter_are_uniform_and_repeat() -> None:
+    m = rotation.counter_haar(3, 1, torch.arange(100_000))
+    assert (m @ m.mT - torch.eye(4)).abs().max() < 1e-12 and (torch.linalg.det(m) - 1).abs().max() < 1e-12
+    assert m[:2000].mean(0).norm() < 0.08
+    cosine = (m[:50_000] * m[50_000:]).sum((-1, -2)) / 4
+    assert cosine.mean().abs() < 0.005 and abs(float(cosine.var()) * 16 - 1) < 0.03
+    assert torch.allclose(m[777], rotation.counter_haar(3, 1, torch.tensor(777)), atol=1e-15)
+    assert not torch.allclose(m[0], rotation.counter_haar(4, 1, torch.tensor(0)))

@@ -10,6 +10,7 @@ for any vocabulary and any order, and looking a gram up is a binary search.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,12 +84,17 @@ def _checked(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """D(0) = 0, D1, D2, D3+ from the counts of counts (Chen & Goodman 1999, equation 26).
+    """D(0) = 0, D1, D2, D3+ of the counts of all grams of one order."""
+    return discounts_of([int((counts == c).sum()) for c in (1, 2, 3, 4)])
+
+
+def discounts_of(counts_of_counts: Sequence[int]) -> np.ndarray:
+    """D(0) = 0, D1, D2, D3+ from how many grams have counts 1 to 4 (Chen & Goodman 1999, equation 26).
 
     An estimate that does not exist (a count of counts is zero) or lies outside (0, c] is replaced by c / 2, so that
     every context leaves some probability to what it has not seen.
     """
-    n1, n2, n3, n4 = (float((counts == c).sum()) for c in (1, 2, 3, 4))
+    n1, n2, n3, n4 = (float(n) for n in counts_of_counts)
     y = n1 / (n1 + 2 * n2) if n1 else 0.0
     estimates = [0.0]
     for c, (low, high) in enumerate(((n1, n2), (n2, n3), (n3, n4)), start=1):

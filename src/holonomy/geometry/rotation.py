@@ -6,8 +6,10 @@ x -> l x r* runs over all of SO(4) as l and r run over unit quaternions, each ro
 
 from __future__ import annotations
 
+import math
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
@@ -69,3 +71,33 @@ def haar_pairs(
     drawn = torch.randn(2, *shape, 4, generator=generator, dtype=torch.float64)
     left, right = normalise(drawn).to(dtype)
     return left, right
+
+
+def splitmix(x: Int[Tensor, ...]) -> Int[Tensor, ...]:
+    """One step of splitmix64 (Steele et al. 2014) from the state x: a hash of 64 bits, kept in int64."""
+    x = x + _signed(0x9E3779B97F4A7C15)
+    x = (x ^ _unsigned_shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _unsigned_shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _unsigned_shift(x, 31)
+
+
+def _signed(x: int) -> int:
+    return (x + 2**63) % 2**64 - 2**63
+
+
+def _unsigned_shift(x: Tensor, bits: int) -> Tensor:
+    # The shift of int64 copies the sign; the copies are masked away.
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def counter_haar(seed: int, tag: int, index: Int[Tensor, "*n"]) -> Float[Tensor, "*n 4 4"]:
+    """Rotations that are uniform on SO(4) and follow from three numbers alone, float64, whatever the batch.
+
+    Sixteen hashes of (seed, tag, index) make eight normal numbers by Box and Muller's formula, those two quaternions
+    (q, p), and those the matrix of x -> q x p.
+    """
+    stream = splitmix(torch.tensor(_signed(seed * 1000003 + tag), device=index.device))
+    places = torch.arange(16, device=index.device)
+    uniform = (_unsigned_shift(splitmix((index[..., None] * 64 + places) ^ stream), 11).double() + 0.5) / 2**53
+    normal = (-2 * uniform[..., :8].log()).sqrt() * (2 * math.pi * uniform[..., 8:]).cos()
+    return pair_matrix(normalise(normal[..., :4]), conjugate_quaternion(normalise(normal[..., 4:])))

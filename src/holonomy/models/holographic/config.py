@@ -1,0 +1,140 @@
+"""Configuration of the holographic family. Free of torch, so that a wrong configuration is refused at once."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from holonomy.core.config import Config
+
+
+class TowerConfig(Config):
+    """Superposed bindings."""
+
+    role: Literal["mirror", "off"] = Field(
+        default="mirror", description="mirror: every pair is bound beside its exact count; off: no store"
+    )
+    levels: int = Field(default=5, ge=3, le=10, description="of the tower; 16^levels multivectors at 16 channels")
+    channels: int = Field(default=16, ge=1, le=1024, description="multivectors at an address; a power of two")
+    top_digits: dict[int, int] = Field(default={2: 4, 3: 6, 4: 6}, description="first digits for each order")
+    promote_at: int | None = Field(
+        default=4, ge=1, description="count from which a pair leaves the store to its exact count; null is never"
+    )
+    seed: int = Field(default=7, ge=0, lt=2**31, description="of rotations and addresses")
+
+    @model_validator(mode="after")
+    def _check(self) -> TowerConfig:
+        orders = sorted(self.top_digits)
+        if not orders or orders != list(range(2, 2 + len(orders))) or min(self.top_digits.values()) < 1:
+            raise ValueError(f"top_digits = {self.top_digits} must give one digit or more to orders 2, 3, ...")
+        if sum(self.top_digits.values()) > 16 or self.channels & (self.channels - 1):
+            raise ValueError(f"top_digits must sum to 16 at most, and channels = {self.channels} be a power of two")
+        return self
+
+
+class CountsConfig(Config):
+    """Exact counts."""
+
+    order: int = Field(default=5, ge=2, le=8, description="longest gram of words in a row")
+    skips: tuple[tuple[int, ...], ...] = Field(
+        default=((1, 3, 4), (2, 3, 4)), description="further contexts of chosen places, 1 the last word"
+    )
+    classes: tuple[int, ...] = Field(default=(100, 400), description="numbers of word classes to read contexts in")
+    class_order: int = Field(default=4, ge=2, le=8, description="longest gram of a word after classes")
+
+    @model_validator(mode="after")
+    def _check(self) -> CountsConfig:
+        for places in self.skips:
+            if not places or list(places) != sorted(set(places)) or places[0] < 1 or places[-1] > 16:
+                raise ValueError(f"skips: {list(places)} must rise from 1 or more to 16 at most")
+        if any(number < 2 for number in self.classes) or len(set(self.classes)) < len(self.classes):
+            raise ValueError(f"classes = {list(self.classes)} must be distinct and 2 or more")
+        return self
+
+
+class SimilarityConfig(Config):
+    """Word vectors and what contexts expect of them."""
+
+    dim: int = Field(default=128, ge=16, le=4096, description="numbers of a word vector; a multiple of 16")
+    ridge: float = Field(default=5.0, gt=0, description="added to the diagonal of the sum of squares")
+    decay: float = Field(default=0.618, gt=0, le=1, description="weight of a word relative to the one after it")
+    positions: int = Field(default=6, ge=2, le=64, description="words of a context that are superposed")
+    readout: bool = Field(default=False, description="also expect words directly; features times vocabulary numbers")
+
+    @model_validator(mode="after")
+    def _check(self) -> SimilarityConfig:
+        if self.dim % 16:
+            raise ValueError(f"dim = {self.dim} must be a multiple of 16")
+        return self
+
+
+class RecencyConfig(Config):
+    """What the text itself remembers."""
+
+    traces: tuple[tuple[int, int, float], ...] = Field(
+        default=(
+            (0, 600, 200.0),
+            (0, 600, 15.0),
+            (1, 3000, 400.0),
+            (2, 3000, 400.0),
+            (3, 3000, 400.0),
+            (5, 3000, 400.0),
+        ),
+        description="last words that must match, words back, time constant of forgetting",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> RecencyConfig:
+        for match, window, tau in self.traces:
+            if not 0 <= match <= 32 or not 1 <= window <= 65536 or not tau > 0:
+                raise ValueError(f"traces: {[match, window, tau]} wants match 0 to 32, window 1 to 65536, tau above 0")
+        return self
+
+
+class MixtureConfig(Config):
+    """How the experts become one distribution."""
+
+    product: Literal["episodic", "all", "none"] = Field(
+        default="episodic", description="what is sharpened by similarity: exact counts, the whole mixture, or nothing"
+    )
+    blocks: int = Field(default=4, ge=1, le=16, description="parts of the training text that are held out to fit")
+    span: float = Field(default=0.5, gt=0, lt=1, description="share of the training text, at its end, that they lie in")
+    block_share: float = Field(default=0.05, gt=0, lt=0.5, description="share of the training text in each of them")
+    rare: int = Field(
+        default=2, ge=0, description="held-out words seen fewer times before are asked for as unknown; 0 is never"
+    )
+    positions: int = Field(default=20_000, ge=100, description="held-out words that the fit takes at most")
+    product_positions: int = Field(default=1500, ge=50, description="held-out words that fit the two exponents")
+    product_steps: int = Field(default=40, ge=1, description="evaluations that the two exponents may take")
+    temper: bool = Field(default=True, description="fit temperatures of the whole by the order that counts know")
+    em_steps: int = Field(default=300, ge=1, description="steps of expectation and maximisation")
+    prior: float = Field(default=10.0, gt=0, description="pull of each gate weight towards no influence")
+
+
+class EvaluationConfig(Config):
+    """What is measured."""
+
+    block: int = Field(default=64, ge=1, description="words predicted before they are learned, when learning goes on")
+    bins: int = Field(default=15, ge=2, le=100, description="equal-mass bins of the calibration error")
+
+
+class HolographicConfig(Config):
+    """The model."""
+
+    tower: TowerConfig = Field(default=TowerConfig(), description="superposed bindings")
+    counts: CountsConfig = Field(default=CountsConfig(), description="exact counts")
+    similarity: SimilarityConfig = Field(default=SimilarityConfig(), description="word vectors")
+    recency: RecencyConfig = Field(default=RecencyConfig(), description="working memory")
+    mixture: MixtureConfig = Field(default=MixtureConfig(), description="experts to one distribution")
+    evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="measurements")
+    batch_size: int = Field(default=8192, ge=1, le=2**20, description="targets learned at a time")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of the held-out words that the fit takes")
+
+    @model_validator(mode="after")
+    def _check(self) -> HolographicConfig:
+        if max(self.tower.top_digits) > self.counts.order - 1 and self.tower.role != "off":
+            raise ValueError(
+                f"tower.top_digits has order {max(self.tower.top_digits)}; counts.order must be higher than that"
+            )
+        return self

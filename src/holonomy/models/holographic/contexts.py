@@ -1,0 +1,75 @@
+"""Contexts as spans of one buffer of tokens: what a text, a batch of windows and a chat have in common."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from holonomy.core.errors import DataError
+from holonomy.data.words import PAD_ID
+
+
+class Contexts(NamedTuple):
+    """What stands before each place.
+
+    Attributes:
+        tokens: a buffer, [n] int64.
+        begins: first token of each context, [B] int64.
+        ends: one after its last, [B] int64.
+    """
+
+    tokens: np.ndarray
+    begins: np.ndarray
+    ends: np.ndarray
+
+    def part(self, cut: slice | np.ndarray) -> Contexts:
+        """Some of the contexts."""
+        return Contexts(self.tokens, self.begins[cut], self.ends[cut])
+
+    def symbols(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The last words of each context, nearest last, [B, count], and how many there are, [B]; both int64."""
+        index = self.ends[:, None] + np.arange(-count, 0)
+        inside = index >= self.begins[:, None]
+        lengths = np.minimum(self.ends - self.begins, count)
+        if not len(self.tokens):
+            return np.full(index.shape, PAD_ID, dtype=np.int64), lengths
+        return np.where(inside, self.tokens[np.maximum(index, 0)], PAD_ID), lengths
+
+
+def of_text(tokens: np.ndarray, starts: np.ndarray, positions: np.ndarray | None = None) -> Contexts:
+    """What stands before places of documents that lie end to end.
+
+    Args:
+        tokens: all documents.
+        starts: where each begins, rising, the first at zero.
+        positions: the places; all by default.
+    """
+    ends = np.arange(len(tokens)) if positions is None else np.asarray(positions, dtype=np.int64)
+    return Contexts(tokens, starts[np.searchsorted(starts, ends, side="right") - 1], ends)
+
+
+def of_rows(ids: np.ndarray, lengths: np.ndarray) -> Contexts:
+    """The last `lengths` ids of each row; nothing before the last pad counts."""
+    rows, width = ids.shape
+    ends = (np.arange(rows) + 1) * width
+    pad = ids == PAD_ID
+    after = np.where(pad.any(1), pad[:, ::-1].argmax(1) if width else 0, width)
+    return Contexts(ids.reshape(-1), ends - np.minimum(lengths, after), ends)
+
+
+def checked_ids(name: str, ids: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Ids as int64.
+
+    Raises:
+        DataError: not whole numbers, or one is outside the vocabulary; names the row and the value.
+    """
+    array = np.asarray(ids)
+    if array.dtype.kind not in "iu" and array.size:
+        raise DataError(f"`{name}` is {array.dtype}; wanted whole numbers")
+    wrong = (array < 0) | (array >= vocab_size)
+    if wrong.any():
+        place = np.argwhere(wrong)[0]
+        value = int(array[tuple(place)])
+        raise DataError(f"`{name}` row {int(place[0])} holds {value}; wanted 0 to {vocab_size - 1}")
+    return np.ascontiguousarray(array, dtype=np.int64)

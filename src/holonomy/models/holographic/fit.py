@@ -1,0 +1,306 @@
+"""Fitting the mixture on parts of the training text that the memories have not learned when they are asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from holonomy.core.errors import DataError
+from holonomy.data.words import UNKNOWN_ID
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.contexts import Contexts
+from holonomy.models.holographic.counts import Pairs
+from holonomy.models.holographic.memories import PART, Memories, Reading
+from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.mixture import Gate, simplex_search
+
+START = (0.95, 3.0)
+"""Exponents of counts and of similarity before they are fitted."""
+MIRROR_POSITIONS = 2000
+"""Held-out words that the shares of superposed orders are fitted on."""
+TEMPER_PRIOR = 200
+"""Words that the common temperature counts for in each order."""
+ROUNDS = 2
+"""How often gate and exponents are fitted in turn."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How experts become one distribution.
+
+    Attributes:
+        gate: their weights by context.
+        power: exponent of what is sharpened.
+        slope: how much similarity sharpens it.
+        product: what is sharpened, as in the configuration.
+        tempers: exponents of the whole by known order of the counts, [order]; None leaves it as it is.
+        calibrated: whether anything was fitted.
+    """
+
+    gate: Gate
+    power: float
+    slope: float
+    product: str
+    tempers: np.ndarray | None
+    calibrated: bool
+
+    @classmethod
+    def uniform(cls, memories: Memories) -> Mixture:
+        """Equal weights, nothing sharpened."""
+        gate = Gate.uniform(memories.num_numbers, len(memories.experts))
+        return cls(gate, 1.0, 0.0, "none", None, calibrated=False)
+
+    def weights(self, reading: Reading, known: np.ndarray) -> np.ndarray:
+        """Weights of the experts, [B, C]: the first also takes those of experts that know nothing."""
+        weights = self.gate(reading.numbers)
+        idle = np.where(known, 0.0, weights).sum(1)
+        weights = np.where(known, weights, 0.0)
+        weights[:, 0] += idle
+        return weights
+
+    def experts_at(self, memories: Memories, reading: Reading, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of one target from every expert, the first sharpened, and whether each knew anything, [B, C]."""
+        probs, known = memories.target_probs(reading, targets)
+        similar = memories.similarities(reading) if self.product == "episodic" else None
+        if similar is not None:
+            counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
+            wanted = torch.from_numpy(targets)
+            probs[:, 0] = sharpened_targets(counts, similar, wanted, self.power, self.slope)
+        return probs, known
+
+    def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
+        """Probabilities of every word after contexts, [B, V] float32."""
+        weights = self.weights(reading, memories.knowing(reading))
+        similar = memories.similarities(reading) if self.product != "none" else None
+        out = memories.mix(reading, weights, counts=self.product != "episodic" or similar is None)
+        if similar is not None and self.product == "episodic":
+            counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
+            own = sharpened(counts, similar, self.power, self.slope)
+            out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
+        elif similar is not None:
+            out = sharpened(torch.from_numpy(out), similar, self.power, self.slope).numpy()
+        if self.tempers is not None:
+            power = torch.from_numpy(self.tempers[known_order(reading)]).float()
+            out = torch.from_numpy(out).log_().mul_(power[:, None]).softmax(1).numpy()
+        return out
+
+
+def known_order(reading: Reading) -> np.ndarray:
+    """How many last words the counts know as a context, [B]."""
+    return (reading.found[0] >= 0).sum(1) - 1
+
+
+def sharpened(probs: torch.Tensor, similar: torch.Tensor, power: float, slope: float) -> torch.Tensor:
+    """probs^power exp(slope similar), normalised."""
+    return probs.log().mul_(power).add_(similar, alpha=slope).softmax(1)
+
+
+def sharpened_targets(
+    probs: torch.Tensor, similar: torch.Tensor, targets: torch.Tensor, power: float, slope: float
+) -> np.ndarray:
+    """Entries of `sharpened` at targets, [B] float64."""
+    logits = probs.log().mul_(power).add_(similar, alpha=slope)
+    own = logits.gather(1, targets[:, None]).squeeze(1)
+    return (own - logits.logsumexp(1)).exp().double().numpy()
+
+
+@dataclass
+class Block:
+    """What experts say about words they have not learned.
+
+    Attributes:
+        probs: probability of each word from each expert, [N, C].
+        known: where an expert knows anything, [N, C].
+        numbers: what decides the weights, [N, d].
+    """
+
+    probs: np.ndarray
+    known: np.ndarray
+    numbers: np.ndarray
+
+    def filled(self) -> np.ndarray:
+        """Probabilities, those of the first expert where another knows nothing."""
+        return np.where(self.known, self.probs, self.probs[:, :1])
+
+
+class MixtureFit:
+    """Holds parts of a learned text out one after the other, and fits the mixture to them.
+
+    Args:
+        memories: have learned the text; they are as before afterwards, but for what `refresh` makes again.
+        mirror: has followed them, if there is one; its shares are fitted too.
+        config: of the model.
+        contexts: of every word of the text.
+        targets: the words.
+    """
+
+    def __init__(
+        self,
+        memories: Memories,
+        mirror: Mirror | None,
+        config: HolographicConfig,
+        contexts: Contexts,
+        targets: np.ndarray,
+    ) -> None:
+        self.memories, self.mirror, self.config = memories, mirror, config
+        self.contexts, self.targets = contexts, targets
+        self._asked = contexts.tokens
+        self.blocks: list[Block] = []
+        """What the gate is fitted to."""
+        self.random = np.random.default_rng(config.seed)
+
+    def run(self) -> Mixture:
+        """Fits everything, and refreshes the memories on the whole text.
+
+        Raises:
+            DataError: the text is too short to hold anything out.
+        """
+        mixture, count = self.config.mixture, len(self.targets)
+        size = int(count * mixture.block_share)
+        if size < 1:
+            raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn more text first")
+        starts = {count - int(n * count * mixture.span / mixture.blocks) - size for n in range(mixture.blocks)}
+        starts = sorted(start for start in starts if start > 0) or [count - size]
+        blocks = self.blocks
+        blocks.clear()
+        fitted, learned = Mixture.uniform(self.memories), starts[0]
+        self._learn(np.arange(learned, count), -1)
+        try:
+            # As in use, a part is predicted from what stands before it.
+            for start in starts:
+                self._learn(np.arange(learned, start), 1)
+                learned, held = start, np.arange(start, start + size)
+                self.memories.refresh(self.contexts.part(np.arange(start)), self.targets[:start])
+                self._asked, chosen = self._unseen(held), self._sample(held, mixture.positions // len(starts))
+                if not blocks:
+                    fitted = self._exponents(chosen)
+                if start == starts[-1]:
+                    self._fit_mirror(held)
+                    fitted = self._temper(chosen, replace(fitted, gate=self._gate(blocks)) if blocks else fitted)
+                blocks.append(self.read(chosen, fitted))
+        finally:
+            self._learn(np.arange(learned, count), 1)
+            self.memories.refresh(self.contexts, self.targets)
+        return replace(fitted, gate=self._gate(blocks))
+
+    def _temper(self, positions: np.ndarray, fitted: Mixture) -> Mixture:
+        """Temperatures by known order, on words that neither gate nor memories have seen."""
+        if not self.config.mixture.temper:
+            return fitted
+        few = self._few(positions)
+        contexts, words = self._questions(few)
+        reading = self.memories.read(contexts)
+        logs = torch.from_numpy(fitted.distribution(self.memories, reading)).log_()
+        own, level = logs.gather(1, torch.from_numpy(words)[:, None]).squeeze(1), known_order(reading)
+
+        def best(rows: np.ndarray) -> float:
+            picked, target = logs[rows], own[rows]
+
+            def loss(inverse: np.ndarray) -> float:
+                power = float(np.clip(inverse[0], 0.5, 2.0))
+                return float(((picked * power).logsumexp(1) - power * target).mean())
+
+            return float(np.clip(simplex_search(loss, (1.0,), steps=16, size=0.1)[0], 0.5, 2.0))
+
+        everywhere, powers = best(np.arange(len(few))), []
+        for order in range(self.config.counts.order):
+            rows = np.flatnonzero(level == order)
+            alone = best(rows) if len(rows) else everywhere
+            share = len(rows) / (len(rows) + TEMPER_PRIOR)
+            powers.append(float(np.exp(share * np.log(alone) + (1 - share) * np.log(everywhere))))
+        return replace(fitted, tempers=np.array(powers))
+
+    def _few(self, positions: np.ndarray) -> np.ndarray:
+        most = min(self.config.mixture.product_positions, 10 * PART // self.memories.vocab_size)
+        return self._sample(positions, max(50, most))
+
+    def _unseen(self, held: np.ndarray) -> np.ndarray:
+        # A word too rare before the part would not be in its vocabulary: new texts bring such words as unknown.
+        asked = self.contexts.tokens.copy()
+        asked[held] = np.where(self.memories.unigram[asked[held]] < self.config.mixture.rare, UNKNOWN_ID, asked[held])
+        return asked
+
+    def _questions(self, positions: np.ndarray) -> tuple[Contexts, np.ndarray]:
+        part = self.contexts.part(positions)
+        return Contexts(self._asked, part.begins, part.ends), self._asked[part.ends]
+
+    def _learn(self, held: np.ndarray, sign: int) -> None:
+        # What is made from counts follows later: only the counts change here.
+        self.memories.classes, self.memories.readout = [], None
+        ones = np.ones(len(held), dtype=np.int64)
+        self.memories.learn(self.contexts.part(held), self.targets[held], ones, sign=sign)
+
+    def _fit_mirror(self, held: np.ndarray) -> None:
+        if self.mirror is None:
+            return
+        part, targets, ones = self.contexts.part(held), self.targets[held], np.ones(len(held), dtype=np.int64)
+        self.mirror.follow(part, targets, ones, -1, self.memories.counts)
+        few = self._sample(held, MIRROR_POSITIONS)
+        self.mirror.fit(*self._questions(few), self.memories.counts)
+        self.memories.counts.learn(self._pairs(held))
+        self.mirror.follow(part, targets, ones, 1, self.memories.counts)
+        self.memories.counts.unlearn(self._pairs(held))
+
+    def _pairs(self, held: np.ndarray) -> Pairs:
+        ones = np.ones(len(held), dtype=np.int64)
+        return Pairs(*self.contexts.part(held).symbols(self.memories.counts.order - 1), self.targets[held], ones)
+
+    def _sample(self, held: np.ndarray, most: int) -> np.ndarray:
+        if len(held) <= most:
+            return held
+        return np.sort(self.random.choice(held, most, replace=False))
+
+    def _gate(self, blocks: list[Block]) -> Gate:
+        mixture = self.config.mixture
+        probs = np.concatenate([b.filled() for b in blocks])
+        numbers = np.concatenate([b.numbers for b in blocks])
+        return Gate.fit(probs, numbers, steps=mixture.em_steps, prior=mixture.prior)
+
+    def read(self, positions: np.ndarray, fitted: Mixture) -> Block:
+        """What the memories, as they are, say about the words at some positions."""
+        parts: list[Block] = []
+        step = max(1, PART // self.memories.vocab_size)
+        for begin in range(0, len(positions), step):
+            contexts, words = self._questions(positions[begin : begin + step])
+            reading = self.memories.read(contexts)
+            probs, known = fitted.experts_at(self.memories, reading, words)
+            parts.append(Block(probs, known, reading.numbers))
+        return Block(
+            np.concatenate([p.probs for p in parts]),
+            np.concatenate([p.known for p in parts]),
+            np.concatenate([p.numbers for p in parts]),
+        )
+
+    def _exponents(self, positions: np.ndarray) -> Mixture:
+        """Fits gate and exponents in turn on one part."""
+        mixture, memories = self.config.mixture, self.memories
+        start = replace(Mixture.uniform(memories), product=mixture.product, calibrated=True)
+        few = self._few(positions)
+        contexts, words = self._questions(few)
+        reading, targets = memories.read(contexts), torch.from_numpy(words)
+        similar = memories.similarities(reading)
+        if mixture.product == "none" or similar is None:
+            return replace(start, gate=self._gate([self.read(positions, start)]))
+        power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
+        known, fitted = memories.knowing(reading), replace(start, power=power, slope=slope)
+        for _ in range(ROUNDS):
+            fitted = replace(fitted, gate=self._gate([self.read(positions, fitted)]))
+            weights = fitted.weights(reading, known)
+            if mixture.product == "episodic":
+                first, rest = weights[:, 0].copy(), weights.copy()
+                rest[:, 0] = 0.0
+                rest = (memories.target_probs(reading, words)[0] * rest).sum(1)
+                dense = torch.from_numpy(memories.counts.dense(reading.found[0]))
+            else:
+                first, rest = np.ones(len(few)), np.zeros(len(few))
+                dense = torch.from_numpy(memories.mix(reading, weights, counts=True))
+
+            def loss(point: np.ndarray, dense=dense, rest=rest, first=first) -> float:
+                own = sharpened_targets(dense, similar, targets, float(point[0]), float(point[1]))
+                return -float(np.log(np.maximum(first * own + rest, 1e-300)).mean())
+
+            best = simplex_search(loss, (fitted.power, fitted.slope), steps=mixture.product_steps)
+            fitted = replace(fitted, power=float(best[0]), slope=float(best[1]))
+        return fitted

@@ -1,0 +1,308 @@
+"""Compiled integer kernels: tries of counts in open addressing, their Kneser-Ney probabilities, and cleaning up.
+
+A trie node is one n-gram: its parent is the n-gram without the last symbol. Nodes above the highest order are rows of
+`inner`, those of the highest order rows of `leaf`; both are found through a table of row numbers with linear probing,
+verified against parent and symbol, so no two grams are ever mixed up. Row 0 of `inner` is the empty gram.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from holonomy.geometry.compiled import compiled
+
+PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE = range(10)
+"""Columns of `inner`; `leaf` has the first four. TOTAL to MORE speak of the gram as a context."""
+LEAF_WIDTH, INNER_WIDTH = 4, 10
+INNER_USED, LEAF_USED, STEPS, LOOKUPS = range(4)
+"""Entries of `sizes`: rows in use, and how many probes how many searches took."""
+
+
+class TrieKernels(NamedTuple):
+    """Compiled functions; see the functions of the same name in the factories below."""
+
+    rehash: Callable[..., None]
+    learn: Callable[..., Any]
+    contexts: Callable[..., None]
+    score: Callable[..., None]
+    spread: Callable[..., None]
+    locate: Callable[..., None]
+    frequent: Callable[..., None]
+
+
+@lru_cache(maxsize=1)
+def probing() -> tuple[Any, Any, Any]:
+    """`place(parent, symbol, mask)`, `find(rows, table, parent, symbol, sizes)`, `rehash(rows, table, used)`."""
+    import numpy as np
+
+    def place(parent, symbol, mask):
+        # One step of splitmix64 on both numbers side by side.
+        z = (np.uint64(parent) << np.uint64(32)) | np.uint64(symbol)
+        z = z + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.int64((z ^ (z >> np.uint64(31))) & np.uint64(mask))
+
+    place = compiled(place, exact=True)
+
+    def find(rows, table, parent, symbol, sizes):
+        # The row of a gram, or ~slot of the empty place where it would stand.
+        mask = table.shape[0] - 1
+        at = place(parent, symbol, mask)
+        sizes[3] += 1
+        while True:
+            sizes[2] += 1
+            row = table[at]
+            if row < 0:
+                return ~at
+            if rows[row, 0] == parent and rows[row, 1] == symbol:
+                return np.int64(row)
+            at = (at + 1) & mask
+
+    def rehash(rows, table, begin, used):
+        mask = table.shape[0] - 1
+        for row in range(begin, used):
+            at = place(rows[row, 0], rows[row, 1], mask)
+            while table[at] >= 0:
+                at = (at + 1) & mask
+            table[at] = row
+
+    return place, compiled(find, exact=True), compiled(rehash, exact=True)
+
+
+@lru_cache(maxsize=1)
+def counting() -> tuple[Any, Any]:
+    """`enter(rows, table, inner, parent, symbol, sizes, kind)` and `recount(inner, tally, context, old, fresh)`."""
+    _, find, _ = probing()
+
+    def enter(rows, table, inner, parent, symbol, sizes, kind):
+        row = find(rows, table, parent, symbol, sizes)
+        if row >= 0:
+            return row
+        slot, row = ~row, sizes[kind]
+        sizes[kind] += 1
+        table[slot] = row
+        rows[row, :] = 0
+        rows[row, 0], rows[row, 1] = parent, symbol
+        if kind == 0:
+            rows[row, 5] = -1
+        rows[row, 3] = inner[parent, 5]
+        inner[parent, 5] = row
+        return row
+
+    def recount(inner, tally, context, old, fresh):
+        # A follower of `context` had the count `old` and now has `fresh`.
+        inner[context, 6] += fresh - old
+        if 1 <= old <= 4:
+            tally[old] -= 1
+        if 1 <= fresh <= 4:
+            tally[fresh] += 1
+        if old > 0:
+            inner[context, 6 + min(old, 3)] -= 1
+        if fresh > 0:
+            inner[context, 6 + min(fresh, 3)] += 1
+
+    return compiled(enter, exact=True), compiled(recount, exact=True)
+
+
+@lru_cache(maxsize=1)
+def learning() -> Any:
+    """`learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling)`.
+
+    Adds `weights` (negative ones take away) to the grams that end in each target; returns the number of the first
+    pair that is not there to take away, after which everything before it has been taken, or -1. With `rolling`,
+    symbols are words just before the target, so the grams of one pair are the contexts of the next.
+    """
+    import numpy as np
+
+    _, find, _ = probing()
+    enter, recount = counting()
+
+    def learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling):
+        order = symbols.shape[1] + 1
+        context, gram = np.zeros(order, dtype=np.int64), np.zeros(order, dtype=np.int64)
+        reach = -1
+        for b in range(len(targets)):
+            length, weight = lengths[b], weights[b]
+            follows = rolling and b > 0 and length == min(reach + 1, order - 1) and weight > 0
+            if follows:
+                follows = symbols[b, order - 2] == targets[b - 1]
+                for j in range(length - 1):
+                    follows = follows and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
+            for m in range(1, length + 1):
+                if follows:
+                    context[m] = gram[m - 1]
+                    continue
+                row = np.int64(0)
+                for j in range(order - 1 - m, order - 1):
+                    if weight > 0:
+                        row = enter(inner, inner_table, inner, row, symbols[b, j], sizes, 0)
+                    else:
+                        row = find(inner, inner_table, row, symbols[b, j], sizes)
+                        if row < 0:
+                            return b
+                context[m] = row
+            for m in range(length + 1):
+                top = m == order - 1
+                rows, table = (leaf, leaf_table) if top else (inner, inner_table)
+                if weight > 0:
+                    gram[m] = enter(rows, table, inner, context[m], targets[b], sizes, 1 if top else 0)
+                else:
+                    gram[m] = find(rows, table, context[m], targets[b], sizes)
+                    if gram[m] < 0 or rows[gram[m], 2] + weight < 0:
+                        return b
+            reach = length if weight > 0 else -1
+            for m in range(length + 1):
+                rows = leaf if m == order - 1 else inner
+                old = rows[gram[m], 2]
+                rows[gram[m], 2] = old + weight
+                if m == order - 1:
+                    recount(inner, tally[m], context[m], old, old + weight)
+                if m > 0 and (old == 0) != (old + weight == 0):
+                    shorter = inner[gram[m - 1], 4]
+                    change = 1 if weight > 0 else -1
+                    inner[gram[m - 1], 4] = shorter + change
+                    recount(inner, tally[m - 1], context[m - 1], shorter, shorter + change)
+        return -1
+
+    return compiled(learn, exact=True)
+
+
+@lru_cache(maxsize=1)
+def reading() -> tuple[Any, Any, Any]:
+    """`contexts`, `score` and `spread`: where contexts stand, probabilities of targets, and whole rows.
+
+    p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V.
+    """
+    _, find, _ = probing()
+
+    def contexts(inner, inner_table, sizes, symbols, lengths, found, followed):
+        order = symbols.shape[1] + 1
+        for b in range(len(lengths)):
+            found[b, 0] = 0
+            for m in range(1, order):
+                row = 0 if m <= lengths[b] else -1
+                for j in range(order - 1 - m, order - 1):
+                    if row >= 0:
+                        row = find(inner, inner_table, row, symbols[b, j], sizes)
+                # A context that nothing follows says nothing.
+                found[b, m] = row if row >= 0 and (inner[row, 6] > 0 or not followed) else -1
+
+    def score(inner, leaf, inner_table, leaf_table, sizes, taken, found, targets, uniform, result):
+        order = found.shape[1]
+        for b in range(len(targets)):
+            p = uniform
+            for m in range(order):
+                row = found[b, m]
+                if row < 0 or inner[row, 6] == 0:
+                    break
+                total, count = inner[row, 6], 0
+                rest = taken[m, 1] * inner[row, 7] + taken[m, 2] * inner[row, 8] + taken[m, 3] * inner[row, 9]
+                if m == order - 1:
+                    gram = find(leaf, leaf_table, row, targets[b], sizes)
+                    count = leaf[gram, 2] if gram >= 0 else 0
+                else:
+                    gram = find(inner, inner_table, row, targets[b], sizes)
+                    count = inner[gram, 4] if gram >= 0 else 0
+                p = (count - taken[m, min(count, 3)] + rest * p) / total
+            result[b] = p
+
+    def spread(inner, leaf, taken, found, weights, begin, out, base):
+        # Adds weights[b] * p(v | context b) to out[b, v], all but the part base[b] of p_begin.
+        order = found.shape[1]
+        for b in range(len(weights)):
+            share = weights[b]
+            for m in range(order - 1, begin - 1, -1):
+                row = found[b, m]
+                if row < 0 or inner[row, 6] == 0:
+                    continue
+                total = inner[row, 6]
+                rest = taken[m, 1] * inner[row, 7] + taken[m, 2] * inner[row, 8] + taken[m, 3] * inner[row, 9]
+                child = inner[row, 5]
+                top = m == order - 1
+                while child >= 0:
+                    count = leaf[child, 2] if top else inner[child, 4]
+                    symbol = leaf[child, 1] if top else inner[child, 1]
+                    if count > 0:
+                        out[b, symbol] += share * (count - taken[m, min(count, 3)]) / total
+                    child = leaf[child, 3] if top else inner[child, 3]
+                share *= rest / total
+            base[b] = share
+
+    return compiled(contexts, exact=True), compiled(score, exact=True), compiled(spread, exact=True)
+
+
+@lru_cache(maxsize=1)
+def looking() -> tuple[Any, Any]:
+    """`locate(inner, table, sizes, contexts, targets, rows)` and `frequent(inner, contexts, least, out)`."""
+    _, find, _ = probing()
+
+    def locate(inner, table, sizes, contexts, targets, rows):
+        for b in range(len(targets)):
+            row = find(inner, table, contexts[b], targets[b], sizes) if contexts[b] >= 0 else -1
+            rows[b] = row if row >= 0 else -1
+
+    def frequent(inner, contexts, least, out):
+        for b in range(len(contexts)):
+            child = inner[contexts[b], 5] if contexts[b] >= 0 else -1
+            while child >= 0:
+                if inner[child, 2] >= least:
+                    out[b, inner[child, 1]] += inner[child, 2]
+                child = inner[child, 3]
+
+    return compiled(locate, exact=True), compiled(frequent, exact=True)
+
+
+@lru_cache(maxsize=1)
+def binding() -> Any:
+    """`bind(store, load, words, placed, rows, symbols, targets, weights)`: adds weights * round(4096 key word).
+
+    The key of order n is the product of `placed[j, c]` over the n - 1 nearest symbols c, nearest first. Column j of
+    `rows` is the address for order j + 2, negative if there is none. Products of one pair never depend on another
+    pair, so batches, merging and unlearning agree to the last bit.
+    """
+    import numpy as np
+
+    def bind(store, load, words, placed, rows, symbols, targets, weights):
+        channels = words.shape[1]
+        key, held = np.empty(16, dtype=np.float32), np.empty(16, dtype=np.float32)
+        last = symbols.shape[1] - 1
+        for b in range(len(targets)):
+            for k in range(channels):
+                word = words[targets[b], k]
+                for n in range(rows.shape[1]):
+                    if rows[b, n] < 0:
+                        break
+                    step = placed[n, symbols[b, last - n], k]
+                    if n == 0:
+                        key[:] = step
+                    else:
+                        held[:] = key
+                        for i in range(4):
+                            for j in range(4):
+                                total = held[4 * i] * step[j] + held[4 * i + 1] * step[4 + j]
+                                total += held[4 * i + 2] * step[8 + j] + held[4 * i + 3] * step[12 + j]
+                                key[4 * i + j] = total
+                    if weights[b, n] == 0:
+                        continue
+                    place = store[rows[b, n], k]
+                    for i in range(4):
+                        for j in range(4):
+                            total = key[4 * i] * word[j] + key[4 * i + 1] * word[4 + j]
+                            total += key[4 * i + 2] * word[8 + j] + key[4 * i + 3] * word[12 + j]
+                            place[4 * i + j] += np.int32(weights[b, n]) * np.int32(np.rint(np.float32(4096) * total))
+            for n in range(rows.shape[1]):
+                if rows[b, n] < 0:
+                    break
+                load[rows[b, n]] += weights[b, n]
+
+    return compiled(bind, exact=True)
+
+
+@lru_cache(maxsize=1)
+def trie_kernels() -> TrieKernels:
+    """All kernels of a trie of counts."""
+    _, _, rehash = probing()
+    return TrieKernels(rehash, learning(), *reading(), *looking())

@@ -1,0 +1,167 @@
+"""How good and how honest predictions are: loss, ranks, calibration, and whether confidence tells right from wrong."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from holonomy.core.errors import ConfigError
+from holonomy.data.words import UNKNOWN_ID
+from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.memories import PART
+from holonomy.models.holographic.model import HolographicModel
+
+RESAMPLES = 20
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Mean distance of confidence and accuracy over bins of equal mass."""
+    order = np.argsort(confidence, kind="stable")
+    parts = np.array_split(order, min(bins, max(1, len(order))))
+    return float(sum(abs(confidence[p].mean() - right[p].mean()) * len(p) for p in parts if len(p)) / len(order))
+
+
+def calibration_floor(confidence: np.ndarray, bins: int = 15, *, seed: int = 0) -> float:
+    """The error that perfectly calibrated predictions of this many words would show by chance."""
+    random = np.random.default_rng(seed)
+    drawn = (random.random((RESAMPLES, len(confidence))) < confidence).astype(np.float64)
+    return float(np.mean([calibration_error(confidence, right, bins) for right in drawn]))
+
+
+def separation(score: np.ndarray, right: np.ndarray) -> float:
+    """Chance that a right prediction has a higher score than a wrong one, ties a half; NaN without both kinds."""
+    good = int(right.sum())
+    if not 0 < good < len(right):
+        return float("nan")
+    _, number, count = np.unique(score, return_inverse=True, return_counts=True)
+    # Mean rank of each value, from one.
+    rank = (np.cumsum(count) - (count - 1) / 2)[number.reshape(-1)]
+    return float((rank[right.astype(bool)].sum() - good * (good + 1) / 2) / (good * (len(right) - good)))
+
+
+def bootstrap(losses: np.ndarray, *, block: int = 64, resamples: int = 500, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of losses in a row, by resampling blocks of them."""
+    parts = [losses[i : i + block] for i in range(0, len(losses), block)]
+    sums, sizes = np.array([p.sum() for p in parts]), np.array([len(p) for p in parts])
+    drawn = np.random.default_rng(seed).integers(0, len(parts), (resamples, len(parts)))
+    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class Report:
+    """An evaluation.
+
+    Attributes:
+        words: how many were predicted.
+        vocab_size: among how many.
+        unknown: share of unknown words among them.
+        nats: mean loss.
+        perplexity, perplexity_known: of all words, and of those that are not unknown.
+        top1, top5: share of words that had the highest probability, or one of the five highest.
+        reciprocal_rank: mean of 1 / rank.
+        calibration, floor: calibration error of the highest probability, and what chance alone would show.
+        separation: chance that a right prediction was more confident than a wrong one.
+        calibrated: whether the mixture was fitted.
+    """
+
+    words: int
+    vocab_size: int
+    unknown: float
+    nats: float
+    perplexity: float
+    perplexity_known: float
+    top1: float
+    top5: float
+    reciprocal_rank: float
+    calibration: float
+    floor: float
+    separation: float
+    calibrated: bool
+
+    def values(self) -> dict[str, float | int | bool]:
+        """All figures by name."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What was predicted at each place.
+
+    Attributes:
+        losses: of the words, in nats.
+        confidence: highest probability.
+        ranks: of the words, from one; ties count half.
+        targets: the words.
+    """
+
+    losses: np.ndarray
+    confidence: np.ndarray
+    ranks: np.ndarray
+    targets: np.ndarray
+
+    def report(self, model: HolographicModel) -> Report:
+        """The figures."""
+        right, known = (self.ranks == 1).astype(np.float64), self.targets != UNKNOWN_ID
+        bins = model.config.evaluation.bins
+        return Report(
+            words=len(self.losses),
+            vocab_size=model.vocab_size,
+            unknown=float(1 - known.mean()),
+            nats=float(self.losses.mean()),
+            perplexity=float(np.exp(self.losses.mean())),
+            perplexity_known=float(np.exp(self.losses[known].mean())) if known.any() else float("nan"),
+            top1=float(right.mean()),
+            top5=float((self.ranks <= 5).mean()),
+            reciprocal_rank=float((1 / self.ranks).mean()),
+            calibration=calibration_error(self.confidence, right, bins),
+            floor=calibration_floor(self.confidence, bins),
+            separation=separation(self.confidence, right),
+            calibrated=model.mixture.calibrated,
+        )
+
+
+def predict(
+    model: HolographicModel,
+    tokens: np.ndarray,
+    positions: np.ndarray,
+    *,
+    starts: np.ndarray | None = None,
+    online: bool = False,
+) -> Predictions:
+    """Predicts the words at rising positions of a text, each after all that stand before it in its document.
+
+    Args:
+        model: the model.
+        tokens: documents end to end.
+        positions: the places.
+        starts: where each document begins; one document by default.
+        online: learn each block of words after it was predicted; all of them are unlearned at the end.
+
+    Raises:
+        ConfigError: no position.
+    """
+    if not len(positions):
+        raise ConfigError("`positions` is empty; name one place or more")
+    tokens = np.ascontiguousarray(tokens, dtype=np.int64)
+    contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
+    step = model.config.evaluation.block if online else max(1, PART // model.vocab_size)
+    parts, learned = [], 0
+    targets = tokens[positions]
+    for begin in range(0, len(positions), step):
+        cut = slice(begin, begin + step)
+        logs = model.distributions(contexts.part(cut))
+        own = logs.gather(1, torch.from_numpy(targets[cut, None]))
+        # A tie with the word itself counts half, so a flat distribution gets no credit.
+        rank = 1 + (logs > own).sum(1) + ((logs == own).sum(1) - 1) / 2
+        parts.append((-own.squeeze(1).double().numpy(), logs.max(1).values.exp().double().numpy(), rank.numpy()))
+        if online:
+            model.change(contexts.part(cut), targets[cut], sign=1)
+            learned = min(begin + step, len(positions))
+    if learned:
+        model.change(contexts.part(slice(0, learned)), targets[:learned], sign=-1)
+    losses, confidence, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Predictions(losses, confidence, ranks.astype(np.float64), targets)

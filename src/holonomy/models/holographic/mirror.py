@@ -1,0 +1,127 @@
+"""Superposed bindings beside exact counts: every rare pair is bound, frequent ones are left to their counts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from holonomy.models.holographic.config import TowerConfig
+from holonomy.models.holographic.contexts import Contexts
+from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.settle import (
+    BUCKETS,
+    Settled,
+    bucket_of,
+    fit_shares,
+    settle,
+    spread_counts,
+)
+from holonomy.models.holographic.signatures import Signatures
+from holonomy.models.holographic.tower import Bindings, Tower
+
+
+class Mirror:
+    """A tower that follows what the counts learn.
+
+    Args:
+        config: of the tower.
+        vocab_size: number of words.
+    """
+
+    def __init__(self, config: TowerConfig, vocab_size: int) -> None:
+        self.config, self.vocab_size = config, vocab_size
+        orders = len(config.top_digits)
+        self.signatures = Signatures(config.seed, config.channels, vocab_size, orders)
+        self.tower = Tower(self.signatures, levels=config.levels, top_digits=config.top_digits, seed=config.seed)
+        self.shares = np.zeros((orders, BUCKETS))
+        """Share of each order by class of its settled state; zero until `fit`."""
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of the store and of the rotations."""
+        return {"tower": self.tower.nbytes, "signatures": self.signatures.nbytes}
+
+    def _held(self, count: np.ndarray) -> np.ndarray:
+        # What the store holds of a pair that occurred so often.
+        limit = self.config.promote_at
+        return count if limit is None else np.where(count < limit, count, 0)
+
+    def follow(
+        self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, sign: int, counts: CountTrie
+    ) -> None:
+        """Binds pairs that `counts` has just learned, or takes away what it has just unlearned."""
+        orders = self.tower.orders
+        symbols, lengths = contexts.symbols(counts.order - 1)
+        pairs = Pairs(symbols, lengths, targets, weights)
+        deltas = np.zeros((len(targets), len(orders)), dtype=np.int64)
+        for column, order in enumerate(orders):
+            there = np.flatnonzero(lengths >= order - 1)
+            rows, after = counts.occurrences(Pairs(*(a[there] for a in pairs)), order)
+            _, first, number = np.unique(rows, return_index=True, return_inverse=True)
+            change = np.bincount(number.reshape(-1), weights=sign * weights[there]).astype(np.int64)
+            # One row speaks for all copies of its pair, so the order within a batch does not matter.
+            now = after[first].astype(np.int64)
+            deltas[there[first], column] = self._held(now) - self._held(now - change)
+        self.bind(symbols, lengths, targets, deltas)
+
+    def bind(self, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Binds pairs as often as `weights` [B, orders] says, whatever the counts are."""
+        near = np.ascontiguousarray(symbols[:, symbols.shape[1] - len(self.tower.orders) :])
+        self.tower.write(Bindings(near, lengths, targets, weights))
+
+    def settled(self, contexts: Contexts, order: int) -> tuple[Settled, np.ndarray]:
+        """Settled states of contexts at one order, and which contexts are long enough."""
+        symbols, lengths = contexts.symbols(len(self.tower.orders))
+        state = settle(self.tower.read(torch.from_numpy(symbols), order), self.signatures)
+        return state, lengths >= order - 1
+
+    def _counted(
+        self, contexts: Contexts, order: int, counts: CountTrie, rows: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Counts of words after contexts, settled or promoted, [B, V], and the class of each state.
+        state, long = self.settled(contexts, order)
+        found = spread_counts(state, self.vocab_size).numpy().astype(np.float64)
+        if self.config.promote_at is not None:
+            counts.frequent(rows[:, order - 1], self.config.promote_at, found)
+        found[~long] = 0.0
+        return found, bucket_of(found.sum(1), state.sd.numpy())
+
+    def distribution(self, contexts: Contexts, counts: CountTrie) -> np.ndarray:
+        """What the store says about the next word, interpolated over its orders, [B, V] float64."""
+        rows = counts.find(*contexts.symbols(counts.order - 1), followed=False)
+        out = np.tile(counts.lowest.astype(np.float64), (len(rows), 1))
+        for column, order in enumerate(self.tower.orders):
+            found, bucket = self._counted(contexts, order, counts, rows)
+            share = self.shares[column][bucket][:, None]
+            out = (1 - share) * out + share * found / np.maximum(found.sum(1, keepdims=True), 1e-9)
+        return out
+
+    def fit(self, contexts: Contexts, targets: np.ndarray, counts: CountTrie) -> None:
+        """Fits the shares of the orders to words that were not learned."""
+        rows = counts.find(*contexts.symbols(counts.order - 1), followed=False)
+        here, lower = np.arange(len(targets)), counts.lowest[targets].astype(np.float64)
+        for column, order in enumerate(self.tower.orders):
+            found, bucket = self._counted(contexts, order, counts, rows)
+            own = found[here, targets] / np.maximum(found.sum(1), 1e-9)
+            self.shares[column] = fit_shares(lower, own, bucket)
+            share = self.shares[column][bucket]
+            lower = (1 - share) * lower + share * own
+
+    def merge(self, other: Mirror, mine: CountTrie, theirs: CountTrie) -> None:
+        """Adds what another store holds; both counts are those before they are merged.
+
+        A pair that is frequent only in both together leaves the store, as it would have in one pass.
+        """
+        self.tower.merge(other.tower)
+        places = theirs.order - 1
+        for column, order in enumerate(self.tower.orders):
+            words, raw, _ = theirs.grams(order)
+            symbols = np.zeros((len(raw), places), dtype=np.int64)
+            symbols[:, places - order + 1 :] = words[:, :-1]
+            lengths, targets = np.full(len(raw), order - 1), words[:, -1].astype(np.int64)
+            pairs = Pairs(symbols, lengths, targets, np.ones(len(raw), dtype=np.int64))
+            here, there = mine.occurrences(pairs, order)[1].astype(np.int64), raw.astype(np.int64)
+            weights = np.zeros((len(raw), len(self.tower.orders)), dtype=np.int64)
+            weights[:, column] = self._held(here + there) - self._held(here) - self._held(there)
+            changed = np.flatnonzero(weights[:, column])
+            self.bind(symbols[changed], lengths[changed], targets[changed], weights[changed])

@@ -1,0 +1,151 @@
+"""Experts to one distribution: gates by expectation and maximisation, two exponents by simplex search.
+
+q(w | c) = sum_i g_i(x) p_i(w | c), g = softmax(x W), x a few numbers that the context gives away: which orders are
+known, how often, how much the text itself remembers. The maximisation step is one Newton step under the fixed bound of
+the curvature (Boehning 1992): linear algebra on responsibilities, no gradient of anything but the gate's own bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from holonomy.core.errors import CheckpointError, DataError
+
+TINY = 1e-300
+CONVERGED = 1e-7
+"""Fall of the mean loss per step, in nats, at which the iteration ends."""
+
+
+def shares_of(probs: np.ndarray, *, steps: int = 80) -> np.ndarray:
+    """Weights of a mixture that maximise the likelihood, [C].
+
+    Args:
+        probs: probability that each component gave to each target, [N, C].
+        steps: of expectation and maximisation.
+    """
+    weights = np.full(probs.shape[1], 1 / probs.shape[1])
+    for _ in range(steps):
+        blame = probs * weights
+        blame /= blame.sum(1, keepdims=True) + TINY
+        weights = blame.mean(0)
+    return weights
+
+
+def _softmax(z: np.ndarray) -> np.ndarray:
+    g = np.exp(z - z.max(1, keepdims=True))
+    return g / g.sum(1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Weights of components as a function of numbers of a context.
+
+    Attributes:
+        mean, scale: of the numbers where the gate was fitted, [d]; the first number is always one.
+        weights: [d, C].
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+    weights: np.ndarray
+
+    @classmethod
+    def uniform(cls, size: int, components: int) -> Gate:
+        """Equal weights for every component, whatever the context."""
+        return cls(np.zeros(size), np.ones(size), np.zeros((size, components)))
+
+    @classmethod
+    def fit(cls, probs: np.ndarray, numbers: np.ndarray, *, steps: int = 150, prior: float = 10.0) -> Gate:
+        """Maximises the likelihood of targets, less `prior` / 2 times the squared weights of all numbers but the first.
+
+        Args:
+            probs: probability that each component gave to each target, [N, C].
+            numbers: what each context gives away, [N, d], first column one.
+            steps: at most.
+            prior: strength of the pull.
+
+        Raises:
+            DataError: shapes do not fit, or a target has no probability from any component.
+        """
+        if probs.ndim != 2 or len(probs) != len(numbers) or not len(probs):
+            raise DataError(f"`probs` has shape {probs.shape} and `numbers` {numbers.shape}; wanted [N, C] and [N, d]")
+        if not (probs.max(1) > 0).all():
+            raise DataError(f"`probs` row {int((probs.max(1) <= 0).argmax())} is zero for every component")
+        mean, scale = numbers.mean(0), numbers.std(0)
+        mean[0], scale[0] = 0.0, 1.0
+        scale[scale < 1e-9] = 1.0
+        x = (numbers - mean) / scale
+        start = np.zeros((x.shape[1], probs.shape[1]))
+        start[0] = np.log(shares_of(probs) + 1e-6)
+        # Half of the outer product bounds the curvature of softmax regression for any number of components.
+        inverse = np.linalg.inv(x.T @ x / 2 + prior * np.eye(x.shape[1]))
+        weights, before = start.copy(), np.inf
+        for _ in range(steps):
+            g = _softmax(x @ weights)
+            blame = probs * g
+            total = blame.sum(1, keepdims=True)
+            loss = -float(np.log(total).mean())
+            if before - loss < CONVERGED:
+                break
+            before = loss
+            weights = weights + inverse @ (x.T @ (blame / total - g) - prior * (weights - start))
+        return cls(mean, scale, weights)
+
+    def __call__(self, numbers: np.ndarray) -> np.ndarray:
+        """Weights of the components, [B, C], each row summing to one."""
+        return _softmax((numbers - self.mean) / self.scale @ self.weights)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that `from_state` reads back."""
+        return {"mean": self.mean, "scale": self.scale, "weights": self.weights}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], size: int, components: int) -> Gate:
+        """A stored gate.
+
+        Raises:
+            CheckpointError: an array is missing, misshapen or holds something that is no number.
+        """
+        shapes = {"mean": (size,), "scale": (size,), "weights": (size, components)}
+        for name, shape in shapes.items():
+            if name not in state or state[name].shape != shape or not np.isfinite(state[name]).all():
+                raise CheckpointError(f"`{name}` of the gate is missing or damaged; wanted {shape}")
+        return cls(*(np.asarray(state[name], dtype=np.float64) for name in shapes))
+
+
+def simplex_search(
+    loss: Callable[[np.ndarray], float], start: Sequence[float], *, steps: int = 60, size: float = 0.25
+) -> np.ndarray:
+    """The point of least loss that Nelder and Mead's search (1965) finds within `steps` evaluations."""
+    points = [np.asarray(start, dtype=np.float64)]
+    for i in range(len(start)):
+        moved = points[0].copy()
+        moved[i] += size * max(1.0, abs(moved[i]))
+        points.append(moved)
+    values = [loss(point) for point in points]
+    used = len(points)
+    while used < steps:
+        order = np.argsort(values, kind="stable")
+        points, values = [points[i] for i in order], [values[i] for i in order]
+        centre = np.mean(points[:-1], 0)
+        away = centre - points[-1]
+        trial, value = centre + away, loss(centre + away)
+        used += 1
+        if value < values[0]:
+            further, better = centre + 2 * away, loss(centre + 2 * away)
+            used += 1
+            trial, value = (further, better) if better < value else (trial, value)
+        elif value >= values[-2]:
+            inner = centre + (0.5 if value < values[-1] else -0.5) * away
+            trial, value = inner, loss(inner)
+            used += 1
+        if value < values[-1]:
+            points[-1], values[-1] = trial, value
+        else:
+            points = [points[0], *((points[0] + point) / 2 for point in points[1:])]
+            values = [values[0], *(loss(point) for point in points[1:])]
+            used += len(points) - 1
+    return points[int(np.argmin(values))]

@@ -1,0 +1,243 @@
+"""One-pass memories as a language model: one function makes every probability, everything else looks at it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.words import PAD_ID, WordTokenizer
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text
+from holonomy.models.holographic.fit import Mixture, MixtureFit
+from holonomy.models.holographic.memories import PART, Memories, Reading
+from holonomy.models.holographic.mirror import Mirror
+
+FLOOR = 1e-30
+"""Below this float32 has no logarithm to speak of."""
+
+
+@dataclass
+class History:
+    """The last words of several sequences.
+
+    Attributes:
+        ids: [B, n] int64.
+        lengths: how many of them, at the end of each row, are there, [B].
+    """
+
+    ids: np.ndarray
+    lengths: np.ndarray
+
+    def take(self, ids: np.ndarray, limit: int) -> History:
+        """With further words [B, n] at the end, cut to the last `limit`."""
+        joined = np.concatenate([self.ids, ids], 1)[:, -limit:]
+        return History(joined, np.minimum(self.lengths + ids.shape[1], joined.shape[1]))
+
+
+class HolographicModel:
+    """Implements the `LanguageModel` protocol on memories that learn each pair once.
+
+    Args:
+        config: of the model.
+        tokenizer: words.
+    """
+
+    def __init__(self, config: HolographicConfig, tokenizer: WordTokenizer) -> None:
+        self.config, self.tokenizer = config, tokenizer
+        self.vocab_size = tokenizer.vocab_size
+        self.memories = Memories(config, self.vocab_size)
+        self.mixture = Mixture.uniform(self.memories)
+        self.mirror = None if config.tower.role == "off" else Mirror(config.tower, self.vocab_size)
+        self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach)
+
+    def learn_batch(
+        self,
+        ids: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
+    ) -> None:
+        """Learns what follows contexts.
+
+        Args:
+            ids: contexts, nearest word last, [B, n]; what stands before a pad is absent.
+            targets: the words that follow, [B].
+            weights: how often, [B] whole numbers from one on; once by default.
+            lengths: how many of the ids count, [B]; all by default.
+
+        Raises:
+            DataError: something is out of range or of another size; nothing has changed.
+        """
+        self._change(*self._pairs(ids, targets, weights, lengths), sign=1)
+
+    def unlearn_batch(
+        self,
+        ids: np.ndarray,
+        targets: np.ndarray,
+        weights: np.ndarray | None = None,
+        lengths: np.ndarray | None = None,
+    ) -> None:
+        """Takes pairs away that were learned; arguments as of `learn_batch`.
+
+        Raises:
+            DataError: as there, or a pair that was not learned as often; nothing has changed.
+        """
+        self._change(*self._pairs(ids, targets, weights, lengths), sign=-1)
+
+    def learn(self, context: Sequence[int], target: int, weight: int = 1) -> None:
+        """Learns one pair: a batch of one."""
+        self.learn_batch(np.array([context], dtype=np.int64).reshape(1, -1), np.array([target]), np.array([weight]))
+
+    def _pairs(
+        self, ids: np.ndarray, targets: np.ndarray, weights: np.ndarray | None, lengths: np.ndarray | None
+    ) -> tuple[Contexts, np.ndarray, np.ndarray]:
+        contexts = self.contexts(ids, lengths)
+        targets = checked_ids("targets", targets, self.vocab_size)
+        weights = np.ones(len(targets), dtype=np.int64) if weights is None else np.asarray(weights)
+        if targets.shape != contexts.ends.shape or weights.shape != targets.shape:
+            raise DataError(
+                f"`targets` has shape {targets.shape} and `weights` {weights.shape}; wanted ({len(contexts.ends)},)"
+            )
+        if (targets == PAD_ID).any():
+            raise DataError(f"`targets` row {int((targets == PAD_ID).argmax())} is the pad, which is never learned")
+        if weights.dtype.kind not in "iu" or (weights.size and weights.min() < 1):
+            raise DataError("`weights` holds something else than whole numbers from 1 on")
+        return contexts, targets, weights.astype(np.int64)
+
+    def contexts(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Contexts:
+        """Rows of ids as contexts, checked; arguments as of `learn_batch`."""
+        ids = checked_ids("ids", ids, self.vocab_size)
+        if ids.ndim != 2:
+            raise DataError(f"`ids` has shape {ids.shape}; wanted one row a context")
+        rows, width = ids.shape
+        lengths = np.full(rows, width) if lengths is None else np.asarray(lengths)
+        if lengths.shape != (rows,) or lengths.dtype.kind not in "iu":
+            raise DataError(f"`lengths` is {lengths.dtype} of shape {lengths.shape}; wanted whole numbers, ({rows},)")
+        if rows and not 0 <= lengths.min() <= lengths.max() <= width:
+            raise DataError(f"`lengths` run from {lengths.min()} to {lengths.max()}; wanted 0 to {width}")
+        return of_rows(ids, lengths.astype(np.int64))
+
+    def _change(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int) -> None:
+        for begin in range(0, len(targets), self.config.batch_size):
+            cut = slice(begin, begin + self.config.batch_size)
+            part = contexts.part(cut), targets[cut], weights[cut]
+            try:
+                self.memories.learn(*part, sign=sign)
+            except DataError:
+                # Batches before the one that cannot be unlearned come back.
+                done = slice(0, begin)
+                if begin:
+                    self._change(contexts.part(done), targets[done], weights[done], sign=-sign)
+                raise
+            if self.mirror is not None:
+                self.mirror.follow(*part, sign, self.memories.counts)
+
+    def change(self, contexts: Contexts, targets: np.ndarray, *, sign: int) -> None:
+        """Learns the words after contexts of a buffer once (`sign` 1), or takes them away (-1)."""
+        self._change(contexts, checked_ids("targets", targets, self.vocab_size), np.ones_like(targets), sign=sign)
+
+    def _text(self, tokens: np.ndarray, starts: np.ndarray | None) -> tuple[Contexts, np.ndarray]:
+        tokens = checked_ids("tokens", tokens, self.vocab_size)
+        starts = np.zeros(1, dtype=np.int64) if starts is None else np.asarray(starts, dtype=np.int64)
+        rising = (
+            tokens.ndim == 1 and starts.ndim == 1 and len(starts) and starts[0] == 0 and (np.diff(starts) > 0).all()
+        )
+        if not rising or starts[-1] >= max(1, len(tokens)):
+            raise DataError(f"`starts` must rise from 0 and stay below {len(tokens)}, the number of tokens")
+        if (tokens == PAD_ID).any():
+            raise DataError(f"`tokens` holds the pad at {int((tokens == PAD_ID).argmax())}; pads are never learned")
+        return of_text(tokens, starts), tokens
+
+    def learn_text(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """Learns every word of documents after all that stand before it.
+
+        Args:
+            tokens: documents end to end, [n].
+            starts: where each begins, rising from 0; one document by default.
+        """
+        contexts, tokens = self._text(tokens, starts)
+        self._change(contexts, tokens, np.ones(len(tokens), dtype=np.int64), sign=1)
+
+    def unlearn_text(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """Takes documents away that were learned; arguments as of `learn_text`."""
+        contexts, tokens = self._text(tokens, starts)
+        self._change(contexts, tokens, np.ones(len(tokens), dtype=np.int64), sign=-1)
+
+    def consolidate(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """Makes word vectors and classes from all counts, and what hangs on them from a text that was learned."""
+        self.memories.refresh(*self._text(tokens, starts))
+
+    def fit(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """Fits the mixture on parts of a learned text, each unlearned while it is predicted, then consolidates."""
+        self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run()
+
+    def _distribution(self, contexts: Contexts) -> np.ndarray:
+        """Probabilities of every word after contexts, [B, V] float32: the only place where they are made."""
+        return self.mixture.distribution(self.memories, self.memories.read(contexts))
+
+    def _rows(self) -> int:
+        return max(1, PART // self.vocab_size)
+
+    def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
+        """Log probabilities after contexts of a buffer."""
+        parts = [
+            np.log(np.maximum(self._distribution(contexts.part(slice(i, i + self._rows()))), FLOOR))
+            for i in range(0, len(contexts.ends), self._rows())
+        ]
+        return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, self.vocab_size)
+
+    def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
+        """Log probabilities of the word after each context, arguments as of `learn_batch`."""
+        return self.distributions(self.contexts(ids, lengths))
+
+    def score(self, tokens: np.ndarray, positions: np.ndarray, starts: np.ndarray | None = None) -> Float[Tensor, " B"]:
+        """Log probabilities of the words at some positions of a text, each after all that stand before it."""
+        contexts, tokens = self._text(tokens, starts)
+        positions = checked_ids("positions", positions, max(1, len(tokens)))
+        contexts, targets = contexts.part(positions), torch.from_numpy(tokens[positions])
+        own = [
+            self.distributions(contexts.part(cut)).gather(1, targets[cut, None]).squeeze(1)
+            for cut in (slice(i, i + self._rows()) for i in range(0, len(positions), self._rows()))
+        ]
+        return torch.cat(own) if own else torch.empty(0)
+
+    def log_probs(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Log probabilities of the word after each place, given the row up to it."""
+        array = checked_ids("ids", ids.numpy(), self.vocab_size)
+        rows, width = array.shape
+        ends = (np.arange(rows)[:, None] * width + np.arange(1, width + 1)).reshape(-1)
+        # Nothing before the last pad of a row counts.
+        last = np.maximum.accumulate(np.where(array == PAD_ID, np.arange(1, width + 1), 0), 1)
+        begins = (np.arange(rows)[:, None] * width + last).reshape(-1)
+        return self.distributions(Contexts(array.reshape(-1), begins, ends)).view(rows, width, self.vocab_size)
+
+    def start(self, batch: int) -> History:
+        """State before the first word."""
+        if batch < 1:
+            raise ConfigError(f"`batch` is {batch}; wanted 1 or more")
+        return History(np.empty((batch, 0), dtype=np.int64), np.zeros(batch, dtype=np.int64))
+
+    def prefill(self, ids: Int[Tensor, "B T"], state: History) -> tuple[Float[Tensor, "B V"], History]:
+        """Takes many words at once; returns the distribution after the last one."""
+        array = checked_ids("ids", ids.numpy(), self.vocab_size)
+        state = state.take(array, self.context_limit or array.shape[1])
+        return self.distributions(of_rows(state.ids, state.lengths)), state
+
+    def step(self, ids: Int[Tensor, " B"], state: History) -> tuple[Float[Tensor, "B V"], History]:
+        """Takes one word a sequence; returns the distribution after it."""
+        return self.prefill(ids[:, None], state)
+
+    def reading(self, contexts: Contexts) -> tuple[Reading, np.ndarray]:
+        """What the memories find for contexts, and the weights that the experts get, [B, C]."""
+        reading = self.memories.read(contexts)
+        return reading, self.mixture.weights(reading, self.memories.knowing(reading))
+
+    def stats(self) -> dict[str, int]:
+        """Bytes of every structure."""
+        return self.memories.nbytes | (self.mirror.nbytes if self.mirror is not None else {})

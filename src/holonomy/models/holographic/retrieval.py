@@ -1,0 +1,126 @@
+"""What a context brings to mind, where it comes from, and whether counts and bindings disagree about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from holonomy.core.errors import ConfigError
+from holonomy.geometry.minkowski import multivector_of, stability
+from holonomy.models.holographic.memories import Reading
+from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.settle import Settled
+
+SURE, APART = 0.3, 0.2
+"""A conflict: both are surer of their words than the first, and their divergence in nats is above the second."""
+PRIOR = "prior"
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Answers to contexts.
+
+    Attributes:
+        tokens: the word with the highest probability, the lowest id among equals, [B] int64.
+        probs: that probability, [B].
+        shares: part of it that each expert brought, [B, C]; in the order of `experts`.
+        experts: their names.
+        sources: the expert with the largest part, or `prior` where no word of the context is known, [B].
+        order: last words that the counts know as a context, [B].
+        divergence: of counts and bindings in nats, 0 to ln 2, [B]; zero without bindings.
+        conflict: whether both are sure of different words, [B] bool.
+        coherence: of what stands at the address of the longest bound order with the word, 0 to 1, [B]; sign-blind.
+        wrong_coherence: the same for the best other word.
+    """
+
+    tokens: np.ndarray
+    probs: np.ndarray
+    shares: np.ndarray
+    experts: list[str]
+    sources: list[str]
+    order: np.ndarray
+    divergence: np.ndarray
+    conflict: np.ndarray
+    coherence: np.ndarray
+    wrong_coherence: np.ndarray
+
+
+def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray | None = None) -> Retrieval:
+    """Answers to contexts, arguments as of `learn_batch`."""
+    contexts = model.contexts(ids, lengths)
+    logs = model.distributions(contexts)
+    tokens = logs.argmax(1).numpy()
+    reading, weights = model.reading(contexts)
+    probs, known = model.mixture.experts_at(model.memories, reading, tokens)
+    shares = weights * np.where(known, probs, 0.0)
+    shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
+    order = (reading.found[0] >= 0).sum(1) - 1
+    experts = model.memories.experts
+    nothing = (order == 0) & (reading.mass.sum(1) == 0)
+    sources = [PRIOR if none else experts[i] for none, i in zip(nothing, shares.argmax(1), strict=True)]
+    own = logs.exp().gather(1, torch.from_numpy(tokens)[:, None]).squeeze(1).numpy()
+    zeros = np.zeros(len(tokens))
+    divergence, conflict, right, wrong = zeros, zeros > 0, zeros, zeros
+    if model.mirror is not None:
+        divergence, conflict = _conflict(model, model.mirror, reading)
+        right, wrong = _coherence(model.mirror, reading, tokens, logs)
+    return Retrieval(tokens, own, shares, experts, sources, order, divergence, conflict, right, wrong)
+
+
+def retrieve(model: HolographicModel, context: Sequence[int]) -> Retrieval:
+    """The answer to one context: a batch of one."""
+    return retrieve_batch(model, np.array([context], dtype=np.int64).reshape(1, -1))
+
+
+def divergence_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Jensen-Shannon divergence of rows, in nats."""
+    middle = (p + q) / 2
+
+    def relative(a: np.ndarray) -> np.ndarray:
+        return np.where(a > 0, a * np.log(np.maximum(a, 1e-300) / np.maximum(middle, 1e-300)), 0.0).sum(1)
+
+    return (relative(p) + relative(q)) / 2
+
+
+def _conflict(model: HolographicModel, mirror: Mirror, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
+    counts = model.memories.counts
+    exact = counts.dense(reading.found[0]).astype(np.float64)
+    bound = mirror.distribution(reading.contexts, counts)
+    divergence = divergence_of(exact, bound)
+    sure = np.minimum(exact.max(1), bound.max(1)) >= SURE
+    return divergence, (exact.argmax(1) != bound.argmax(1)) & sure & (divergence >= APART)
+
+
+def _coherence(
+    mirror: Mirror, reading: Reading, tokens: np.ndarray, logs: torch.Tensor
+) -> tuple[np.ndarray, np.ndarray]:
+    symbols, lengths = reading.contexts.symbols(len(mirror.tower.orders))
+    others = logs.scatter(1, torch.from_numpy(tokens)[:, None], -torch.inf).argmax(1)
+    longest = np.minimum(lengths + 1, mirror.tower.orders[-1])
+    found = np.zeros((2, len(tokens)))
+    for order in mirror.tower.orders:
+        rows = np.flatnonzero(longest == order)
+        if not len(rows):
+            continue
+        x = mirror.tower.read(torch.from_numpy(symbols[rows]), order)
+        for side, words in enumerate((torch.from_numpy(tokens), others)):
+            turned = x @ mirror.signatures.words[words[rows]].mT
+            found[side, rows] = stability(multivector_of(turned)).mean(1).numpy()
+    return found[0], found[1]
+
+
+def settled_states(model: HolographicModel, ids: np.ndarray, order: int, lengths: np.ndarray | None = None) -> Settled:
+    """The settled states that the bindings' distribution is made of at one order.
+
+    Raises:
+        ConfigError: the model binds nothing, or not at this order.
+    """
+    mirror = model.mirror
+    if mirror is None or order not in mirror.tower.orders:
+        known = "none, tower.role is off" if mirror is None else str(mirror.tower.orders)
+        raise ConfigError(f"`order` is {order}; bound orders: {known}")
+    return mirror.settled(model.contexts(ids, lengths), order)[0]

@@ -1,0 +1,58 @@
+"""Rotations that stand for words and for places in a context: they follow from a seed and are never learned."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError
+from holonomy.geometry.rotation import counter_haar
+
+WORD, PLACE = 1, 2
+"""Tags of the two families of rotations."""
+
+
+class Signatures:
+    """For each word and each place K independent rotations of four dimensions.
+
+    Args:
+        seed: what they follow from; stored pairs are noise under any other.
+        channels: K.
+        vocab_size: number of words.
+        places: how many places a context has.
+
+    Raises:
+        ConfigError: channels is not a power of two, or there is no word or place.
+    """
+
+    def __init__(self, seed: int, channels: int, vocab_size: int, places: int, device: str = "cpu") -> None:
+        if channels < 1 or channels & (channels - 1) or vocab_size < 1 or places < 1:
+            raise ConfigError(
+                f"`channels` is {channels}, `vocab_size` {vocab_size}, `places` {places}; "
+                "wanted a power of two, one word or more, one place or more"
+            )
+        self.seed, self.channels = seed, channels
+        index = torch.arange(max(vocab_size, places + 1) * channels, device=device).view(-1, channels)
+        self.words = counter_haar(seed, WORD, index[:vocab_size]).float()
+        """[V, K, 4, 4]."""
+        at = counter_haar(seed, PLACE, index[1 : places + 1]).float()
+        self.placed = at[:, None] @ self.words
+        """Words at places, nearest first, [places, V, K, 4, 4]."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both tables."""
+        return 4 * (self.words.numel() + self.placed.numel())
+
+    def keys(self, symbols: Int[Tensor, "B n"]) -> Float[Tensor, "B K 4 4"]:
+        """Product over the words of a context, nearest first; the nearest stands last in `symbols`."""
+        nearest = symbols.flip(1)
+        key = self.placed[0, nearest[:, 0]]
+        for place in range(1, nearest.shape[1]):
+            key = key @ self.placed[place, nearest[:, place]]
+        return key
+
+    def similarities(self, x: Float[Tensor, "B K 4 4"]) -> Float[Tensor, "B V"]:
+        """Mean over channels of tr(E_w^T X) / 4: about the number of times word w is in x."""
+        return x.flatten(1) @ self.words.flatten(1).T / (4 * self.channels)

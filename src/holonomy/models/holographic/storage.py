@@ -1,0 +1,157 @@
+"""A model as named tensors and plain values, and back, and the sum of two models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.core.learner import Json, State
+from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.fit import Mixture
+from holonomy.models.holographic.memories import Memories
+from holonomy.models.holographic.mixture import Gate
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.similarity import ContextFeatures, Readout
+
+META = "holographic"
+KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers"}
+
+
+def state_of(model: HolographicModel) -> State:
+    """Everything that the model has learned and fitted."""
+    memories, mixture = model.memories, model.mixture
+    named = [*memories.grams, memories.apart, *memories.classes]
+    state: State = {
+        f"grams/{gram.name}/{key}": torch.from_numpy(array.copy())
+        for gram in named
+        for key, array in gram.trie.state().items()
+    }
+    state |= {f"group/{g.name}": torch.from_numpy(g.group.copy()) for g in memories.classes if g.group is not None}
+    state["unigram"] = torch.from_numpy(memories.unigram.copy())
+    state |= {f"gate/{key}": torch.from_numpy(array.copy()) for key, array in mixture.gate.state().items()}
+    if memories.readout is not None:
+        state["vectors"] = memories.readout.features.vectors
+        state |= {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
+    if model.mirror is not None:
+        state |= {f"tower/{key}": tensor for key, tensor in model.mirror.tower.state().items()}
+        state["tower/shares"] = torch.from_numpy(model.mirror.shares.copy())
+    tempers: Json = None if mixture.tempers is None else [float(t) for t in mixture.tempers]
+    state[META] = {
+        "fingerprint": model.tokenizer.fingerprint,
+        "config": model.config.model_dump_json(),
+        "classes": [len(np.unique(g.group)) for g in memories.classes if g.group is not None],
+        "vectors": memories.readout is not None,
+        "power": mixture.power,
+        "slope": mixture.slope,
+        "product": mixture.product,
+        "calibrated": mixture.calibrated,
+        "tempers": tempers,
+    }
+    return state
+
+
+def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> None:
+    """Takes over what `state_of` gave.
+
+    Raises:
+        CheckpointError: another tokenizer or configuration, or a piece that is missing, foreign or damaged; the model
+            is then as before.
+    """
+    meta = state.get(META)
+    if not isinstance(meta, dict) or set(meta) != KEYS:
+        raise CheckpointError(f"`{META}` is missing or incomplete; wanted {', '.join(sorted(KEYS))}")
+    if meta["fingerprint"] != model.tokenizer.fingerprint:
+        raise CheckpointError("`tokenizer` is not the one that the checkpoint was made with; load that one")
+    if meta["config"] != model.config.model_dump_json():
+        raise CheckpointError("`config` is not the one that the checkpoint was made with; load that one")
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    fresh = HolographicModel(model.config, model.tokenizer)
+    _load_memories(fresh.memories, tensors, meta)
+    fresh.mixture = _mixture(fresh.memories, tensors, meta)
+    if fresh.mirror is not None:
+        fresh.mirror.tower.load_state({key: _take(tensors, f"tower/{key}") for key in ("store", "load")})
+        shares = _take(tensors, "tower/shares").numpy()
+        if shares.shape != fresh.mirror.shares.shape or not np.isfinite(shares).all():
+            raise CheckpointError("`tower/shares` is damaged")
+        fresh.mirror.shares = shares.copy()
+    if set(state_of(fresh)) != set(state):
+        foreign = sorted(set(state) ^ set(state_of(fresh)))
+        raise CheckpointError(f"`{foreign[0]}` does not belong to this model, or is missing")
+    model.memories, model.mixture, model.mirror = fresh.memories, fresh.mixture, fresh.mirror
+
+
+def _take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise CheckpointError(f"`{name}` is missing")
+    return tensors[name].cpu()
+
+
+def _load_memories(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, Json]) -> None:
+    vocab_size, numbers = memories.vocab_size, memories.config.counts.classes
+    made = [memories.class_grams(n, np.empty(0, np.int64)) for n in numbers] if meta["classes"] else []
+    for gram, number in zip(made, numbers, strict=False):
+        group = _take(tensors, f"group/{gram.name}").numpy()
+        if group.shape != (vocab_size,) or not vocab_size <= group.min() <= group.max() < vocab_size + number:
+            raise CheckpointError(f"`group/{gram.name}` does not give each word one of {number} classes")
+        gram.group = group.copy()
+    for gram in [*memories.grams, memories.apart, *made]:
+        prefix = f"grams/{gram.name}/"
+        gram.trie.load_state(
+            {k.removeprefix(prefix): t.cpu().numpy() for k, t in tensors.items() if k.startswith(prefix)}
+        )
+    memories.classes = made
+    unigram = _take(tensors, "unigram").numpy()
+    if unigram.shape != (vocab_size,) or unigram.min() < 0:
+        raise CheckpointError("`unigram` is damaged")
+    memories.unigram = unigram.copy()
+    if meta["vectors"]:
+        similarity, vectors = memories.config.similarity, _take(tensors, "vectors").clone()
+        if vectors.shape != (vocab_size, similarity.dim) or not bool(vectors.isfinite().all()):
+            raise CheckpointError("`vectors` is damaged or of another size")
+        features = ContextFeatures(vectors, positions=similarity.positions, decay=similarity.decay)
+        readout = Readout(features, ridge=similarity.ridge, words=similarity.readout)
+        readout.load_state({k: _take(tensors, f"readout/{k}") for k in readout.state()})
+        memories.readout = readout
+
+
+def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, Json]) -> Mixture:
+    arrays = {key: _take(tensors, f"gate/{key}").numpy() for key in ("mean", "scale", "weights")}
+    gate = Gate.from_state(arrays, memories.num_numbers, len(memories.experts))
+    power, slope, tempers = meta["power"], meta["slope"], meta["tempers"]
+    if (
+        not isinstance(power, float)
+        or not isinstance(slope, float)
+        or meta["product"] not in ("episodic", "all", "none")
+    ):
+        raise CheckpointError("`power`, `slope` or `product` of the mixture is damaged")
+    if tempers is not None and (not isinstance(tempers, list) or len(tempers) != memories.counts.order):
+        raise CheckpointError("`tempers` of the mixture is damaged")
+    exponents = None if tempers is None else np.array(tempers, dtype=np.float64)
+    return Mixture(gate, power, slope, str(meta["product"]), exponents, calibrated=bool(meta["calibrated"]))
+
+
+def merge_into(model: HolographicModel, other: HolographicModel) -> None:
+    """Adds all pairs that another model has learned: counts and bindings are then those of one pass over both texts.
+
+    Vectors, classes and what hangs on them are dropped, since they mean different things in both: consolidate.
+
+    Raises:
+        ConfigError: another tokenizer or configuration.
+        DataError: counts would overflow; nothing has changed.
+    """
+    if model.tokenizer.fingerprint != other.tokenizer.fingerprint or model.config != other.config:
+        raise ConfigError("`other` has another tokenizer or configuration; merge models of one kind")
+    mine, theirs = model.memories, other.memories
+    mine.classes, mine.readout = [], None
+    if model.mirror is not None and other.mirror is not None:
+        model.mirror.merge(other.mirror, mine.counts, theirs.counts)
+    merged: list[tuple[CountTrie, CountTrie]] = [
+        (a.trie, b.trie) for a, b in zip([*mine.grams, mine.apart], [*theirs.grams, theirs.apart], strict=True)
+    ]
+    for trie, added in merged:
+        trie.merge(added)
+    mine.unigram += theirs.unigram

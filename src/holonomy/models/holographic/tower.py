@@ -1,0 +1,195 @@
+"""A store of superposed bindings: each pair of context and word is added, once, at an address of its context.
+
+An address is K real multivectors of Cl(3,1) in matrix form, 64 bytes each. Its digits in base 16 are levels of a tower:
+the first carries the order of the context, the others come from a hash. Adding up groups of sixteen neighbours gives
+the tower with one level less, bit for bit. Everything is an integer: sums do not depend on their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.geometry.rotation import splitmix
+from holonomy.models.holographic.kernels import binding
+from holonomy.models.holographic.signatures import Signatures
+
+SCALE = 4096
+"""Bindings are stored as multiples of 1 / 4096."""
+LARGEST_LOAD = 2**18
+"""More items at one address could overflow its integers."""
+ORDER_STEP, PLACE_STEP = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
+LOW = 2**32 - 1
+
+
+class Bindings(NamedTuple):
+    """Pairs to be written.
+
+    Attributes:
+        symbols: contexts, nearest last, [B, places] int64.
+        lengths: how many of the symbols count, [B] int64.
+        targets: [B] int64.
+        weights: how often, by order, [B, orders] int64; negative takes away.
+    """
+
+    symbols: np.ndarray
+    lengths: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+
+class Tower:
+    """The store.
+
+    Args:
+        signatures: rotations of words and places.
+        levels: L from 3 to 10; 16^L multivectors when `top_digits` add up to 16 and K is 16.
+        top_digits: how many first digits each order has, for orders 2, 3, ... without a gap.
+        seed: of the addresses.
+
+    Raises:
+        ConfigError: levels or digits out of range, or fewer places than the orders need.
+    """
+
+    def __init__(self, signatures: Signatures, *, levels: int, top_digits: Mapping[int, int], seed: int) -> None:
+        orders = sorted(top_digits)
+        if not 3 <= levels <= 10 or orders != list(range(2, 2 + len(orders))) or not orders:
+            raise ConfigError(
+                f"`levels` is {levels} and `top_digits` {dict(top_digits)}; wanted 3 to 10, orders from 2 on"
+            )
+        if min(top_digits.values()) < 1 or sum(top_digits.values()) > 16 or len(signatures.placed) < len(orders):
+            raise ConfigError(
+                f"`top_digits` is {dict(top_digits)}; wanted 1 or more each, 16 together, a place for each"
+            )
+        self.signatures, self.levels, self.seed = signatures, levels, seed
+        self.top_digits = {n: top_digits[n] for n in orders}
+        self.orders = orders
+        shape = (sum(top_digits.values()) * 16 ** (levels - 2), signatures.channels, 4, 4)
+        self.store = torch.zeros(shape, dtype=torch.int32, device=signatures.words.device)
+        self.load = torch.zeros(shape[0], dtype=torch.int32, device=signatures.words.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of store and loads."""
+        return 4 * (self.store.numel() + self.load.numel())
+
+    def addresses(self, symbols: Int[Tensor, "B places"], order: int) -> Int[Tensor, " B"]:
+        """Addresses of contexts of `order` - 1 words, nearest last."""
+        start = torch.tensor(self.seed, device=symbols.device) ^ (order * ORDER_STEP + 2**63) % 2**64 - 2**63
+        h = splitmix(start).expand(len(symbols))
+        for j in range(1, order):
+            h = splitmix(h ^ (symbols[:, -j] + (j * PLACE_STEP + 2**63) % 2**64 - 2**63))
+        digits = self.top_digits[order]
+        top = sum(m for n, m in self.top_digits.items() if n < order) + ((((h >> 32) & LOW) * digits) >> 32)
+        below = 4 * (self.levels - 2)
+        return (top << below) + ((h & LOW) >> (32 - below))
+
+    def _rows(self, pairs: Bindings) -> Int[Tensor, "B orders"]:
+        symbols, lengths = torch.from_numpy(pairs.symbols), torch.from_numpy(pairs.lengths)
+        rows = [torch.where(lengths >= n - 1, self.addresses(symbols, n), -1) for n in self.orders]
+        return torch.stack(rows, 1)
+
+    def write(self, pairs: Bindings) -> None:
+        """Adds pairs; negative weights take them away again, exactly.
+
+        Raises:
+            DataError: an address would hold more than 2^18 items, or fewer than none; nothing has changed.
+        """
+        rows = self._rows(pairs)
+        weights = torch.from_numpy(np.ascontiguousarray(pairs.weights, dtype=np.int32))
+        there = rows >= 0
+        change = torch.zeros_like(self.load).index_add_(0, rows[there].to(self.load.device), weights[there])
+        after = self.load + change
+        if len(after) and not 0 <= int(after.min()) <= int(after.max()) <= LARGEST_LOAD:
+            raise DataError(
+                f"`weights` would leave {int(after.min())} to {int(after.max())} items at an address; wanted 0 to "
+                f"{LARGEST_LOAD}: take more levels, or unlearn only what was learned"
+            )
+        if self.store.device.type != "cpu":
+            self._write_tensors(pairs, rows, weights)
+            self.load = after
+            return
+        tables = self.signatures.words.flatten(2).numpy(), self.signatures.placed.flatten(3).numpy()
+        pairs_in = rows.numpy(), pairs.symbols, pairs.targets, weights.numpy()
+        binding()(self.store.flatten(2).numpy(), self.load.numpy(), *tables, *pairs_in)
+
+    def _write_tensors(self, pairs: Bindings, rows: Tensor, weights: Tensor) -> None:
+        device = self.store.device
+        symbols, words = torch.from_numpy(pairs.symbols).to(device), self.signatures.words
+        words = words[torch.from_numpy(pairs.targets).to(device)]
+        for column, order in enumerate(self.orders):
+            bound = self.bound(self.signatures.keys(symbols[:, symbols.shape[1] - order + 1 :]), words)
+            there = (rows[:, column] >= 0).to(device)
+            items = bound * weights[:, column].to(device)[:, None, None, None]
+            self.store.index_add_(0, rows[:, column].to(device)[there], items[there])
+
+    @staticmethod
+    def bound(keys: Float[Tensor, "B K 4 4"], words: Float[Tensor, "B K 4 4"]) -> Int[Tensor, "B K 4 4"]:
+        """What one pair adds: the key times the word, in whole numbers."""
+        return (SCALE * (keys @ words)).round().int()
+
+    def read(self, symbols: Int[Tensor, "B places"], order: int) -> Float[Tensor, "B K 4 4"]:
+        """What stands at the addresses of contexts, turned back by their keys: the sum of what followed, and noise."""
+        keys = self.signatures.keys(symbols[:, symbols.shape[1] - order + 1 :])
+        return keys.mT @ (self.store[self.addresses(symbols, order)].float() / SCALE)
+
+    def fold(self) -> Tower:
+        """The tower with one level less.
+
+        Raises:
+            ConfigError: it has three levels.
+        """
+        if self.levels == 3:
+            raise ConfigError("`levels` is 3; a tower of three levels cannot be folded")
+        folded = Tower.__new__(Tower)
+        folded.__dict__.update(self.__dict__)
+        folded.levels = self.levels - 1
+        folded.store = self.store.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32)
+        folded.load = self.load.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32)
+        return folded
+
+    def merge(self, other: Tower) -> None:
+        """Adds what another tower holds; a higher one is folded first.
+
+        Raises:
+            ConfigError: another seed, other digits or channels, or fewer levels.
+            DataError: an address would overflow.
+        """
+        while other.levels > self.levels:
+            other = other.fold()
+        mine, theirs = (
+            (t.seed, t.signatures.seed, t.signatures.channels, t.top_digits, t.levels) for t in (self, other)
+        )
+        if mine != theirs:
+            raise ConfigError(f"`other` has seeds, channels, digits and levels {theirs}; wanted {mine}")
+        if int((self.load + other.load).max()) > LARGEST_LOAD:
+            raise DataError(f"`other` would leave more than {LARGEST_LOAD} items at an address; take more levels")
+        self.store += other.store
+        self.load += other.load
+
+    def crosstalk(self) -> float:
+        """Estimate of the sum of squared counts of all stored pairs: |S|^2 / (4 K)."""
+        total = sum(float(part.double().square().sum()) for part in self.store.split(4096))
+        return total / SCALE**2 / (4 * self.signatures.channels)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `load_state` reads back."""
+        return {"store": self.store, "load": self.load}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Takes over a stored tower.
+
+        Raises:
+            CheckpointError: a tensor is missing, foreign or of another shape.
+        """
+        for name, mine in self.state().items():
+            found = state.get(name)
+            if len(state) != 2 or found is None or found.shape != mine.shape or found.dtype != mine.dtype:
+                raise CheckpointError(f"`{name}` of the tower is missing or foreign; wanted int32 {tuple(mine.shape)}")
+        self.store, self.load = (state[n].to(self.store.device).clone() for n in ("store", "load"))

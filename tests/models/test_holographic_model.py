@@ -1,0 +1,231 @@
+"""The whole model: one scoring path, exact forgetting, figures on a real text, and wrong input."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+
+from holonomy.core.errors import DataError
+from holonomy.data.kneser_ney import KneserNey, NGramCounts
+from holonomy.data.text import load_text
+from holonomy.data.words import WordSplit, WordTokenizer, split_words
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.metrics import (
+    bootstrap,
+    calibration_error,
+    calibration_floor,
+    predict,
+    separation,
+)
+from holonomy.models.holographic.model import HolographicModel
+
+SMALL = HolographicConfig.model_validate(
+    {
+        "tower": {"levels": 4, "channels": 8},
+        "counts": {"classes": [8], "skips": [[1, 3]]},
+        "similarity": {"dim": 16},
+        "mixture": {"blocks": 2, "block_share": 0.1, "product_steps": 12, "em_steps": 40},
+        "batch_size": 500,
+    }
+)
+
+
+def text(words: int = 4000) -> WordSplit:
+    return split_words(" ".join(load_text("pydoc").text.split()[:words]))
+
+
+@pytest.fixture(scope="module")
+def split() -> WordSplit:
+    return text()
+
+
+@pytest.fixture(scope="module")
+def model(split: WordSplit) -> HolographicModel:
+    made = HolographicModel(SMALL, split.tokenizer)
+    made.learn_text(split.train)
+    made.fit(split.train)
+    return made
+
+
+def fresh(split: WordSplit, config: HolographicConfig = SMALL) -> HolographicModel:
+    return HolographicModel(config, split.tokenizer)
+
+
+@pytest.mark.parametrize("product", ["episodic", "all", "none"])
+def test_probabilities_sum_to_one(split: WordSplit, product: str) -> None:
+    mixture = {**SMALL.mixture.model_dump(), "product": product}
+    config = HolographicConfig.model_validate({**SMALL.model_dump(), "mixture": mixture})
+    made, random = fresh(split, config), np.random.default_rng(0)
+    ids = random.integers(2, split.tokenizer.vocab_size, (60, 400))
+    lengths = random.integers(0, 401, 60)
+    ids[0], lengths[:2] = 0, (400, 0)
+    ids[5:20] = split.train[: 15 * 400].reshape(-1, 400)[:15] if len(split.train) >= 6000 else split.train[:400]
+    for trained in (False, True):
+        if trained:
+            made.learn_text(split.train)
+            made.fit(split.train)
+        assert made.mixture.calibrated == trained
+        assert (made.next_log_probs(ids, lengths).exp().sum(1) - 1).abs().max() < 1e-5
+
+
+def test_all_ways_to_ask_agree(model: HolographicModel, split: WordSplit) -> None:
+    rows = torch.from_numpy(split.test[:120].reshape(4, 30).copy())
+    whole = model.log_probs(rows)
+    state = model.start(4)
+    for place in range(30):
+        stepped, state = model.step(rows[:, place], state)
+        assert torch.allclose(stepped, whole[:, place], atol=1e-5)
+    filled, state = model.prefill(rows[:, :20], model.start(4))
+    assert torch.allclose(filled, whole[:, 19], atol=1e-5)
+    assert torch.allclose(model.step(rows[:, 20], state)[0], whole[:, 20], atol=1e-5)
+    one = torch.cat([model.next_log_probs(rows[b : b + 1, :9].numpy()) for b in range(4)])
+    assert torch.allclose(one, whole[:, 8], atol=1e-5)
+    padded = np.concatenate([np.full((4, 5), 1), rows[:, :9].numpy()], 1)
+    assert torch.allclose(model.next_log_probs(padded), one, atol=1e-6)
+    ragged = np.concatenate([np.full((4, 5), 7), rows[:, :9].numpy()], 1)
+    assert torch.allclose(model.next_log_probs(ragged, np.full(4, 9)), one, atol=1e-6)
+    tokens = np.concatenate([split.train, split.test])
+    positions = len(split.train) + np.array([0, 3, 70])
+    scored = model.score(tokens, positions)
+    for found, at in zip(scored, positions, strict=True):
+        assert torch.isclose(found, model.next_log_probs(tokens[None, :at])[0, tokens[at]], atol=1e-5)
+
+
+def test_rows_of_experts_agree_with_their_targets(model: HolographicModel, split: WordSplit) -> None:
+    from holonomy.models.holographic.contexts import of_text
+
+    tokens = np.concatenate([split.train, split.test])
+    positions = np.arange(len(split.train), len(split.train) + 40)
+    reading = model.memories.read(of_text(tokens, np.zeros(1, np.int64), positions))
+    probs, known = model.memories.target_probs(reading, tokens[positions])
+    assert known[:, :-1].any(0).all() and len(model.memories.experts) == probs.shape[1]
+    for column in range(probs.shape[1]):
+        weights = np.zeros_like(probs)
+        weights[:, column] = 1.0
+        dense = model.memories.mix(reading, weights, counts=True)
+        assert np.allclose(dense.sum(1), known[:, column], atol=1e-4)
+        assert np.allclose(dense[np.arange(40), tokens[positions]], probs[:, column] * known[:, column], atol=1e-5)
+
+
+def test_learning_in_any_form_is_the_same(split: WordSplit) -> None:
+    whole, single = fresh(split), fresh(split)
+    some = split.train[:150]
+    whole.learn_text(some)
+    for i, word in enumerate(some.tolist()):
+        single.learn(some[max(0, i - 9) : i].tolist(), word)
+    probe = split.test[:40][None]
+    assert torch.equal(whole.next_log_probs(probe), single.next_log_probs(probe))
+    assert whole.mirror is not None and single.mirror is not None
+    assert torch.equal(whole.mirror.tower.store, single.mirror.tower.store)
+    assert torch.equal(whole.mirror.tower.load, single.mirror.tower.load)
+    heavy = fresh(split)
+    heavy.learn_batch(np.array([[5, 6], [5, 6]]), np.array([7, 7]), np.array([2, 3]))
+    light = fresh(split)
+    for _ in range(5):
+        light.learn([5, 6], 7)
+    assert torch.equal(heavy.next_log_probs(np.array([[5, 6]])), light.next_log_probs(np.array([[5, 6]])))
+    assert heavy.mirror is not None and not heavy.mirror.tower.store.any()
+
+
+def test_forgetting_leaves_no_trace(split: WordSplit) -> None:
+    kept, gone = split.train[:1200], split.train[1200:2500]
+    made, alone = fresh(split), fresh(split)
+    made.learn_text(kept)
+    made.learn_text(gone)
+    made.unlearn_text(gone)
+    alone.learn_text(kept)
+    assert made.mirror is not None and alone.mirror is not None
+    assert torch.equal(made.mirror.tower.store, alone.mirror.tower.store)
+    probe = split.test[:60].reshape(3, 20)
+    assert torch.equal(made.next_log_probs(probe), alone.next_log_probs(probe))
+    for each in (made, alone):
+        each.consolidate(kept)
+    assert torch.allclose(made.next_log_probs(probe), alone.next_log_probs(probe), atol=1e-4)
+    with pytest.raises(DataError, match="was not learned that often"):
+        made.unlearn_text(np.concatenate([kept, gone]))
+    assert torch.allclose(made.next_log_probs(probe), alone.next_log_probs(probe), atol=1e-4)
+
+
+def test_it_beats_kneser_ney_and_learns_while_reading() -> None:
+    split = text(30_000)
+    config = HolographicConfig.model_validate({"tower": {"role": "off"}, "mixture": {"blocks": 2, "product_steps": 12}})
+    made = HolographicModel(config, split.tokenizer)
+    made.learn_text(split.train)
+    made.fit(split.train)
+    tokens = np.concatenate([split.train, split.test])
+    positions = np.arange(len(split.train), len(tokens))
+    plain = KneserNey(NGramCounts(split.train, order=5, vocab_size=made.vocab_size), order=5)
+    baseline = plain.token_losses(tokens)[positions].mean()
+    before = made.score(tokens, positions[:50])
+    static, online = predict(made, tokens, positions), predict(made, tokens, positions, online=True)
+    assert torch.equal(before, made.score(tokens, positions[:50]))
+    assert static.losses.mean() < baseline - 0.4
+    assert online.losses.mean() < static.losses.mean()
+    assert np.allclose(static.losses, -made.score(tokens, positions).numpy(), atol=1e-5)
+    report = static.report(made)
+    assert report.words == len(split.test) and report.calibrated and report.separation > 0.7
+    assert abs(report.unknown - (split.test == 0).mean()) < 1e-12
+    assert report.top1 <= report.reciprocal_rank and report.top1 < report.top5
+
+
+def test_measures_of_honesty() -> None:
+    random = np.random.default_rng(5)
+    confidence = random.random(20_000)
+    right = (random.random(20_000) < confidence).astype(float)
+    assert calibration_error(confidence, right) < 0.02
+    assert abs(calibration_error(confidence, right) - calibration_floor(confidence)) < 0.005
+    assert abs(calibration_error(np.full(1000, 0.9), np.zeros(1000)) - 0.9) < 1e-9
+    pairs = [(a > b) + (a == b) / 2 for a in (0.2, 0.8, 0.8) for b in (0.8, 0.1)]
+    score, truth = np.array([0.2, 0.8, 0.8, 0.8, 0.1]), np.array([1, 1, 1, 0, 0])
+    assert abs(separation(score, truth) - np.mean(pairs)) < 1e-12
+    low, high = bootstrap(random.normal(3, 1, 6400))
+    assert low < 3 < high and abs((high - low) / (2 * 1.96 / 80) - 1) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"ids": np.array([[99_999, 2]])}, "`ids` row 0 holds 99999"),
+        ({"targets": np.array([-1])}, "`targets` row 0"),
+        ({"targets": np.array([1])}, "the pad"),
+        ({"targets": np.array([2, 3])}, "`targets` has shape"),
+        ({"weights": np.array([0])}, "`weights`"),
+        ({"weights": np.array([np.nan])}, "`weights`"),
+        ({"lengths": np.array([3])}, "`lengths` run"),
+        ({"lengths": np.array([0.5])}, "`lengths` is"),
+        ({"ids": np.array([1.5, 2.0])}, "`ids` is float64"),
+    ],
+)
+def test_wrong_input_is_named_and_changes_nothing(split: WordSplit, change: dict, named: str) -> None:
+    made = fresh(split)
+    with pytest.raises(DataError, match=named):
+        made.learn_batch(**{"ids": np.array([[2, 3]]), "targets": np.array([4]), **change})
+    assert made.memories.counts.num_grams == 0
+    with pytest.raises(DataError, match="starts"):
+        made.learn_text(np.array([2, 3]), np.array([0, 5]))
+    with pytest.raises(DataError, match="too few"):
+        made.fit(np.array([2]))
+
+
+def test_a_text_of_one_word() -> None:
+    made = HolographicModel(SMALL, WordTokenizer(["a"]))
+    made.learn_text(np.full(300, 2))
+    made.fit(np.full(300, 2))
+    assert made.next_log_probs(np.full((1, 5), 2)).argmax() == 2
+
+
+@pytest.mark.slow
+def test_targets_on_the_reference_of_python() -> None:
+    content = load_text("pydoc").text
+    if not hashlib.sha256(content.encode()).hexdigest().startswith("71f2ff5d"):
+        pytest.skip("the reference text of another Python")
+    split = split_words(content)
+    made = HolographicModel(HolographicConfig(), split.tokenizer)
+    made.learn_text(split.train)
+    made.fit(split.train)
+    tokens = np.concatenate([split.train, split.test])
+    found = predict(made, tokens, np.arange(len(split.train), len(tokens)))
+    assert np.exp(found.losses.mean()) <= 0.46 * 71.95

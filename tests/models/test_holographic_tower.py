@@ -1,0 +1,228 @@
+"""Superposed bindings: whole numbers that add up, noise as the formulas say, and words that come back."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.models.holographic.settle import bucket_of, fit_shares, noise, settle, spread_counts
+from holonomy.models.holographic.signatures import Signatures
+from holonomy.models.holographic.tower import LARGEST_LOAD, SCALE, Bindings, Tower
+
+WORDS, DIGITS = 500, {2: 4, 3: 6, 4: 6}
+
+
+def tower(levels: int = 4, channels: int = 4, seed: int = 7, digits: dict[int, int] = DIGITS) -> Tower:
+    return Tower(Signatures(seed, channels, WORDS, len(digits)), levels=levels, top_digits=digits, seed=seed)
+
+
+def pairs(count: int, seed: int = 0, orders: int = 3) -> Bindings:
+    random = np.random.default_rng(seed)
+    weights = np.broadcast_to(random.integers(1, 4, (count, 1)), (count, orders))
+    symbols = random.integers(0, WORDS, (count, orders))
+    return Bindings(symbols, random.integers(0, orders + 1, count), random.integers(0, WORDS, count), weights)
+
+
+def splitmix(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ x >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ x >> 27) * 0x94D049BB133111EB % 2**64
+    return x ^ x >> 31
+
+
+def test_addresses_equal_whole_numbers() -> None:
+    for levels in (3, 5, 10):
+        shallow = tower(3, 1)
+        shallow.levels = levels
+        symbols = np.random.default_rng(levels).integers(0, WORDS, (50, 3))
+        for order, offset in ((2, 0), (3, 4), (4, 10)):
+            found = shallow.addresses(torch.from_numpy(symbols), order).tolist()
+            for row, context in zip(found, symbols.tolist(), strict=True):
+                h = splitmix(7 ^ order * 0x9E3779B97F4A7C15 % 2**64)
+                for j in range(1, order):
+                    h = splitmix(h ^ (context[-j] + j * 0xD1B54A32D192ED03) % 2**64)
+                top = offset + ((h >> 32) * DIGITS[order] >> 32)
+                assert row == top * 16 ** (levels - 2) + ((h % 2**32) >> (32 - 4 * (levels - 2)))
+
+
+def test_loads_are_spread_evenly() -> None:
+    store = tower(levels=4)
+    symbols = torch.from_numpy(np.stack(np.unravel_index(np.arange(100_000), (50, 50, 50)), 1))
+    for order, digits in DIGITS.items():
+        # Contexts that differ anywhere in their last words are counted once each.
+        distinct = torch.unique(symbols[:, 3 - order + 1 :], dim=0)
+        rows = torch.bincount(store.addresses(distinct, order), minlength=len(store.load))
+        rows = rows[rows.nonzero().min() : rows.nonzero().max() + 1].double()
+        cells, mean = digits * 256, len(distinct) / (digits * 256)
+        if mean < 5:
+            continue
+        rows = torch.nn.functional.pad(rows, (0, cells - len(rows)))
+        chi = float(((rows - mean) ** 2 / mean).sum())
+        assert abs(chi - (cells - 1)) < 3 * math.sqrt(2 * (cells - 1))
+        assert rows.max() <= mean + 6 * math.sqrt(mean)
+
+
+def test_kernel_equals_tensors() -> None:
+    compiled, plain, items = tower(), tower(), pairs(400)
+    compiled.write(items)
+    rows = plain._rows(items)
+    plain._write_tensors(items, rows, torch.from_numpy(items.weights.astype(np.int32)))
+    # Rounding may fall to either side for each of the items.
+    assert (compiled.store - plain.store).abs().max() <= 3
+    assert compiled.store.abs().max() > SCALE
+    assert torch.equal(
+        compiled.load, torch.bincount(rows[rows >= 0], items_weights(items, rows), len(plain.load)).int()
+    )
+
+
+def items_weights(items: Bindings, rows: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(items.weights.astype(np.float64))[rows >= 0]
+
+
+def test_order_batches_unlearning_and_merging_are_exact() -> None:
+    whole, parts, kept, other = tower(), tower(), tower(), tower()
+    items = pairs(600)
+    whole.write(items)
+    for part in np.array_split(np.random.default_rng(1).permutation(600), 7):
+        parts.write(Bindings(*(a[part] for a in items)))
+    assert torch.equal(whole.store, parts.store) and torch.equal(whole.load, parts.load)
+    first, second = (Bindings(*(a[s] for a in items)) for s in (slice(0, 250), slice(250, 600)))
+    kept.write(first)
+    other.write(second)
+    kept.merge(other)
+    assert torch.equal(whole.store, kept.store)
+    kept.write(second._replace(weights=-second.weights))
+    other = tower()
+    other.write(first)
+    assert torch.equal(other.store, kept.store) and torch.equal(other.load, kept.load)
+
+
+def test_folding_gives_the_lower_tower() -> None:
+    high, low, items = tower(levels=5), tower(levels=3), pairs(500)
+    high.write(items)
+    low.write(items)
+    folded = high.fold().fold()
+    assert torch.equal(folded.store, low.store) and torch.equal(folded.load, low.load)
+    low.merge(high)
+    assert torch.equal(low.store, 2 * folded.store)
+    with pytest.raises(ConfigError, match="levels"):
+        folded.fold()
+
+
+@pytest.mark.parametrize(("channels", "load"), [(1, 5), (4, 25), (16, 5), (16, 100), (64, 250)])
+def test_crosstalk_follows_its_law(channels: int, load: int) -> None:
+    # Other items at the address are rotations under foreign keys: sd^2 = sum n^2 / (16 K).
+    signatures = Signatures(1, channels, WORDS, 1)
+    random, batch = np.random.default_rng(load), 4000 // channels + 60
+    x = torch.zeros(batch, channels, 4, 4)
+    for _ in range(load):
+        keys = Signatures(int(random.integers(2**30)), channels, batch, 1).words
+        x += keys @ signatures.words[torch.from_numpy(random.integers(0, WORDS, batch))]
+    scores = signatures.similarities(x)
+    assert abs(float(scores.std()) / math.sqrt(load / (16 * channels)) - 1) < 0.05
+    assert abs(float(noise(x).mean()) / math.sqrt(load / (16 * channels)) - 1) < 0.05
+
+
+def top_share(load: float, channels: int, vocab: int) -> float:
+    """Chance that the stored word scores highest among `vocab`."""
+    sd = math.sqrt(load / (16 * channels))
+    x = torch.linspace(-8, 8, 4001, dtype=torch.float64)
+    inner = torch.special.ndtr((1 + sd * x) / math.sqrt(sd**2 + 1 / (16 * channels)))
+    return float((torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi) * inner ** (vocab - 1)).sum() * 16 / 4000)
+
+
+def test_capacity_follows_its_integral() -> None:
+    assert abs(top_share(25, 64, 10_000) - 0.990) < 0.003 and abs(top_share(125, 64, 10_000) - 0.168) < 0.01
+    # 10,000 pairs at addresses of sixteen channels, about eight each besides the one that is read.
+    words, count = 10_000, 10_000
+    signatures = Signatures(3, 16, words, 1)
+    store = Tower(signatures, levels=4, top_digits={2: 5}, seed=3)
+    random = np.random.default_rng(3)
+    symbols = random.permutation(words)[:count, None]
+    targets = random.integers(0, words, count)
+    ones = np.ones(count, np.int64)
+    store.write(Bindings(symbols, ones, targets, ones[:, None]))
+    some = random.permutation(count)[:1500]
+    found = signatures.similarities(store.read(torch.from_numpy(symbols[some]), 2)).argmax(1).numpy()
+    others = store.load[store.addresses(torch.from_numpy(symbols[some]), 2)].double() - 1
+    expected = np.mean([top_share(float(load), 16, words) for load in others])
+    assert abs(float((found == targets[some]).mean()) - expected) < 0.03
+    assert expected > 0.8
+    assert abs(store.crosstalk() / count - 1) < 0.05
+
+
+def test_a_lone_pair_always_comes_back() -> None:
+    store = tower(levels=3, channels=4)
+    items = pairs(1)._replace(lengths=np.array([3]), weights=np.ones((1, 3), np.int64))
+    store.write(items)
+    for order in DIGITS:
+        state = settle(store.read(torch.from_numpy(items.symbols), order), store.signatures)
+        assert state.tokens.tolist() == [[int(items.targets[0])]] and abs(float(state.counts) - 1) < 1e-3
+        elsewhere = settle(store.read(torch.from_numpy(items.symbols[:, ::-1].copy()), order), store.signatures)
+        assert int(elsewhere.steps) == 0 or order == 2
+
+
+def test_settling_explains_several_words_and_lowers_the_energy() -> None:
+    signatures = Signatures(5, 16, WORDS, 1)
+    random = np.random.default_rng(0)
+    batch, exact = 400, 0
+    chosen = [random.permutation(WORDS)[: random.integers(1, 7)] for _ in range(batch)]
+    counts = [random.integers(1, 9, len(words)) for words in chosen]
+    x = torch.zeros(batch, 16, 4, 4)
+    for row, (words, count) in enumerate(zip(chosen, counts, strict=True)):
+        x[row] = (signatures.words[words] * torch.from_numpy(count)[:, None, None, None]).sum(0)
+    energies, last = [x.flatten(1).square().sum(1)], None
+    for steps in range(1, 9):
+        last = settle(x, signatures, steps=steps)
+        energies.append(last.residual.flatten(1).square().sum(1))
+    falls = torch.stack(energies).diff(dim=0)
+    assert (falls <= 1e-3).all() and (falls[0] < 0).all()
+    first = settle(x, signatures, steps=1)
+    expected = 4 * 16 * first.counts[:, 0].square()
+    assert torch.allclose(energies[0] - energies[1], expected, rtol=1e-3)
+    found = spread_counts(settle(x, signatures, refit=True), WORDS).round()
+    for row, (words, count) in enumerate(zip(chosen, counts, strict=True)):
+        wanted = torch.zeros(WORDS)
+        wanted[words] = torch.from_numpy(count).float()
+        exact += bool(torch.equal(found[row], wanted))
+    assert exact >= 0.95 * batch
+
+
+def test_shares_rise_where_an_order_is_right() -> None:
+    random = np.random.default_rng(0)
+    bucket = random.integers(0, 3, 3000)
+    right = random.random(3000) < np.array([0.0, 0.2, 0.9])[bucket]
+    share = fit_shares(np.full(3000, 0.01), right * 1.0, bucket)
+    assert share[0] == 0 and abs(share[1] - 0.2) < 0.05 and abs(share[2] - 0.9) < 0.05
+    assert bucket_of(np.array([0.0, 1.0, 1.0, 5.0, 1e9]), np.array([9, 0.1, 1.0, 2.0, 0.0])).tolist() == [
+        0,
+        1,
+        2,
+        9,
+        28,
+    ]
+
+
+def test_wrong_input_is_named_and_changes_nothing() -> None:
+    store = tower(levels=3)
+    items = pairs(5)
+    store.write(items)
+    before = store.store.clone()
+    with pytest.raises(DataError, match="items at an address"):
+        store.write(items._replace(weights=np.full((5, 3), LARGEST_LOAD), lengths=np.full(5, 3)))
+    with pytest.raises(DataError, match="items at an address"):
+        store.write(items._replace(weights=np.full((5, 3), -9), lengths=np.full(5, 3)))
+    with pytest.raises(ConfigError, match="other"):
+        store.merge(tower(levels=3, seed=8))
+    with pytest.raises(CheckpointError, match="store"):
+        store.load_state({"store": store.store[1:], "load": store.load})
+    assert torch.equal(before, store.store)
+    for levels, digits in ((2, DIGITS), (5, {2: 9, 3: 9}), (5, {3: 1}), (5, {})):
+        with pytest.raises(ConfigError, match="top_digits"):
+            Tower(store.signatures, levels=levels, top_digits=digits, seed=0)
+    with pytest.raises(ConfigError, match="channels"):
+        Signatures(0, 3, WORDS, 1)
