@@ -51,10 +51,10 @@ def chat(
     if max_tokens is not None:
         check_max_tokens(max_tokens)
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
-    model, sampling = open_model(run, root, threads, chosen)
+    model, sampling, longest = open_model(run, root, threads, chosen)
     talk = Talk(
         Session(with_memory(model) if memory else model, sampling, seed=seed),
-        max_tokens or model.config.infer.max_tokens,
+        max_tokens or longest,
     )
     if sys.stdin.isatty():
         talk.say(f"{run}: it continues what you type. /help lists the commands.")

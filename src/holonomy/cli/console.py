@@ -41,7 +41,9 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 
 def token_unit(metrics: Mapping[str, float]) -> str:
-    """What the losses are per: a character, or a token where characters were counted besides."""
+    """What the losses are per: a character, a word, or a token where characters were counted besides."""
+    if "val/perplexity_known" in metrics:
+        return "word"
     return "token" if "val/characters" in metrics else "char"
 
 
@@ -61,6 +63,15 @@ def loss_table(metrics: Mapping[str, float], title: str) -> Table:
         if key in metrics:
             table.add_row(label, f"{metrics[key]:.4f}", f"{metrics[key] / 0.6931471805599453:.4f}")
     return table
+
+
+def print_words(metrics: Mapping[str, float]) -> None:
+    """What a loss over words needs beside it: how many are unknown, ranks, and how honest the confidence is."""
+    out().print(
+        f"perplexity {metrics['val/perplexity']:.1f}, without unknown words ({metrics['val/unknown_share']:.2%}) "
+        f"{metrics['val/perplexity_known']:.1f}; first choice right {metrics['val/top1']:.1%}, among five "
+        f"{metrics['val/top5']:.1%}; calibration error {metrics['val/ece']:.3f} (chance {metrics['val/ece_floor']:.3f})"
+    )
 
 
 def figure_table(metrics: Mapping[str, float], title: str) -> Table:

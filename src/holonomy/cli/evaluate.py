@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import err, figure_table, loss_table, out, print_json, token_unit
+from holonomy.cli.console import err, figure_table, loss_table, out, print_json, print_words, token_unit
 
 
 def evaluate(
@@ -43,12 +43,14 @@ def evaluate(
     missed = launch.missed_targets(run, metrics, root=root) if check else None
     if as_json:
         print_json({"run": run, "metrics": metrics, **({} if missed is None else {"missed": missed})})
-    elif "val/bits_per_char" not in metrics:
+    elif "val/perplexity" not in metrics:
         out().print(figure_table(metrics, "All operations, along the path that was trained"))
     else:
-        unit = {"char": "character"}.get(token_unit(metrics), "token")
+        unit = {"char": "character"}.get(token_unit(metrics), token_unit(metrics))
         out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} {unit}s, protocol {protocol or 'windows'}"))
         out().print(f"perplexity {metrics['val/perplexity']:.3f} per {unit}")
+        if unit == "word":
+            print_words(metrics)
         if unit == "token":
             out().print(f"{metrics['val/bits_per_char']:.4f} bits per character")
         if metrics.get("val/unknown"):

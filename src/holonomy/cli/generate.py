@@ -18,7 +18,6 @@ from holonomy.core.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from holonomy.infer.memory import RecallingModel
     from holonomy.infer.sampling import Sampling
-    from holonomy.models.lior.inference import LiorLanguageModel
 
 
 def generate(
@@ -47,14 +46,14 @@ def generate(
         check_max_tokens(max_tokens)
     text = _prompt(prompt)
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
-    model, sampling = open_model(run, root, threads, chosen)
+    model, sampling, longest = open_model(run, root, threads, chosen)
     session = Session(with_memory(model) if memory else model, sampling, seed=seed)
     try:
         session.feed(text)
     except DataError as error:
         raise ConfigError(f"`--prompt`: {error}") from error
     begin, pieces = time.perf_counter(), []
-    for piece in session.reply(max_tokens=max_tokens or model.config.infer.max_tokens, stop=stop or ()):
+    for piece in session.reply(max_tokens=max_tokens or longest, stop=stop or ()):
         pieces.append(piece)
         if not as_json:
             sys.stdout.write(piece)
@@ -76,10 +75,8 @@ def _prompt(prompt: str) -> str:
         raise ConfigError(f"`--prompt -`: stdin is not UTF-8 at byte {error.start}") from error
 
 
-def open_model(
-    run: str, root: Path, threads: str | None, chosen: Mapping[str, Any]
-) -> tuple[LiorLanguageModel, Sampling]:
-    """Loads a run and its sampling, with the given values in place of the configured ones."""
+def open_model(run: str, root: Path, threads: str | None, chosen: Mapping[str, Any]) -> tuple[Any, Sampling, int]:
+    """Loads a run, its sampling with the given values in place of the configured ones, and its longest reply."""
     from holonomy.cli.process import tune_process
     from holonomy.infer.sampling import Sampling
     from holonomy.recipes import launch
@@ -87,14 +84,20 @@ def open_model(
     given = {name: value for name, value in chosen.items() if value is not None}
     replace(Sampling(), **given)
     tune_process(threads=options.thread_count(threads) or "auto")
-    model: LiorLanguageModel = launch.load_speaker(run, root=root)
-    infer = model.config.infer
+    model, infer = launch.load_speaker(run, root=root)
     configured = {name: getattr(infer, name) for name in (f.name for f in fields(Sampling))}
-    return model, replace(Sampling(**configured), **given)
+    return model, replace(Sampling(**configured), **given), infer.max_tokens
 
 
-def with_memory(model: LiorLanguageModel) -> RecallingModel:
-    """The model with its associative memory, empty."""
+def with_memory(model: Any) -> RecallingModel:
+    """The model with its associative memory, empty.
+
+    Raises:
+        ConfigError: models of its family have none.
+    """
+    from holonomy.models.lior.inference import LiorLanguageModel
     from holonomy.recipes.lior import remembering
 
+    if not isinstance(model, LiorLanguageModel):
+        raise ConfigError("`--memory` is for runs of the family lior; a holographic model is a memory itself: drop it")
     return remembering(model)

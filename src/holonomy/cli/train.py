@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import ConsoleProgress, figure_table, loss_table, out, print_json
+from holonomy.cli.console import ConsoleProgress, figure_table, loss_table, out, print_json, print_words, token_unit
 from holonomy.core.errors import ConfigError
 from holonomy.recipes import configure
 from holonomy.recipes.families import FAMILIES
@@ -156,13 +156,16 @@ def print_report(report: FitReport) -> None:
         console.print(f"{'evaluate it:':<17}holonomy eval {name} --baselines", markup=False)
         return
     console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same text"))
+    if token_unit(report.metrics) == "word":
+        print_words(report.metrics)
     console.print(
         f"{report.steps:,} updates, {report.tokens:,} tokens, {report.cpu_seconds:.0f} CPU-seconds, "
         f"peak memory {report.peak_rss_mb:.0f} MB"
     )
-    model = launch.load(report.run.name, root=root)
+    model, infer = launch.load_speaker(report.run.name, root=root)
+    sampling = Sampling(**{f.name: getattr(infer, f.name) for f in fields(Sampling)})
     start = "\n" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
-    text = start + "".join(generate(model, start, sampling=Sampling(), max_tokens=SAMPLE_TOKENS, seed=1))
+    text = start + "".join(generate(model, start, sampling=sampling, max_tokens=SAMPLE_TOKENS, seed=1))
     console.rule("sample")
     console.print(text, markup=False)
     console.rule()

@@ -47,6 +47,8 @@ class BytePairTokenizer:
 
     unk = False
 
+    strict = True
+
     def __init__(self, definition: str) -> None:
         from tokenizers import Tokenizer
 
@@ -152,6 +154,10 @@ class BytePairTokenizer:
         """Decodes ids as they come: a character is held back until all its bytes are there."""
         inner = codecs.getincrementaldecoder("utf-8")("replace")
         return lambda ids: inner.decode(self.decode_bytes(ids))
+
+    def opening(self) -> np.ndarray:
+        """A line end."""
+        return self.encode("\n")
 
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""

@@ -26,6 +26,9 @@ class CharTokenizer:
         unk: characters outside `symbols` become U+FFFD, which must be one of them, instead of an error.
     """
 
+    strict = True
+    """Text with unknown characters is refused in conversations."""
+
     def __init__(self, symbols: Sequence[str], *, unk: bool) -> None:
         self.symbols, self.unk = tuple(symbols), unk
         self._codes = _codes("".join(self.symbols))
@@ -102,6 +105,14 @@ class CharTokenizer:
     def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
         """Decodes ids as they come."""
         return self.decode
+
+    def opening(self) -> np.ndarray:
+        """A line end.
+
+        Raises:
+            DataError: the vocabulary has none.
+        """
+        return self.encode("\n")
 
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""

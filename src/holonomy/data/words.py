@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -43,6 +43,9 @@ class WordTokenizer:
     Raises:
         ConfigError: a word stands twice or is a reserved one, or the pattern is none.
     """
+
+    strict = False
+    """Unknown words are read as such."""
 
     def __init__(self, words: Sequence[str], *, pattern: str = WORD_PATTERN, ends: bool = False) -> None:
         self.pattern, self.ends = pattern, ends
@@ -144,6 +147,16 @@ class WordTokenizer:
             raise DataError(f"`ids` run from {index.min()} to {index.max()}; wanted 0 to {self.vocab_size - 1}")
         words = [self.symbols[i] for i in index.tolist() if i != PAD_ID]
         return "".join([word if word in CLOSING else f" {word}" for word in words]).removeprefix(" ")
+
+    def opening(self) -> np.ndarray:
+        """The place before a document's first word."""
+        return np.array([PAD_ID])
+
+    def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
+        """Decodes ids as they come: a space before every word, none before closing punctuation."""
+        return lambda ids: "".join(
+            [w if w in CLOSING else f" {w}" for w in (self.decode([i]) for i in np.asarray(ids).reshape(-1)) if w]
+        )
 
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""

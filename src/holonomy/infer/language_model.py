@@ -15,9 +15,18 @@ class Tokenizer(Protocol):
     @property
     def vocab_size(self) -> int: ...
 
+    @property
+    def strict(self) -> bool:
+        """Whether text with unknown symbols is refused; else they are read as one unknown symbol."""
+        ...
+
     def encode(self, text: str) -> Any: ...
 
     def decode(self, ids: Any) -> str: ...
+
+    def opening(self) -> Any:
+        """Ids that a text may begin with where nothing else is given."""
+        ...
 
     def decoder(self) -> Callable[[Any], str]:
         """Decodes ids as they come; pieces chained give the text."""

@@ -66,7 +66,7 @@ class Session:
             DataError: a character is outside the vocabulary; nothing was read.
         """
         foreign = self.model.tokenizer.unknown(text)
-        if foreign:
+        if foreign and self.model.tokenizer.strict:
             raise DataError(
                 f"the text has characters that the model never saw: {', '.join(map(repr, foreign))}; "
                 "replace them or leave them out"
@@ -77,6 +77,9 @@ class Session:
         limit = self.model.context_limit
         if limit is not None and len(ids) > limit:
             raise ConfigError(f"`prompt` has {len(ids)} tokens, the model takes {limit}; shorten it")
+        self._read(ids, text)
+
+    def _read(self, ids: Tensor, text: str) -> None:
         self._ahead, self._state = self.model.prefill(ids[None], self._state)
         self._remember(ids)
         self.turns.append(("user", text))
@@ -94,7 +97,7 @@ class Session:
         if any(not s for s in stop):
             raise ConfigError("`stop` holds an empty string; leave it out or name some text")
         if self._ahead is None:
-            self.feed(NEWLINE)
+            self._read(torch.as_tensor(self.model.tokenizer.opening()), NEWLINE)
         return self._reply(max_tokens, tuple(stop))
 
     def _reply(self, max_tokens: int, stop: tuple[str, ...]) -> Iterator[str]:
@@ -209,9 +212,10 @@ def generate_batch(
     for n, prompt in enumerate(prompts):
         if not prompt:
             raise ConfigError(f"`prompts` is empty at place {n}; give some text to continue")
-        if foreign := model.tokenizer.unknown(prompt):
+        if (foreign := model.tokenizer.unknown(prompt)) and model.tokenizer.strict:
             raise DataError(f"prompt {n} has characters that the model never saw: {', '.join(map(repr, foreign))}")
-        encoded.append(torch.as_tensor(model.tokenizer.encode(prompt)))
+        ids = torch.as_tensor(model.tokenizer.encode(prompt))
+        encoded.append(ids if len(ids) else torch.as_tensor(model.tokenizer.opening()))
         by_length.setdefault(len(encoded[-1]), []).append(n)
     texts = [""] * len(prompts)
     for places in by_length.values():

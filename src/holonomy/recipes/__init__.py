@@ -10,6 +10,14 @@ from pathlib import Path
 from holonomy.core.budget import Budget, Cadence
 from holonomy.core.config import Config, Resolved, resolve
 from holonomy.core.registry import Registry
+from holonomy.models.holographic.config import (
+    CountsConfig,
+    HolographicConfig,
+    HolographicRunConfig,
+    PassConfig,
+    TowerConfig,
+    WordsConfig,
+)
 from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
 from holonomy.models.ternary.config import (
     Divergence,
@@ -66,6 +74,22 @@ def lior_smoke() -> LiorConfig:
         data=DataConfig(source="pydoc", unk=True),
         train=TrainConfig(budget=Budget(steps=200), cadence=Cadence(log_every=10, eval_every=100, save_every=100)),
     )
+
+
+def holographic() -> HolographicRunConfig:
+    """One pass over the words of the reference text of Python."""
+    return HolographicRunConfig()
+
+
+def holographic_shakespeare() -> HolographicRunConfig:
+    """One pass over the words of tinyshakespeare."""
+    return HolographicRunConfig(data=WordsConfig(source="tinyshakespeare"))
+
+
+def holographic_smoke() -> HolographicRunConfig:
+    """The same, of a tenth of the text, without word classes and superposed store."""
+    model = HolographicConfig(tower=TowerConfig(role="off"), counts=CountsConfig(classes=()))
+    return HolographicRunConfig(model=model, train=PassConfig(share=0.1))
 
 
 def ternary() -> TernaryConfig:
@@ -127,6 +151,25 @@ for _recipe in (
         lior_shakespeare,
     ),
     Recipe("lior-smoke", "lior", "the same model for 200 updates", "pydoc", "about 20 seconds", lior_smoke),
+    Recipe(
+        "holographic",
+        "holographic",
+        "words in one pass, without gradients, on the reference text of Python",
+        "pydoc",
+        "about a minute",
+        holographic,
+    ),
+    Recipe(
+        "holographic-shakespeare",
+        "holographic",
+        "the same on tinyshakespeare",
+        "tinyshakespeare",
+        "a few minutes",
+        holographic_shakespeare,
+    ),
+    Recipe(
+        "holographic-smoke", "holographic", "the same on a tenth of the text", "pydoc", "seconds", holographic_smoke
+    ),
     Recipe(
         "ternary",
         "ternary",

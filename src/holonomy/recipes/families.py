@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 from holonomy.core.config import Config
 from holonomy.core.registry import Registry
+from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.lior.config import LiorConfig
 from holonomy.models.ternary.config import TernaryConfig
 
@@ -42,6 +43,7 @@ class Family:
 FAMILIES: Registry[Family] = Registry("model family")
 for _family in (
     Family("lior", LiorConfig, "holonomy.recipes.lior", speaks=True, unit="char"),
+    Family("holographic", HolographicRunConfig, "holonomy.recipes.holographic", speaks=True, unit="word"),
     Family("ternary", TernaryConfig, "holonomy.recipes.ternary", speaks=False, unit="op"),
 ):
     FAMILIES.register(_family.name, _family)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from holonomy.core.config import Config, from_json, leaves, read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.core.inference import InferConfig
 from holonomy.learn.echo import check_tensors
 from holonomy.recipes.families import FAMILIES, Family
 from holonomy.recipes.work import Work
@@ -124,7 +125,7 @@ def _fit(work: Work, directory: RunDirectory, progress: Progress, saved: Checkpo
             work.learner,
             work.sampler,
             run=directory,
-            plan=Plan(train.budget, train.cadence, train.guard),
+            plan=Plan(work.budget or train.budget, train.cadence, train.guard),
             callbacks=work.callbacks(directory) if world.leads else (),
             world=world,
             evaluate=work.evaluate,
@@ -183,8 +184,8 @@ def load(run: str | Path, *, root: Path = Path("runs")) -> Any:
     return family_of(saved).parts.load(saved)
 
 
-def load_speaker(run: str | Path, *, root: Path = Path("runs")) -> Any:
-    """Loads a trained language model.
+def load_speaker(run: str | Path, *, root: Path = Path("runs")) -> tuple[Any, InferConfig]:
+    """Loads a trained language model, and the defaults of its generation.
 
     Raises:
         ConfigError: models of the run's family write no text.
@@ -196,7 +197,7 @@ def load_speaker(run: str | Path, *, root: Path = Path("runs")) -> Any:
         raise ConfigError(
             f"`{run}` is a run of the family {family.name}, which writes no text; look at it with `holonomy eval {run}`"
         )
-    return family.parts.load(saved)
+    return family.parts.load(saved), config_of(saved).infer
 
 
 def evaluate(

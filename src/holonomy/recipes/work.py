@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from holonomy.core.budget import Budget
 from holonomy.core.errors import ConfigError
 from holonomy.core.learner import Json, Learner
 from holonomy.train.callbacks import Callback
@@ -31,6 +32,7 @@ class Work:
         facts: JSON values to keep in every checkpoint, the configuration under `config` among them.
         callbacks: makes what watches the run, given its directory.
         closing: metrics that are measured once, after training, such as plain baselines.
+        budget: when to stop, where the data decide it; None is as configured.
     """
 
     config: Any
@@ -42,6 +44,7 @@ class Work:
     facts: Mapping[str, Json]
     callbacks: Callable[[RunDirectory], Sequence[Callback]]
     closing: Callable[[], dict[str, float]]
+    budget: Budget | None = None
 
 
 class FamilyParts(Protocol):

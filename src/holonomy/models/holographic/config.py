@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from holonomy.core.budget import Cadence, Guard
 from holonomy.core.config import Config
+from holonomy.core.inference import InferConfig
 
 
 class TowerConfig(Config):
@@ -119,6 +121,35 @@ class EvaluationConfig(Config):
     bins: int = Field(default=15, ge=2, le=100, description="equal-mass bins of the calibration error")
 
 
+class WordsConfig(Config):
+    """Text and its words."""
+
+    source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
+    train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the words, which is learned")
+    min_count: int = Field(default=2, ge=1, description="words seen fewer times in it are unknown")
+
+
+class PassConfig(Config):
+    """The one pass over the text."""
+
+    cadence: Cadence = Field(
+        default=Cadence(log_every=1, eval_every=100_000, save_every=50),
+        description="batches between logs, evaluations and checkpoints",
+    )
+    guard: Guard = Field(default=Guard(), description="what happens when something goes wrong")
+    share: float = Field(default=1.0, gt=0, le=1, description="share of the training words that are learned")
+    positions: int = Field(default=4096, ge=100, description="held-out words of an evaluation before the end")
+    threads: int | Literal["auto"] = Field(
+        default="auto", description="CPU threads; auto is cores minus load, at least 1"
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> PassConfig:
+        if self.threads != "auto" and not 1 <= self.threads <= 1024:
+            raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
+        return self
+
+
 class HolographicConfig(Config):
     """The model."""
 
@@ -138,3 +169,17 @@ class HolographicConfig(Config):
                 f"tower.top_digits has order {max(self.tower.top_digits)}; counts.order must be higher than that"
             )
         return self
+
+
+class HolographicRunConfig(Config):
+    """A complete holographic recipe."""
+
+    version: Literal[1] = Field(default=1, description="of the names of these keys; see `holonomy config migrate`")
+    family: Literal["holographic"] = Field(default="holographic", description="model family")
+    model: HolographicConfig = Field(default=HolographicConfig(), description="memories and their mixture")
+    data: WordsConfig = Field(default=WordsConfig(), description="text")
+    train: PassConfig = Field(default=PassConfig(), description="the pass over the text")
+    # A memory of what was just said says it again: mentions must cost something.
+    infer: InferConfig = Field(
+        default=InferConfig(temperature=1.0, selector="gibbsmax", repetition=1.5), description="generation"
+    )

@@ -58,6 +58,15 @@ def of_rows(ids: np.ndarray, lengths: np.ndarray) -> Contexts:
     return Contexts(ids.reshape(-1), ends - np.minimum(lengths, after), ends)
 
 
+def of_windows(ids: np.ndarray) -> Contexts:
+    """What stands in each row up to and with each place, [rows * width]; nothing before the last pad counts."""
+    rows, width = ids.shape
+    starts = np.arange(rows)[:, None] * width
+    last = np.maximum.accumulate(np.where(ids == PAD_ID, np.arange(1, width + 1), 0), 1)
+    ends = starts + np.arange(1, width + 1)
+    return Contexts(np.ascontiguousarray(ids.reshape(-1)), (starts + last).reshape(-1), ends.reshape(-1))
+
+
 def checked_ids(name: str, ids: np.ndarray, vocab_size: int) -> np.ndarray:
     """Ids as int64.
 

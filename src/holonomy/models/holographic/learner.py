@@ -3,17 +3,83 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.core.errors import ConfigError
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import IGNORE_INDEX, Json, Metrics, State
 from holonomy.data.tokens import TokenBatch
-from holonomy.models.holographic.contexts import Contexts
+from holonomy.data.words import PAD_ID
+from holonomy.models.holographic.contexts import Contexts, of_windows
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into, state_of
+
+
+@dataclass(frozen=True)
+class LastBatch(TokenBatch):
+    """The end of a pass.
+
+    Attributes:
+        text: all words that were learned, [n].
+    """
+
+    text: np.ndarray
+
+
+class OnePass:
+    """Batches of a text in its order, each target once; its state is the number of batches drawn.
+
+    Args:
+        tokens: the words to learn, [n].
+        batch: targets of a batch.
+        reach: words before a batch that its first targets may look back on.
+
+    Raises:
+        DataError: no words.
+    """
+
+    def __init__(self, tokens: np.ndarray, *, batch: int, reach: int) -> None:
+        if len(tokens) < 1:
+            raise DataError("the training part has no words; give a longer text")
+        self.tokens, self.batch, self.reach = tokens, batch, reach
+        self.count, self._drawn = -(-len(tokens) // batch), 0
+
+    def next(self) -> TokenBatch:
+        """The next batch; after the last one there is none.
+
+        Raises:
+            DataError: the pass is over.
+        """
+        if self._drawn >= self.count:
+            raise DataError("the text has been learned once; a second pass would count everything twice")
+        begin, end = self._drawn * self.batch, min((self._drawn + 1) * self.batch, len(self.tokens))
+        first = max(0, begin - self.reach)
+        before = self.tokens[first - 1] if first else PAD_ID
+        words = self.tokens[first:end]
+        targets = torch.from_numpy(words.copy())
+        targets[: begin - first] = IGNORE_INDEX
+        inputs = torch.from_numpy(np.concatenate([[before], words[:-1]]))
+        self._drawn += 1
+        parts = inputs[None], targets[None], end - begin
+        return LastBatch(*parts, self.tokens) if self._drawn == self.count else TokenBatch(*parts)
+
+    def state(self) -> dict[str, Json]:
+        """Batches drawn."""
+        return {"drawn": self._drawn}
+
+    def load_state(self, state: Mapping[str, Json]) -> None:
+        """Continues after as many batches.
+
+        Raises:
+            CheckpointError: it is no such state.
+        """
+        drawn = state.get("drawn")
+        if not isinstance(drawn, int) or not 0 <= drawn <= self.count:
+            raise CheckpointError(f"the stored position in the text is {drawn!r}; wanted 0 to {self.count} batches")
+        self._drawn = drawn
 
 
 class HolographicLearner:
@@ -38,15 +104,12 @@ class HolographicLearner:
         top = max(int(inputs.max(initial=0)), int(targets.max(initial=0)))
         if top >= self.model.vocab_size:
             raise ConfigError(f"`batch` holds id {top}; the vocabulary has {self.model.vocab_size}")
-        rows, width = inputs.shape
-        begins = np.repeat(np.arange(rows) * width, width)
-        ends = (np.arange(rows)[:, None] * width + np.arange(1, width + 1)).reshape(-1)
         counted = np.flatnonzero(targets.reshape(-1) != IGNORE_INDEX)
-        contexts = Contexts(np.ascontiguousarray(inputs.reshape(-1), dtype=np.int64), begins, ends)
+        contexts = of_windows(inputs.astype(np.int64))
         return contexts.part(counted), targets.reshape(-1)[counted].astype(np.int64)
 
     def train_step(self, batch: TokenBatch, *, progress: float) -> Metrics:
-        """Learns the batch."""
+        """Learns the batch; after the last one of a pass, fits the mixture on the text that was learned."""
         contexts, targets = self._pairs(batch)
         counts = self.model.memories.counts
         probs = counts.score(counts.find(*contexts.symbols(counts.order - 1)), targets)
@@ -59,6 +122,8 @@ class HolographicLearner:
         }
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
+        if isinstance(batch, LastBatch):
+            self.model.fit(batch.text)
         return Metrics(torch.tensor(loss), len(targets), extra)
 
     def eval_step(self, batch: TokenBatch) -> Metrics:

@@ -13,7 +13,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.words import PAD_ID, WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
-from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text
+from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
 from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
@@ -211,11 +211,7 @@ class HolographicModel:
         """Log probabilities of the word after each place, given the row up to it."""
         array = checked_ids("ids", ids.numpy(), self.vocab_size)
         rows, width = array.shape
-        ends = (np.arange(rows)[:, None] * width + np.arange(1, width + 1)).reshape(-1)
-        # Nothing before the last pad of a row counts.
-        last = np.maximum.accumulate(np.where(array == PAD_ID, np.arange(1, width + 1), 0), 1)
-        begins = (np.arange(rows)[:, None] * width + last).reshape(-1)
-        return self.distributions(Contexts(array.reshape(-1), begins, ends)).view(rows, width, self.vocab_size)
+        return self.distributions(of_windows(array)).view(rows, width, self.vocab_size)
 
     def start(self, batch: int) -> History:
         """State before the first word."""
@@ -228,6 +224,18 @@ class HolographicModel:
         array = checked_ids("ids", ids.numpy(), self.vocab_size)
         state = state.take(array, self.context_limit or array.shape[1])
         return self.distributions(of_rows(state.ids, state.lengths)), state
+
+    def advance(self, ids: Int[Tensor, "B T"], state: History) -> tuple[Float[Tensor, "B T V"], History]:
+        """Takes many words at once; returns the distribution after each of them."""
+        array = checked_ids("ids", ids.numpy(), self.vocab_size)
+        rows, width = array.shape
+        joined = np.concatenate([state.ids, array], 1)
+        whole = of_rows(np.repeat(joined, width, 0).reshape(rows * width, -1), np.zeros(rows * width, dtype=np.int64))
+        ends = whole.ends - np.tile(np.arange(width)[::-1], rows)
+        kept = np.repeat(state.lengths, width) + np.tile(np.arange(1, width + 1), rows)
+        limit = self.context_limit or joined.shape[1]
+        found = self.distributions(Contexts(whole.tokens, ends - np.minimum(kept, limit), ends))
+        return found.view(rows, width, self.vocab_size), state.take(array, limit)
 
     def step(self, ids: Int[Tensor, " B"], state: History) -> tuple[Float[Tensor, "B V"], History]:
         """Takes one word a sequence; returns the distribution after it."""

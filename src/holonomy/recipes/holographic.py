@@ -1,0 +1,212 @@
+"""The holographic family: words of a text, learned in one pass, and what a run of it is measured by."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from holonomy.core.budget import Budget
+from holonomy.core.config import from_json, to_json
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.data.kneser_ney import baselines
+from holonomy.data.text import load_text
+from holonomy.data.words import WordSplit, WordTokenizer, split_words
+from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
+from holonomy.models.holographic.learner import HolographicLearner, OnePass
+from holonomy.models.holographic.metrics import Report, predict
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.storage import load_into
+from holonomy.recipes.work import Work
+from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.distributed import World
+
+TOKENIZER_FILE = "tokenizer.json"
+FIGURES = {
+    "nats": "loss",
+    "perplexity": "perplexity",
+    "perplexity_known": "perplexity_known",
+    "top1": "top1",
+    "top5": "top5",
+    "reciprocal_rank": "mrr",
+    "calibration": "ece",
+    "floor": "ece_floor",
+    "separation": "separation",
+    "unknown": "unknown_share",
+    "words": "tokens",
+}
+"""Names of the figures of a report among the metrics."""
+
+
+@dataclass(frozen=True)
+class WordCorpus:
+    """A text as words.
+
+    Attributes:
+        split: vocabulary, training and held-out words.
+        digest: sha256 of the text.
+    """
+
+    split: WordSplit
+    digest: str
+
+
+def read_words(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, digest: str | None = None) -> WordCorpus:
+    """Loads and splits the text of a configuration.
+
+    Args:
+        config: what to load and how to cut it.
+        tokenizer: use this one instead of the words of the training part.
+        digest: sha256 that the text must have.
+
+    Raises:
+        DataError: the text cannot be loaded, has no words, or is another one.
+    """
+    text = load_text(config.source).text
+    found = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+    if digest not in (None, found):
+        raise DataError(
+            f"`data.source` {config.source} is not the text that the run was trained on; "
+            "bring the old text back, or start a run of its own"
+        )
+    split = split_words(text, train_share=config.train_share, min_count=config.min_count)
+    if tokenizer is not None:
+        words = tokenizer.encode(text)
+        cut = len(split.train)
+        split = WordSplit(tokenizer, words[:cut], words[cut:])
+    return WordCorpus(split, found)
+
+
+def figures(report: Report) -> dict[str, float]:
+    """A report as metrics."""
+    values = report.values()
+    return {f"val/{name}": float(values[key]) for key, name in FIGURES.items() if np.isfinite(values[key])}
+
+
+def held_out(model: HolographicModel, split: WordSplit, positions: np.ndarray) -> dict[str, float]:
+    """Figures of some held-out words, each predicted from everything before it, nothing learned.
+
+    Args:
+        model: what predicts.
+        split: the words.
+        positions: places in the held-out part.
+    """
+    whole = np.concatenate([split.train, split.test])
+    return figures(predict(model, whole, len(split.train) + positions).report(model))
+
+
+def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
+    """Everything a run needs before it has a directory."""
+    if start is not None:
+        raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
+    if world.size > 1:
+        raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
+    tokenizer = None if saved is None else tokenizer_of(saved)
+    corpus = read_words(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
+    split = corpus.split
+    words = split.train[: max(1, int(len(split.train) * config.train.share))]
+    model = HolographicModel(config.model, split.tokenizer)
+    sampler = OnePass(words, batch=config.model.batch_size, reach=model.memories.reach)
+
+    def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
+        places = np.arange(len(split.test))
+        if not model.mixture.calibrated:
+            some = np.random.default_rng(config.model.seed)
+            places = np.sort(some.choice(len(places), min(config.train.positions, len(places)), replace=False))
+        return None if stop() else held_out(model, split, places)
+
+    return Work(
+        config=config,
+        learner=HolographicLearner(model),
+        sampler=sampler,
+        evaluate=evaluate,
+        header={
+            "data": config.data.source,
+            "training words": len(words),
+            "held-out words": len(split.test),
+            "vocabulary": model.vocab_size,
+            "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
+        },
+        files={TOKENIZER_FILE: split.tokenizer.to_json()},
+        facts={"config": to_json(config), "text_sha256": corpus.digest},
+        callbacks=lambda directory: (),
+        closing=lambda: baselines(words, split.test, model.vocab_size),
+        budget=Budget(steps=sampler.count),
+    )
+
+
+def tokenizer_of(saved: Checkpoint) -> WordTokenizer:
+    """The words of a checkpoint.
+
+    Raises:
+        CheckpointError: it holds none.
+    """
+    if TOKENIZER_FILE not in saved.files:
+        raise CheckpointError(f"`{saved.path}` holds no {TOKENIZER_FILE}")
+    return WordTokenizer.from_json(saved.files[TOKENIZER_FILE])
+
+
+def _load(saved: Checkpoint) -> HolographicModel:
+    """The model of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    model = HolographicModel(config.model, tokenizer_of(saved))
+    load_into(model, {**saved.tensors, **saved.state["learner"]})
+    return model
+
+
+def _evaluate(
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+) -> dict[str, float]:
+    """Held-out figures of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    if protocol not in (None, "static"):
+        raise ConfigError(f"`--protocol` is {protocol}; a holographic run is evaluated static: nothing is learned")
+    config, model = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path)), _load(saved)
+    words = config.data if data is None else config.data.model_copy(update={"source": data})
+    found = read_words(words, model.tokenizer).split
+    parts = {"train": found.train, "validation": found.test, "all": np.concatenate([found.train, found.test])}
+    chosen = split or ("validation" if data is None else "all")
+    if chosen not in parts:
+        raise ConfigError(f"`--split` is {chosen}; wanted one of {', '.join(parts)}")
+    if chosen == "validation":
+        metrics = held_out(model, found, np.arange(len(found.test)))
+    else:
+        metrics = figures(predict(model, parts[chosen], np.arange(len(parts[chosen]))).report(model))
+    if with_baselines:
+        own = found if data is None else read_words(config.data, model.tokenizer).split
+        learned = own.train[: max(1, int(len(own.train) * config.train.share))]
+        metrics |= baselines(learned, parts[chosen], model.vocab_size)
+    return metrics
+
+
+def _check_data(saved: Checkpoint) -> None:
+    """Refuses a text that is not the one a checkpoint was trained on.
+
+    Raises:
+        DataError: it is not there, or has changed.
+    """
+    config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    read_words(config.data, tokenizer_of(saved), digest=saved.state["text_sha256"])
+
+
+def _missed(config: HolographicRunConfig, metrics: dict[str, float]) -> list[str]:
+    """Refuses: what a good loss is depends on the text.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(f"`--check`: runs on {config.data.source} have no targets; compare with `--baselines` instead")
+
+
+class HolographicParts:
+    """What the holographic family says; see `holonomy.recipes.work.FamilyParts`."""
+
+    prepare = staticmethod(_prepare)
+    load = staticmethod(_load)
+    evaluate = staticmethod(_evaluate)
+    missed = staticmethod(_missed)
+    check_data = staticmethod(_check_data)
+
+
+PARTS = HolographicParts()

@@ -1,0 +1,133 @@
+"""Holographic runs through the commands of all families: one pass, exact resume, equal evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from holonomy.core.config import leaves
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.text import load_text
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session
+from holonomy.models.holographic.config import HolographicRunConfig
+from holonomy.models.holographic.learner import LastBatch, OnePass
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.recipes import configure, launch
+from holonomy.recipes.holographic import read_words
+from holonomy.train.monitor import SilentProgress
+
+SMALL = (
+    "model.batch_size=500",
+    "model.counts.classes=[]",
+    "model.similarity.dim=16",
+    "model.mixture.product_steps=5",
+    "model.mixture.em_steps=20",
+    "model.tower.levels=3",
+    "model.tower.channels=4",
+)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(load_text("pydoc").text[:30_000])
+    return path
+
+
+def configured(text: Path, *overrides: str) -> HolographicRunConfig:
+    settings = (f"data.source={text}", *SMALL, *overrides)
+    config = configure("holographic", overrides=settings).config
+    assert isinstance(config, HolographicRunConfig)
+    return config
+
+
+def trained(config: HolographicRunConfig, root: Path, name: str = "a"):
+    return launch.train(config, recipe="holographic", run=name, root=root, progress=SilentProgress())
+
+
+def test_a_run_learns_evaluates_verifies_and_talks(text: Path, tmp_path: Path) -> None:
+    report = trained(configured(text), tmp_path)
+    assert report.metrics["val/loss"] < report.metrics["baseline/kn5"] < report.metrics["baseline/unigram"]
+    found = launch.evaluate("a", root=tmp_path, with_baselines=True)
+    assert abs(found["val/loss"] - report.metrics["val/loss"]) < 1e-9
+    assert found["baseline/kn5"] == report.metrics["baseline/kn5"]
+    stored, measured = launch.verify("a", root=tmp_path)
+    assert stored == measured
+    model, infer = launch.load_speaker("a", root=tmp_path)
+    session = Session(model, Sampling(temperature=infer.temperature, selector=infer.selector), seed=1)
+    first = "".join(session.reply(max_tokens=20))
+    session.reset()
+    assert "".join(session.reply(max_tokens=20)) == first
+    assert len(set(first.split())) > 5
+    session.feed("a word that nobody knows: xyzzyx")
+    with pytest.raises(ConfigError, match="evaluated static"):
+        launch.evaluate("a", root=tmp_path, protocol="carried")
+    with pytest.raises(ConfigError, match="learns its text once"):
+        launch.train(configured(text), recipe="h", run="b", root=tmp_path, progress=SilentProgress(), init_from="a")
+
+
+def test_one_pass_is_the_model_that_learns_the_text_at_once(text: Path, tmp_path: Path) -> None:
+    config = configured(text)
+    trained(config, tmp_path)
+    split = read_words(config.data).split
+    plain = HolographicModel(config.model, split.tokenizer)
+    plain.learn_text(split.train)
+    plain.fit(split.train)
+    found = launch.load("a", root=tmp_path)
+    ids = torch.from_numpy(split.test[:200])[None]
+    assert torch.allclose(found.log_probs(ids), plain.log_probs(ids), atol=1e-6)
+    state, parts = found.start(1), []
+    for part in ids.split([1, 50, 149], 1):
+        logs, state = found.advance(part, state)
+        parts.append(logs)
+    assert torch.allclose(torch.cat(parts, 1), found.log_probs(ids), atol=1e-5)
+
+
+def test_an_interrupted_pass_goes_on_exactly(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = configured(text, "train.cadence.save_every=2")
+    whole = trained(config, tmp_path, "whole")
+    assert whole.steps > 5
+    honest, drawn = OnePass.next, []
+
+    def failing(self: OnePass):
+        drawn.append(1)
+        if len(drawn) == 5:
+            raise OSError("the power fails")
+        return honest(self)
+
+    monkeypatch.setattr(OnePass, "next", failing)
+    with pytest.raises(OSError, match="power"):
+        trained(config, tmp_path, "cut")
+    monkeypatch.setattr(OnePass, "next", honest)
+    again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
+    assert again.steps == whole.steps
+    assert again.metrics["val/loss"] == whole.metrics["val/loss"]
+    one, other = (launch.read_checkpoint(n, tmp_path).tensors for n in ("whole", "cut"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_batches_cover_each_word_once() -> None:
+    tokens = np.arange(2, 25)
+    source = OnePass(tokens, batch=10, reach=3)
+    batches = [source.next() for _ in range(source.count)]
+    seen = [t for b in batches for t in b.targets[0].tolist() if t >= 0]
+    assert seen == tokens.tolist()
+    assert [b.count for b in batches] == [10, 10, 3]
+    assert isinstance(batches[-1], LastBatch)
+    assert batches[1].inputs[0, :4].tolist() == [8, 9, 10, 11]
+    with pytest.raises(DataError, match="second pass"):
+        source.next()
+    with pytest.raises(DataError, match="no words"):
+        OnePass(tokens[:0], batch=10, reach=3)
+
+
+def test_every_key_is_known() -> None:
+    keys = leaves(HolographicRunConfig())
+    assert {"data.source", "data.min_count", "train.share", "model.tower.levels", "infer.selector"} <= set(keys)
+    with pytest.raises(ConfigError, match="train.shares"):
+        configure("holographic", overrides=("train.shares=0.5",))
