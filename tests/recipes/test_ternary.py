@@ -126,6 +126,41 @@ def test_init_from_starts_at_the_weights_of_the_same_family(finished: FitReport,
     assert not (tmp_path / "c").exists()
 
 
+def test_frozen_parts_stay_bit_for_bit_and_the_rest_learns(tmp_path: Path) -> None:
+    source = trained(configured("model.encoder_dropout=0.2", "model.decoder_dropout=0.2"), tmp_path, "source")
+    dual = [
+        "model.sharing=separate", "model.encoder_dropout=0.2", "model.decoder_dropout=0.2",
+        f"frozen.encoder_A={json.dumps(str(source.run))}", f"frozen.decoder={json.dumps(str(source.run))}",
+    ]  # fmt: skip
+    config = configured(*dual)
+    work = launch._prepare(config)
+    work.learner.module.train()
+    assert not work.learner.vae.encoder["A"].training
+    assert work.learner.vae.encoder["B"].training
+    with pytest.raises(Interrupted):
+        launch.train(config, recipe="x", run="dual", root=tmp_path, progress=Stopping(25))
+    # Continuing wants nothing of the source any more.
+    source.run.rename(tmp_path / "elsewhere")
+    report = launch.resume("dual", root=tmp_path, progress=SilentProgress())
+    old, new = launch.load("elsewhere", root=tmp_path), launch.load("dual", root=tmp_path)
+    held = [n for n, _ in old.named_parameters() if n.startswith(("encoder.A.", "projection.A.", "decoder."))]
+    mine, theirs = dict(new.named_parameters()), dict(old.named_parameters())
+    assert len(held) > 10
+    assert all(torch.equal(mine[n], theirs[n]) for n in held)
+    assert report.metrics["val/coverage"] == source.metrics["val/coverage"]
+    fresh = dict(work.learner.vae.named_parameters())
+    assert any(not torch.equal(p, fresh[n]) for n, p in mine.items() if n.startswith("encoder.B."))
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        launch._prepare(config)
+    moved = json.dumps(str(tmp_path / "elsewhere"))
+    with pytest.raises(CheckpointError, match=r"model.latent_dim 6, this model has 5"):
+        launch._prepare(configured("model.latent_dim=5", f"frozen.decoder={moved}"))
+    with pytest.raises(CheckpointError):
+        launch._prepare(configured("model.hidden=[16]", f"frozen.encoder_A={moved}"))
+    b = launch._prepare(configured("model.sharing=separate", *dual[1:3], f"frozen.encoder_B={moved}"))
+    assert torch.equal(b.learner.vae.encoder["B"].head.weight.cpu(), theirs["encoder.A.head.weight"].cpu())
+
+
 def test_language_commands_refuse_a_run_that_does_not_speak(finished: FitReport) -> None:
     with pytest.raises(ConfigError, match="writes no text"):
         launch.load_speaker(finished.run)
@@ -213,7 +248,9 @@ def test_every_key_changes_what_is_trained() -> None:
         if base not in plain:
             plain[base] = trace(*base)
         assert differ(trace(*base, f"{key}={value}"), plain[base]), key
-    later = {k for k in leaves(TernaryConfig()) if k.startswith(("weighting.", "homeostasis.", "curriculum."))}
+    later = {
+        k for k in leaves(TernaryConfig()) if k.startswith(("weighting.", "homeostasis.", "curriculum.", "frozen."))
+    }
     assert set(changes) | ELSEWHERE | later == set(leaves(TernaryConfig()))
 
 

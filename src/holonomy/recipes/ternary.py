@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
 from holonomy.core.config import from_json, to_json
-from holonomy.core.errors import ConfigError, DataError
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import Json
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches, holdout
 from holonomy.learn.echo import check_tensors
@@ -25,7 +26,7 @@ from holonomy.models.ternary.metrics import (
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.recipes.work import Work, choose_device
 from holonomy.train.callbacks import Action, Callback
-from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.checkpoint import Checkpoint, find, read
 from holonomy.train.distributed import World
 from holonomy.train.run import RunDirectory
 
@@ -69,6 +70,9 @@ def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoi
         part=(world.rank, world.size),
     )
     learner = TernaryLearner(config, space, replicas=world if world.size > 1 else None)
+    for part, source in frozen_parts(config).items():
+        # A run that continues has them in its own checkpoint.
+        learner.rest(part, None if saved is not None else _source_tensors(source, part, config))
 
     def evaluate_now(should_stop: Callable[[], bool]) -> dict[str, float] | None:
         if should_stop():
@@ -103,6 +107,35 @@ def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoi
         callbacks=lambda directory: _callbacks(config, learner, directory),
         closing=lambda: {**_full_metrics(learner, withheld), **baseline_metrics(config, space)},
     )
+
+
+def frozen_parts(config: TernaryConfig) -> dict[str, str]:
+    """Parts that come from other runs, and which."""
+    named = {part: getattr(config.frozen, part) for part in type(config.frozen).model_fields}
+    return {part: source for part, source in named.items() if source is not None}
+
+
+def _source_tensors(source: str, part: str, config: TernaryConfig) -> dict[str, torch.Tensor]:
+    """Tensors of the autoencoder of a run.
+
+    Raises:
+        CheckpointError: there is none, or its decoder saw something else.
+        ConfigError: the run is of another family.
+    """
+    directory = RunDirectory.open(source, Path("runs"))
+    exact = Path(source)
+    path = exact if exact.parent.name == directory.checkpoints.name else find(directory.checkpoints, "latest")
+    if path is None:
+        raise CheckpointError(f"`frozen.{part}`: `{source}` has no checkpoint yet; train it first")
+    saved = read(path)
+    theirs = from_json(TernaryConfig, saved.state["config"], origin=str(path)).model
+    if part == "decoder":
+        for key in ("decode_from", "latent_dim", "decoder_copies", "geometry"):
+            mine, other = getattr(config.model, key), getattr(theirs, key)
+            if mine != other:
+                raise CheckpointError(f"`frozen.decoder`: `{source}` has model.{key} {other}, this model has {mine}")
+    prefix = "model.vae."
+    return {n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)}
 
 
 def decode_path(config: TernaryConfig) -> str:
@@ -188,6 +221,8 @@ class Steering(Callback):
         self.learner, self.log = learner, list[Json]()
         tied = config.model.sharing == "tied"
         self.homeostasis = Homeostasis(config.homeostasis, tied=tied) if config.homeostasis.enabled else None
+        if self.homeostasis is not None:
+            self.homeostasis.now.frozen |= {part: True for part in frozen_parts(config) if part != "decoder"}
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> Action:
         """Takes one evaluation."""
