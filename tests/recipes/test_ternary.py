@@ -248,9 +248,8 @@ def test_every_key_changes_what_is_trained() -> None:
         if base not in plain:
             plain[base] = trace(*base)
         assert differ(trace(*base, f"{key}={value}"), plain[base]), key
-    later = {
-        k for k in leaves(TernaryConfig()) if k.startswith(("weighting.", "homeostasis.", "curriculum.", "frozen."))
-    }
+    apart = ("weighting.", "homeostasis.", "curriculum.", "frozen.")
+    later = {k for k in leaves(TernaryConfig()) if k.startswith(apart)}
     assert set(changes) | ELSEWHERE | later == set(leaves(TernaryConfig()))
 
 

@@ -296,9 +296,7 @@ def _of_part(source: Mapping[str, Tensor], name: str, prefixes: tuple[str, ...])
     """Tensors of a part; encoder B of a tied run is its encoder A."""
     found = {n: t for n, t in source.items() if n.startswith(prefixes)}
     if name == "encoder_B" and not found:
-        tied = {
-            n.replace(".A.", ".B.", 1): t for n, t in source.items() if n.startswith(("encoder.A.", "projection.A."))
-        }
+        tied = {n.replace(".A.", ".B.", 1): t for n, t in source.items() if ".A." in n}
         return {n: t for n, t in tied.items() if n.startswith(prefixes)}
     return found
 
