@@ -278,3 +278,38 @@ def test_keys_without_effect_and_contradictions_are_refused(overrides: list[str]
     with pytest.raises(ConfigError) as caught:
         configure("ternary", overrides=overrides)
     assert words in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fast_recipe_is_complete_for_every_seed(tmp_path: Path, seed: int) -> None:
+    config = configure("ternary-fast", overrides=[f"train.seed={seed}", "train.cadence.eval_every=650"]).config
+    metrics = trained(config, tmp_path).metrics
+    assert metrics["val/faults"] == 0
+    assert metrics["val/coverage_sampled"] > 0.99
+    assert metrics["val/hierarchy"] <= -0.8320
+    assert metrics["val/monotone"] == 1
+    assert metrics["val/ties"] == 0
+    assert metrics["val/level_auc"] >= 0.9999
+    assert metrics["val/triplet_concordance"] >= 0.997
+    assert metrics["val/pair_spearman"] >= 0.82
+    assert metrics["val/richness"] >= 0.015
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_tenth_of_the_operations_teaches_the_others(tmp_path: Path, seed: int) -> None:
+    config = configure("ternary-heldout", overrides=[f"train.seed={seed}", f"data.holdout_seed={seed}"]).config
+    metrics = trained(config, tmp_path).metrics
+    assert metrics["val/coverage_heldout"] >= 0.9997
+    assert metrics["val/hierarchy"] <= -0.8319
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("base", "digits"), [(2, 16), (3, 12)])
+def test_larger_spaces_need_no_other_code(tmp_path: Path, base: int, digits: int) -> None:
+    shape = [f"data.base={base}", f"data.digits={digits}", "data.batch=2048", "train.budget.steps=600"]
+    metrics = trained(configure("ternary", overrides=shape).config, tmp_path).metrics
+    assert metrics["val/coverage"] > 0.9
+    assert metrics["val/hierarchy_norm"] > 0.9999
+    assert metrics["val/triplet_concordance"] > 0.99
