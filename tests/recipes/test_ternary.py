@@ -223,7 +223,7 @@ def differ(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def loss_changes() -> dict[str, tuple[str, ...]]:
     """Every key of every loss, in a run where the loss is on."""
     special = {"samples": "3", "rows": "7", "pairs": "77", "uniform": "99", "tree": "99", "growth": "exponential",
-               "measure": "linear", "learn_prior": "true", "free_bits": "5.0"}  # fmt: skip
+               "measure": "linear", "learn_prior": "true", "unbiased": "true", "free_bits": "5.0"}  # fmt: skip
     needs = {
         "wrapped_kl": ("model.posterior=wrapped_normal",),
         "align": ("model.sharing=separate",),

@@ -105,6 +105,7 @@ class Reconstruction(Term):
     """Cross-entropy summed over the entries."""
 
     weight: float = Field(default=0.1, ge=0, le=1e4, description="0 leaves the loss out altogether")
+    unbiased: bool = Field(default=False, description="weigh operations so that oversampled levels count once")
 
 
 class Divergence(Term):
