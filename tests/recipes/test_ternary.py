@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from holonomy.core.config import leaves, read_yaml, to_json
-from holonomy.core.errors import CheckpointError, ConfigError, Interrupted
+from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.models.ternary.config import TernaryConfig
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.recipes.families import FAMILIES
@@ -77,6 +77,15 @@ def test_evaluation_and_verification_repeat_what_training_said(finished: FitRepo
     assert [m.split()[0] for m in missed] == ["coverage", "hierarchy", "triplet_concordance"]
     good = {"val/coverage": 1.0, "val/hierarchy": -0.83, "val/triplet_concordance": 1.0}
     assert len(launch.missed_targets(name, good, root=root)) == 1
+
+
+def test_batches_of_another_version_are_refused(finished: FitReport) -> None:
+    saved = launch.read_checkpoint(str(finished.run), finished.run.parent)
+    parts = FAMILIES.get("ternary").parts
+    parts.check_data(saved)
+    saved.state["oversampling"][4] += 1
+    with pytest.raises(DataError, match="sampled its levels"):
+        parts.check_data(saved)
 
 
 def test_withheld_operations_never_enter_a_batch(monkeypatch) -> None:

@@ -51,15 +51,11 @@ def space_of(config: TernaryDataConfig, device: torch.device | None = None) -> O
     return OperationSpace(config.base, config.digits, device=device)
 
 
-def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
-    """Everything a run needs before it has a directory; see `holonomy.recipes.work.FamilyParts`."""
-    if saved is not None:
-        _check_data(saved)
-    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+def batches_of(config: TernaryConfig, space: OperationSpace, world: World) -> StratifiedBatches:
+    """The training batches of a configuration."""
     data = config.data
-    space = space_of(data, device)
-    train, withheld = holdout(space, data.holdout, seed=data.holdout_seed, always_train=data.always_train)
-    sampler = StratifiedBatches(
+    train, _ = holdout(space, data.holdout, seed=data.holdout_seed, always_train=data.always_train)
+    return StratifiedBatches(
         space,
         train,
         batch_size=data.batch,
@@ -69,6 +65,17 @@ def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoi
         seed=config.train.seed,
         part=(world.rank, world.size),
     )
+
+
+def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
+    """Everything a run needs before it has a directory; see `holonomy.recipes.work.FamilyParts`."""
+    if saved is not None:
+        _check_data(saved)
+    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    data = config.data
+    space = space_of(data, device)
+    train, withheld = holdout(space, data.holdout, seed=data.holdout_seed, always_train=data.always_train)
+    sampler = batches_of(config, space, world)
     learner = TernaryLearner(config, space, replicas=world if world.size > 1 else None)
     for part, source in frozen_parts(config).items():
         # A run that continues has them in its own checkpoint.
@@ -288,15 +295,19 @@ def _evaluate(saved: Checkpoint, *, data: str | None, split: str | None, with_ba
 
 
 def _check_data(saved: Checkpoint) -> None:
-    """Refuses batches of another space than the checkpoint's.
+    """Refuses batches that are not those the checkpoint was trained on.
 
     Raises:
-        DataError: the operations of its configuration cannot be made any more.
+        DataError: the levels of its operations would be sampled otherwise today.
     """
     config = from_json(TernaryConfig, saved.state["config"], origin=str(saved.path))
     known = saved.state.get("oversampling")
-    if not isinstance(known, list) or len(known) != config.data.digits + 1:
-        raise DataError(f"`{saved.path}` does not say how its levels were sampled; it is of another version")
+    now = batches_of(config, space_of(config.data), World()).oversampling()
+    if known != now:
+        raise DataError(
+            f"`{saved.path}` sampled its levels {known} times an epoch, this version does so {now} times; "
+            "start a run with --init-from"
+        )
 
 
 def _missed(config: TernaryConfig, metrics: dict[str, float]) -> list[str]:
