@@ -306,11 +306,11 @@ def test_the_fast_recipe_is_complete_for_every_seed(tmp_path: Path, seed: int) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(5))
 def test_a_tenth_of_the_operations_teaches_the_others(tmp_path: Path, seed: int) -> None:
     config = configure("ternary-heldout", overrides=[f"train.seed={seed}", f"data.holdout_seed={seed}"]).config
     metrics = trained(config, tmp_path).metrics
-    assert metrics["val/coverage_heldout"] >= 0.9997
+    assert metrics["val/coverage_heldout"] >= 0.9999
     assert metrics["val/hierarchy"] <= -0.8319
 
 

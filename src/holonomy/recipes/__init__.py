@@ -97,9 +97,12 @@ def ternary_heldout() -> TernaryConfig:
     """A tenth of the operations is trained on; plain inputs and real noise let the rest come out right."""
     return TernaryConfig(
         model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_copies="direction"),
-        loss=Losses(reconstruction=Reconstruction(weight=3.0), kl=Divergence(weight=1e-3)),
+        # Triples fit the few deep operations of the training part too closely: one seed of five missed three others.
+        loss=Losses(
+            reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3), padic_triplet=Triplet(weight=0.0)
+        ),
         data=TernaryDataConfig(holdout=0.9),
-        train=TernaryTrainConfig(budget=Budget(steps=1000)),
+        train=TernaryTrainConfig(budget=Budget(steps=800)),
     )
 
 
@@ -157,7 +160,7 @@ for _recipe in (
         "ternary",
         "a tenth of the operations, measured on the others",
         "operations",
-        "about 15 CPU-seconds",
+        "about 8 CPU-seconds",
         ternary_heldout,
     ),
     Recipe(
