@@ -317,7 +317,7 @@ def test_a_tenth_of_the_operations_teaches_the_others(tmp_path: Path, seed: int)
 @pytest.mark.slow
 @pytest.mark.parametrize(("base", "digits"), [(2, 16), (3, 12)])
 def test_larger_spaces_need_no_other_code(tmp_path: Path, base: int, digits: int) -> None:
-    shape = [f"data.base={base}", f"data.digits={digits}", "data.batch=2048", "train.budget.steps=600"]
+    shape = [f"data.base={base}", f"data.digits={digits}", "data.batch=2048", "train.budget.steps=800"]
     metrics = trained(configure("ternary", overrides=shape).config, tmp_path).metrics
     assert metrics["val/coverage"] > 0.9
     assert metrics["val/hierarchy_norm"] > 0.9999
