@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from holonomy.core.config import leaves, read_yaml, to_json
-from holonomy.core.errors import CheckpointError, ConfigError, Interrupted
+from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.models.ternary.config import TernaryConfig
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.recipes.families import FAMILIES
@@ -79,6 +79,15 @@ def test_evaluation_and_verification_repeat_what_training_said(finished: FitRepo
     assert len(launch.missed_targets(name, good, root=root)) == 1
 
 
+def test_batches_of_another_version_are_refused(finished: FitReport) -> None:
+    saved = launch.read_checkpoint(str(finished.run), finished.run.parent)
+    parts = FAMILIES.get("ternary").parts
+    parts.check_data(saved)
+    saved.state["oversampling"][4] += 1
+    with pytest.raises(DataError, match="sampled its levels"):
+        parts.check_data(saved)
+
+
 def test_withheld_operations_never_enter_a_batch(monkeypatch) -> None:
     config = configured("data.holdout=0.5", "train.budget.steps=1")
     work = launch._prepare(config)
@@ -124,6 +133,41 @@ def test_init_from_starts_at_the_weights_of_the_same_family(finished: FitReport,
     with pytest.raises(CheckpointError):
         trained(configured("model.latent_dim=5"), tmp_path, "c", init_from=str(finished.run))
     assert not (tmp_path / "c").exists()
+
+
+def test_frozen_parts_stay_bit_for_bit_and_the_rest_learns(tmp_path: Path) -> None:
+    source = trained(configured("model.encoder_dropout=0.2", "model.decoder_dropout=0.2"), tmp_path, "source")
+    dual = [
+        "model.sharing=separate", "model.encoder_dropout=0.2", "model.decoder_dropout=0.2",
+        f"frozen.encoder_A={json.dumps(str(source.run))}", f"frozen.decoder={json.dumps(str(source.run))}",
+    ]  # fmt: skip
+    config = configured(*dual)
+    work = launch._prepare(config)
+    work.learner.module.train()
+    assert not work.learner.vae.encoder["A"].training
+    assert work.learner.vae.encoder["B"].training
+    with pytest.raises(Interrupted):
+        launch.train(config, recipe="x", run="dual", root=tmp_path, progress=Stopping(25))
+    # Continuing wants nothing of the source any more.
+    source.run.rename(tmp_path / "elsewhere")
+    report = launch.resume("dual", root=tmp_path, progress=SilentProgress())
+    old, new = launch.load("elsewhere", root=tmp_path), launch.load("dual", root=tmp_path)
+    held = [n for n, _ in old.named_parameters() if n.startswith(("encoder.A.", "projection.A.", "decoder."))]
+    mine, theirs = dict(new.named_parameters()), dict(old.named_parameters())
+    assert len(held) > 10
+    assert all(torch.equal(mine[n], theirs[n]) for n in held)
+    assert report.metrics["val/coverage"] == source.metrics["val/coverage"]
+    fresh = dict(work.learner.vae.named_parameters())
+    assert any(not torch.equal(p, fresh[n]) for n, p in mine.items() if n.startswith("encoder.B."))
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        launch._prepare(config)
+    moved = json.dumps(str(tmp_path / "elsewhere"))
+    with pytest.raises(CheckpointError, match=r"model.latent_dim 6, this model has 5"):
+        launch._prepare(configured("model.latent_dim=5", f"frozen.decoder={moved}"))
+    with pytest.raises(CheckpointError):
+        launch._prepare(configured("model.hidden=[16]", f"frozen.encoder_A={moved}"))
+    b = launch._prepare(configured("model.sharing=separate", *dual[1:3], f"frozen.encoder_B={moved}"))
+    assert torch.equal(b.learner.vae.encoder["B"].head.weight.cpu(), theirs["encoder.A.head.weight"].cpu())
 
 
 def test_language_commands_refuse_a_run_that_does_not_speak(finished: FitReport) -> None:
@@ -188,7 +232,7 @@ def differ(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 def loss_changes() -> dict[str, tuple[str, ...]]:
     """Every key of every loss, in a run where the loss is on."""
     special = {"samples": "3", "rows": "7", "pairs": "77", "uniform": "99", "tree": "99", "growth": "exponential",
-               "measure": "linear", "learn_prior": "true", "free_bits": "5.0"}  # fmt: skip
+               "measure": "linear", "learn_prior": "true", "unbiased": "true", "free_bits": "5.0"}  # fmt: skip
     needs = {
         "wrapped_kl": ("model.posterior=wrapped_normal",),
         "align": ("model.sharing=separate",),
@@ -213,7 +257,8 @@ def test_every_key_changes_what_is_trained() -> None:
         if base not in plain:
             plain[base] = trace(*base)
         assert differ(trace(*base, f"{key}={value}"), plain[base]), key
-    later = {k for k in leaves(TernaryConfig()) if k.startswith(("weighting.", "homeostasis.", "curriculum."))}
+    apart = ("weighting.", "homeostasis.", "curriculum.", "frozen.")
+    later = {k for k in leaves(TernaryConfig()) if k.startswith(apart)}
     assert set(changes) | ELSEWHERE | later == set(leaves(TernaryConfig()))
 
 
@@ -242,3 +287,38 @@ def test_keys_without_effect_and_contradictions_are_refused(overrides: list[str]
     with pytest.raises(ConfigError) as caught:
         configure("ternary", overrides=overrides)
     assert words in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fast_recipe_is_complete_for_every_seed(tmp_path: Path, seed: int) -> None:
+    config = configure("ternary-fast", overrides=[f"train.seed={seed}", "train.cadence.eval_every=650"]).config
+    metrics = trained(config, tmp_path).metrics
+    assert metrics["val/faults"] == 0
+    assert metrics["val/coverage_sampled"] > 0.99
+    assert metrics["val/hierarchy"] <= -0.8320
+    assert metrics["val/monotone"] == 1
+    assert metrics["val/ties"] == 0
+    assert metrics["val/level_auc"] >= 0.9999
+    assert metrics["val/triplet_concordance"] >= 0.997
+    assert metrics["val/pair_spearman"] >= 0.82
+    assert metrics["val/richness"] >= 0.015
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_a_tenth_of_the_operations_teaches_the_others(tmp_path: Path, seed: int) -> None:
+    config = configure("ternary-heldout", overrides=[f"train.seed={seed}", f"data.holdout_seed={seed}"]).config
+    metrics = trained(config, tmp_path).metrics
+    assert metrics["val/coverage_heldout"] >= 0.9999
+    assert metrics["val/hierarchy"] <= -0.8319
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("base", "digits"), [(2, 16), (3, 12)])
+def test_larger_spaces_need_no_other_code(tmp_path: Path, base: int, digits: int) -> None:
+    shape = [f"data.base={base}", f"data.digits={digits}", "data.batch=2048", "train.budget.steps=800"]
+    metrics = trained(configure("ternary", overrides=shape).config, tmp_path).metrics
+    assert metrics["val/coverage"] > 0.9
+    assert metrics["val/hierarchy_norm"] > 0.9999
+    assert metrics["val/triplet_concordance"] > 0.99

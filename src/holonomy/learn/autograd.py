@@ -41,7 +41,7 @@ class GradientLearner:
         replicas: Replicas | None = None,
     ) -> None:
         self.module, self.clip, self.schedule = module, clip, schedule
-        self.rate_scale, self.replicas = 1.0, replicas
+        self.rate_scale, self.replicas, self.fused = 1.0, replicas, fused
         self.optimiser = torch.optim.AdamW(list(groups), lr=1.0, betas=betas, eps=eps, fused=fused or None)
 
     def objective(self, batch: Any, progress: float) -> tuple[Tensor, dict[str, Tensor | float]]:
@@ -67,8 +67,13 @@ class GradientLearner:
             copies = self.replicas.size
             self._average(value)
         norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self.clip)
+        sound = torch.isfinite(norm) & torch.isfinite(value)
+        if self.fused:
+            # As under a gradient scaler: the kernel itself leaves the step out, and no device is waited for.
+            self.optimiser.found_inf = (~sound).to(torch.float32)  # type: ignore[attr-defined]
+            self.optimiser.step()
         # Reads the norm, so a GPU waits here; the echo learner decides the same on the device.
-        if bool(torch.isfinite(norm) & torch.isfinite(value)):
+        elif bool(sound):
             self.optimiser.step()
         with torch.no_grad():
             self.settle()

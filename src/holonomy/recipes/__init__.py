@@ -104,8 +104,8 @@ def ternary_smoke() -> TernaryConfig:
 
 
 def ternary_fast() -> TernaryConfig:
-    """The default model for 500 updates: full coverage and hierarchy as soon as they are there."""
-    return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=500)))
+    """The default model for 650 updates: full coverage and hierarchy as soon as they are there."""
+    return TernaryConfig(train=TernaryTrainConfig(budget=Budget(steps=650)))
 
 
 def ternary_small() -> TernaryConfig:
@@ -121,7 +121,10 @@ def ternary_heldout() -> TernaryConfig:
     """A tenth of the operations is trained on; plain inputs and real noise let the rest come out right."""
     return TernaryConfig(
         model=TernaryModelConfig(input="centred", logvar_init=-1.0, decoder_scales=1, decoder_copies="direction"),
-        loss=Losses(reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3)),
+        # Triples fit the few deep operations of the training part too closely: one seed of five missed three others.
+        loss=Losses(
+            reconstruction=Reconstruction(weight=1.0), kl=Divergence(weight=1e-3), padic_triplet=Triplet(weight=0.0)
+        ),
         data=TernaryDataConfig(holdout=0.9),
         train=TernaryTrainConfig(budget=Budget(steps=800)),
     )
@@ -184,7 +187,7 @@ for _recipe in (
         "ternary",
         "the same model until coverage and hierarchy are full",
         "operations",
-        "about 7 CPU-seconds",
+        "about 9 CPU-seconds",
         ternary_fast,
     ),
     Recipe(
@@ -200,7 +203,7 @@ for _recipe in (
         "ternary",
         "a tenth of the operations, measured on the others",
         "operations",
-        "about 12 CPU-seconds",
+        "about 8 CPU-seconds",
         ternary_heldout,
     ),
     Recipe(

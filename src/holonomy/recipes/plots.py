@@ -70,7 +70,8 @@ def plot_run(run: str, *, root: Path, out: Path) -> list[Path]:
             if name == "losses":
                 _draw_losses(axes, records)
             else:
-                _draw_points(name, figure, axes, levels, rho, principal_plane(u, vae.k.double().cpu()))
+                k = vae.k.double().cpu()
+                _draw_points(name, figure, axes, levels, rho, principal_plane(u, k), edge=float((-k).rsqrt()))
             files.append(out / f"{name}.png")
             figure.savefig(files[-1], dpi=120)
             pyplot.close(figure)
@@ -79,11 +80,10 @@ def plot_run(run: str, *, root: Path, out: Path) -> list[Path]:
     return files
 
 
-def _draw_points(name: str, figure: Any, axes: Any, levels: Tensor, rho: Tensor, plane: Tensor) -> None:
+def _draw_points(name: str, figure: Any, axes: Any, levels: Tensor, rho: Tensor, plane: Tensor, *, edge: float) -> None:
     if name == "ball":
         shown = axes.scatter(*plane.T, c=levels, s=3, cmap="viridis", rasterized=True)
         circle = torch.linspace(0, 2 * torch.pi, 200)
-        edge = float(plane.norm(dim=-1).max()) / 0.95
         axes.plot(edge * circle.cos(), edge * circle.sin(), color="grey", linewidth=1)
         axes.set(aspect="equal", title="two main directions, geodesic radius kept")
         figure.colorbar(shown, label="valuation", shrink=0.7)

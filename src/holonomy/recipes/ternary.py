@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 
 from holonomy.core.config import from_json, to_json
-from holonomy.core.errors import ConfigError, DataError
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import Json
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches, holdout
 from holonomy.learn.echo import check_tensors
@@ -25,7 +26,7 @@ from holonomy.models.ternary.metrics import (
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.recipes.work import Work, choose_device
 from holonomy.train.callbacks import Action, Callback
-from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.checkpoint import Checkpoint, find, read
 from holonomy.train.distributed import World
 from holonomy.train.run import RunDirectory
 
@@ -50,15 +51,11 @@ def space_of(config: TernaryDataConfig, device: torch.device | None = None) -> O
     return OperationSpace(config.base, config.digits, device=device)
 
 
-def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
-    """Everything a run needs before it has a directory; see `holonomy.recipes.work.FamilyParts`."""
-    if saved is not None:
-        _check_data(saved)
-    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+def batches_of(config: TernaryConfig, space: OperationSpace, world: World) -> StratifiedBatches:
+    """The training batches of a configuration."""
     data = config.data
-    space = space_of(data, device)
-    train, withheld = holdout(space, data.holdout, seed=data.holdout_seed, always_train=data.always_train)
-    sampler = StratifiedBatches(
+    train, _ = holdout(space, data.holdout, seed=data.holdout_seed, always_train=data.always_train)
+    return StratifiedBatches(
         space,
         train,
         batch_size=data.batch,
@@ -68,7 +65,21 @@ def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoi
         seed=config.train.seed,
         part=(world.rank, world.size),
     )
+
+
+def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
+    """Everything a run needs before it has a directory; see `holonomy.recipes.work.FamilyParts`."""
+    if saved is not None:
+        _check_data(saved)
+    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    data = config.data
+    space = space_of(data, device)
+    train, withheld = holdout(space, data.holdout, seed=data.holdout_seed, always_train=data.always_train)
+    sampler = batches_of(config, space, world)
     learner = TernaryLearner(config, space, replicas=world if world.size > 1 else None)
+    for part, source in frozen_parts(config).items():
+        # A run that continues has them in its own checkpoint.
+        learner.rest(part, None if saved is not None else _source_tensors(source, part, config))
 
     def evaluate_now(should_stop: Callable[[], bool]) -> dict[str, float] | None:
         if should_stop():
@@ -103,6 +114,35 @@ def _prepare(config: TernaryConfig, *, start: Checkpoint | None, saved: Checkpoi
         callbacks=lambda directory: _callbacks(config, learner, directory),
         closing=lambda: {**_full_metrics(learner, withheld), **baseline_metrics(config, space)},
     )
+
+
+def frozen_parts(config: TernaryConfig) -> dict[str, str]:
+    """Parts that come from other runs, and which."""
+    named = {part: getattr(config.frozen, part) for part in type(config.frozen).model_fields}
+    return {part: source for part, source in named.items() if source is not None}
+
+
+def _source_tensors(source: str, part: str, config: TernaryConfig) -> dict[str, torch.Tensor]:
+    """Tensors of the autoencoder of a run.
+
+    Raises:
+        CheckpointError: there is none, or its decoder saw something else.
+        ConfigError: the run is of another family.
+    """
+    directory = RunDirectory.open(source, Path("runs"))
+    exact = Path(source)
+    path = exact if exact.parent.name == directory.checkpoints.name else find(directory.checkpoints, "latest")
+    if path is None:
+        raise CheckpointError(f"`frozen.{part}`: `{source}` has no checkpoint yet; train it first")
+    saved = read(path)
+    theirs = from_json(TernaryConfig, saved.state["config"], origin=str(path)).model
+    if part == "decoder":
+        for key in ("decode_from", "latent_dim", "decoder_copies", "geometry"):
+            mine, other = getattr(config.model, key), getattr(theirs, key)
+            if mine != other:
+                raise CheckpointError(f"`frozen.decoder`: `{source}` has model.{key} {other}, this model has {mine}")
+    prefix = "model.vae."
+    return {n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)}
 
 
 def decode_path(config: TernaryConfig) -> str:
@@ -188,6 +228,8 @@ class Steering(Callback):
         self.learner, self.log = learner, list[Json]()
         tied = config.model.sharing == "tied"
         self.homeostasis = Homeostasis(config.homeostasis, tied=tied) if config.homeostasis.enabled else None
+        if self.homeostasis is not None:
+            self.homeostasis.now.frozen |= {part: True for part in frozen_parts(config) if part != "decoder"}
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> Action:
         """Takes one evaluation."""
@@ -255,15 +297,19 @@ def _evaluate(
 
 
 def _check_data(saved: Checkpoint) -> None:
-    """Refuses batches of another space than the checkpoint's.
+    """Refuses batches that are not those the checkpoint was trained on.
 
     Raises:
-        DataError: the operations of its configuration cannot be made any more.
+        DataError: the levels of its operations would be sampled otherwise today.
     """
     config = from_json(TernaryConfig, saved.state["config"], origin=str(saved.path))
     known = saved.state.get("oversampling")
-    if not isinstance(known, list) or len(known) != config.data.digits + 1:
-        raise DataError(f"`{saved.path}` does not say how its levels were sampled; it is of another version")
+    now = batches_of(config, space_of(config.data), World()).oversampling()
+    if known != now:
+        raise DataError(
+            f"`{saved.path}` sampled its levels {known} times an epoch, this version does so {now} times; "
+            "start a run with --init-from"
+        )
 
 
 def _missed(config: TernaryConfig, metrics: dict[str, float]) -> list[str]:

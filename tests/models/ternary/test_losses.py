@@ -486,3 +486,17 @@ def test_wrapped_divergence_by_integration_in_the_plane(scale: float, spread: fl
     draws = {"samples": 400_000, "generator": torch.Generator().manual_seed(0)}
     found = wrapped_kl(u[None], logvar[None], curvature, prior_logvar=prior, **draws)
     assert float(found) == pytest.approx(exact, rel=0.01, abs=0.003)
+
+
+def test_unbiased_reconstruction_counts_operations_once() -> None:
+    index = batch()
+    out = Raw(index).out()
+    weighed = LossContext(SPACE, index, torch.Generator(), torch.linspace(0.1, 1, len(index)))
+    costs = [float(term("reconstruction")(out_of(out, n), context(index[n : n + 1])).value) for n in range(len(index))]
+    found = float(term("reconstruction", unbiased=True)(out, weighed).value.detach())
+    assert found == pytest.approx(float(np.average(costs, weights=np.linspace(0.1, 1, len(index)))), rel=1e-6)
+    assert float(term("reconstruction")(out, weighed).value.detach()) == pytest.approx(np.mean(costs))
+
+
+def out_of(out: TernaryOutput, n: int) -> TernaryOutput:
+    return TernaryOutput(out.A, out.B, out.logits[n : n + 1].detach(), out.k, RADIUS)

@@ -250,3 +250,23 @@ def test_mistakes_are_named() -> None:
     for loss, words in (("wrapped_kl", "centre"), ("align", "logits_B")):
         with pytest.raises(ConfigError, match=words):
             started(f"loss.{loss}.weight=1")
+
+
+def test_a_step_whose_gradient_is_no_number_is_left_out() -> None:
+    learner, batches = started()
+    learner.train_step(batches.next(), progress=0.5)
+    batch = batches.next()
+    sound = learner.objective
+
+    def broken(batch, progress: float):
+        loss, extra = sound(batch, progress)
+        return loss * torch.tensor(float("nan")), extra
+
+    before = {k: v.clone() for k, v in learner.state().items() if isinstance(v, Tensor)}
+    learner.objective = broken
+    assert not torch.isfinite(learner.train_step(batch, progress=0.5).loss)
+    after = learner.state()
+    assert all(torch.equal(v, after[k]) for k, v in before.items())
+    learner.objective = sound
+    learner.train_step(batch, progress=0.5)
+    assert not all(torch.equal(v, learner.state()[k]) for k, v in before.items())

@@ -105,6 +105,7 @@ class Reconstruction(Term):
     """Cross-entropy summed over the entries."""
 
     weight: float = Field(default=0.1, ge=0, le=1e4, description="0 leaves the loss out altogether")
+    unbiased: bool = Field(default=False, description="weigh operations so that oversampled levels count once")
 
 
 class Divergence(Term):
@@ -263,6 +264,16 @@ class CurriculumConfig(Config):
     floor: float = Field(default=0.2, ge=0, le=1, description="weight that either side keeps")
 
 
+class FrozenConfig(Config):
+    """Parts that are taken from trained runs, named as on the command line, and do not learn."""
+
+    encoder_A: str | None = Field(
+        default=None, min_length=1, description="run whose encoder A, with its projection, is used as it is"
+    )
+    encoder_B: str | None = Field(default=None, min_length=1, description="run whose encoder B, or A where it is tied")
+    decoder: str | None = Field(default=None, min_length=1, description="run whose decoder is used as it is")
+
+
 class TernaryDataConfig(Config):
     """The operations and their batches."""
 
@@ -354,6 +365,7 @@ class TernaryConfig(Config):
     family: Literal["ternary"] = Field(default="ternary", description="model family")
     model: TernaryModelConfig = Field(default=TernaryModelConfig(), description="autoencoder")
     loss: Losses = Field(default=Losses(), description="what is minimised")
+    frozen: FrozenConfig = Field(default=FrozenConfig(), description="parts from trained runs")
     phases: PhasesConfig = Field(default=PhasesConfig(), description="two phases of weights")
     weighting: WeightingConfig = Field(default=WeightingConfig(), description="who sets the weights")
     homeostasis: HomeostasisConfig = Field(default=HomeostasisConfig(), description="freezing of the parts")
@@ -371,6 +383,10 @@ class TernaryConfig(Config):
             raise ValueError("loss.padic_geodesic.widest exceeds twice model.projection.max_radius: out of reach")
         if self.loss.padic_triplet.weight and not (self.loss.padic_triplet.uniform or self.loss.padic_triplet.tree):
             raise ValueError("loss.padic_triplet.tree and uniform are both 0: the loss has no triples")
+        if self.model.sharing == "tied" and self.frozen.encoder_B is not None:
+            raise ValueError("frozen.encoder_B wants model.sharing = separate; tied streams have one encoder, A")
+        if self.frozen.encoder_A and self.frozen.decoder and self.model.sharing == "tied":
+            raise ValueError("frozen.encoder_A and frozen.decoder leave a tied model nothing to learn")
         for name in ("radial_stratification", "rich_hierarchy"):
             term = getattr(self.loss, name)
             if term.weight and not term.inner < term.outer <= self.model.projection.max_radius:

@@ -37,9 +37,17 @@ class TernaryNet(nn.Module):
     def __init__(self, vae: TernaryVAE, stack: LossStack, *, weighed: bool) -> None:
         super().__init__()
         self.vae, self.stack = vae, stack
+        self.resting: tuple[nn.Module, ...] = ()
         device = vae.space.index.device
         names = stack.names if weighed else []
         self.deviation = nn.ParameterDict({name: nn.Parameter(torch.zeros((), device=device)) for name in names})
+
+    def train(self, mode: bool = True) -> TernaryNet:
+        """As every module; parts that rest stay as in evaluation."""
+        super().train(mode)
+        for module in self.resting:
+            module.eval()
+        return self
 
 
 class TernaryLearner(GradientLearner):
@@ -169,6 +177,30 @@ class TernaryLearner(GradientLearner):
         prefixes = (f"encoder.{stream}.", f"projection.{stream}.")
         return {n: p for n, p in self.vae.named_parameters() if n.startswith(prefixes)}
 
+    def modules_of(self, name: str) -> dict[str, nn.Module]:
+        """Modules of `encoder_A`, `encoder_B` or `decoder` by their prefix in the autoencoder."""
+        if name == "decoder":
+            return {"decoder.": self.vae.decoder}
+        stream = name.removeprefix("encoder_")
+        return {f"encoder.{stream}.": self.vae.encoder[stream], f"projection.{stream}.": self.vae.projection[stream]}
+
+    def rest(self, name: str, source: Mapping[str, Tensor] | None) -> None:
+        """Takes a part from the tensors of another autoencoder, if given, and lets it learn no more.
+
+        Raises:
+            CheckpointError: a name is missing or unknown, or a shape differs; nothing was changed.
+        """
+        modules = self.modules_of(name)
+        if source is not None:
+            wanted = {prefix + n: p for prefix, m in modules.items() for n, p in m.state_dict().items()}
+            known = _of_part(source, name, tuple(modules))
+            check_tensors(wanted, known)
+            for prefix, module in modules.items():
+                module.load_state_dict({n: known[prefix + n] for n in module.state_dict()})
+        for module in modules.values():
+            module.requires_grad_(False).eval()
+        self.module.resting = (*self.module.resting, *modules.values())
+
     def set_frozen(self, name: str, frozen: bool) -> None:
         """Freezes a part or lets it go; moments and schedule of the optimiser stay."""
         for param in self.part(name).values():
@@ -258,6 +290,15 @@ class TernaryLearner(GradientLearner):
         if isinstance(validation, list) and validation:
             index = torch.tensor(validation, device=self.space.index.device)
             self._validation = OperationBatch(index, torch.ones(len(index), device=index.device), len(index))
+
+
+def _of_part(source: Mapping[str, Tensor], name: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
+    """Tensors of a part; encoder B of a tied run is its encoder A."""
+    found = {n: t for n, t in source.items() if n.startswith(prefixes)}
+    if name == "encoder_B" and not found:
+        tied = {n.replace(".A.", ".B.", 1): t for n, t in source.items() if ".A." in n}
+        return {n: t for n, t in tied.items() if n.startswith(prefixes)}
+    return found
 
 
 def offers(config: TernaryConfig) -> frozenset[str]:

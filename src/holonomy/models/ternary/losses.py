@@ -23,7 +23,7 @@ from holonomy.models.ternary.model import TernaryOutput
 from holonomy.models.ternary.posterior import gaussian_kl, wrapped_kl
 
 if TYPE_CHECKING:
-    from holonomy.models.ternary.config import Divergence, Losses, WrappedDivergence
+    from holonomy.models.ternary.config import Divergence, Losses, Reconstruction, WrappedDivergence
 
 EXTERNAL = "holonomy.losses"
 """Entry point group of terms from other packages."""
@@ -321,11 +321,17 @@ def streams_of(out: TernaryOutput) -> list[Any]:
 
 @register("reconstruction")
 class ReconstructionTerm(LossTerm):
-    """Cross-entropy summed over the entries, mean over the batch."""
+    """Cross-entropy summed over the entries, mean over the batch; weighted against oversampling where asked for."""
+
+    config: Reconstruction
 
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """-log p(table | point)."""
-        return LossResult(entry_losses(out.logits, context.table).mean())
+        costs = entry_losses(out.logits, context.table)
+        if not self.config.unbiased or context.unbias is None:
+            return LossResult(costs.mean())
+        weight = context.unbias.to(costs.dtype)
+        return LossResult((weight * costs).sum() / weight.sum())
 
 
 @register("hyperbolic_reconstruction")
