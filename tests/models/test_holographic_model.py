@@ -150,7 +150,7 @@ def test_forgetting_leaves_no_trace(split: WordSplit) -> None:
 
 
 def test_it_beats_kneser_ney_and_learns_while_reading() -> None:
-    split = text(16_000)
+    split = text(30_000)
     config = HolographicConfig.model_validate({"tower": {"role": "off"}, "mixture": {"blocks": 2, "product_steps": 12}})
     made = HolographicModel(config, split.tokenizer)
     made.learn_text(split.train)
