@@ -22,14 +22,14 @@ def test_a_sleep_pays_or_is_undone() -> None:
     model.fit(split.train)
     probe = split.test[None, :50]
     before = model.next_log_probs(probe)
-    refused = sleep(model, split.train, split.test, least=50, bound=0.0)
+    refused = sleep(model, split.train, split.test, least=50, lowest=3, bound=0.0)
     assert not refused.kept and refused.loss_after > refused.loss_before
     assert torch.equal(before, model.next_log_probs(probe))
-    report = sleep(model, split.train, split.test, bound=0.1)
+    report = sleep(model, split.train, split.test, lowest=3, bound=0.1)
     assert report.kept and report.dropped > 1000
     assert report.bytes_after <= 0.7 * report.bytes_before
     assert not torch.equal(before, model.next_log_probs(probe))
-    again = sleep(model, split.train, split.test, bound=0.1)
+    again = sleep(model, split.train, split.test, lowest=3, bound=0.1)
     assert again.kept and abs(again.loss_after / again.loss_before - 1) < 1e-3
     with pytest.raises(ConfigError, match="held_out"):
         sleep(model, split.train, split.test[:1])

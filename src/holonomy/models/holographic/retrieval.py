@@ -21,7 +21,7 @@ PRIOR = "prior"
 
 
 @dataclass(frozen=True)
-class Retrieval:
+class Recollection:
     """Answers to contexts.
 
     Attributes:
@@ -49,7 +49,7 @@ class Retrieval:
     wrong_coherence: np.ndarray
 
 
-def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray | None = None) -> Retrieval:
+def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray | None = None) -> Recollection:
     """Answers to contexts, arguments as of `learn_batch`."""
     contexts = model.contexts(ids, lengths)
     logs = model.distributions(contexts)
@@ -68,10 +68,10 @@ def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray
     if model.mirror is not None:
         divergence, conflict = _conflict(model, model.mirror, reading)
         right, wrong = _coherence(model.mirror, reading, tokens, logs)
-    return Retrieval(tokens, own, shares, experts, sources, order, divergence, conflict, right, wrong)
+    return Recollection(tokens, own, shares, experts, sources, order, divergence, conflict, right, wrong)
 
 
-def retrieve(model: HolographicModel, context: Sequence[int]) -> Retrieval:
+def retrieve(model: HolographicModel, context: Sequence[int]) -> Recollection:
     """The answer to one context: a batch of one."""
     return retrieve_batch(model, np.array([context], dtype=np.int64).reshape(1, -1))
 

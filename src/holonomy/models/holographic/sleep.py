@@ -38,9 +38,10 @@ def sleep(
     *,
     starts: np.ndarray | None = None,
     least: int = 2,
+    lowest: int = 4,
     bound: float = 0.01,
 ) -> SleepReport:
-    """Forgets grams of order three and higher that occurred fewer than `least` times, consolidates, and looks back.
+    """Forgets long grams that occurred fewer than `least` times, consolidates, and looks back.
 
     Args:
         model: learned `replay`, not `held_out`.
@@ -48,6 +49,7 @@ def sleep(
         held_out: words that decide whether the sleep is kept.
         starts: where documents of `replay` begin; one document by default.
         least: occurrences that a gram needs to stay.
+        lowest: order below which no gram is forgotten.
         bound: largest relative rise of the held-out perplexity.
 
     Raises:
@@ -59,10 +61,10 @@ def sleep(
     before, size = float(predict(model, held_out, positions).losses.mean()), _bytes(model)
     saved = state_of(model)
     tries = [gram.trie for gram in model.memories.grams]
-    dropped = sum(trie.prune(least) for trie in tries)
+    dropped = sum(trie.prune(least, lowest=lowest) for trie in tries)
     model.consolidate(replay, starts)
     for gram in model.memories.classes:
-        dropped += gram.trie.prune(least)
+        dropped += gram.trie.prune(least, lowest=lowest)
     after, rest = float(predict(model, held_out, positions).losses.mean()), _bytes(model)
     kept = after <= before + np.log1p(bound)
     if not kept:
