@@ -103,7 +103,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
     if world.size > 1:
         raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
-    tokenizer = None if saved is None else tokenizer_of(saved)
+    tokenizer = None if saved is None else vocabulary_of(saved)
     corpus = read_words(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
     split = corpus.split
     words = split.train[: max(1, int(len(split.train) * config.train.share))]
@@ -137,7 +137,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     )
 
 
-def tokenizer_of(saved: Checkpoint) -> WordTokenizer:
+def vocabulary_of(saved: Checkpoint) -> WordTokenizer:
     """The words of a checkpoint.
 
     Raises:
@@ -151,7 +151,7 @@ def tokenizer_of(saved: Checkpoint) -> WordTokenizer:
 def _load(saved: Checkpoint) -> HolographicModel:
     """The model of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
-    model = HolographicModel(config.model, tokenizer_of(saved))
+    model = HolographicModel(config.model, vocabulary_of(saved))
     load_into(model, {**saved.tensors, **saved.state["learner"]})
     return model
 
@@ -187,7 +187,7 @@ def _check_data(saved: Checkpoint) -> None:
         DataError: it is not there, or has changed.
     """
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
-    read_words(config.data, tokenizer_of(saved), digest=saved.state["text_sha256"])
+    read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
 
 
 def _missed(config: HolographicRunConfig, metrics: dict[str, float]) -> list[str]:

@@ -95,7 +95,7 @@ class Term(Config):
     geometry: float = Field(default=1.0, ge=0, le=100, description="multiplies the weight in the second phase")
 
 
-class Pairs(Term):
+class PairTerm(Term):
     """A loss over pairs of the batch."""
 
     pairs: int = Field(default=2048, ge=1, le=1_000_000, description="pairs per update, near and far in the tree alike")
@@ -162,7 +162,7 @@ class RichHierarchy(Term):
     separation: float = Field(default=3.0, ge=0, le=100, description="weight of the gaps")
 
 
-class Geodesic(Pairs):
+class Geodesic(PairTerm):
     """Distances that follow D0 exp(-kappa k) for pairs that share k digits."""
 
     widest: float = Field(default=4.0, gt=0, le=12, description="distance D0 of pairs that share no digit")
@@ -189,15 +189,15 @@ class Losses(Config):
         default=RadialStratification(), description="one radius a level"
     )
     monotone_levels: Term = Field(default=Term(), description="level means fall")
-    global_rank: Pairs = Field(default=Pairs(), description="order of radii, by pairs")
+    global_rank: PairTerm = Field(default=PairTerm(), description="order of radii, by pairs")
     padic_geodesic: Geodesic = Field(default=Geodesic(), description="distances to targets")
-    padic_metric: Pairs = Field(default=Pairs(), description="distances to a multiple of the p-adic ones")
+    padic_metric: PairTerm = Field(default=PairTerm(), description="distances to a multiple of the p-adic ones")
     tree_centroid: Term = Field(default=Term(), description="operations near the mean of their subtree")
     soft_rank: Temperature = Field(default=Temperature(), description="rows of distances in soft order")
     zero_structure: Term = Field(default=Term(), description="leading zeros, read from the direction")
-    fisher_rao: Pairs = Field(default=Pairs(), description="Fisher-Rao distance to the standard normal")
+    fisher_rao: PairTerm = Field(default=PairTerm(), description="Fisher-Rao distance to the standard normal")
     entropy: Term = Field(default=Term(), description="outputs that differ over the batch")
-    repulsion: Pairs = Field(default=Pairs(), description="points that keep apart")
+    repulsion: PairTerm = Field(default=PairTerm(), description="points that keep apart")
     align: Term = Field(default=Term(), description="streams that decode to equal entropies")
     hyperbolic_reconstruction: Term = Field(default=Term(), description="entries, weighted towards the centre")
     external: tuple[tuple[str, float], ...] = Field(

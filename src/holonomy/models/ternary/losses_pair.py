@@ -18,7 +18,7 @@ from holonomy.models.ternary.losses_radial import band_targets
 from holonomy.models.ternary.model import TernaryOutput
 
 if TYPE_CHECKING:
-    from holonomy.models.ternary.config import Geodesic, Pairs, Temperature, Triplet
+    from holonomy.models.ternary.config import Geodesic, PairTerm, Temperature, Triplet
 
 CHORD_FLOOR = 1e-7
 """Added to sinh^2(d / 2) under the logarithm: operations that still share a point have no gradient otherwise."""
@@ -101,7 +101,7 @@ class GeodesicTerm(LossTerm):
 class MetricTerm(LossTerm):
     """(d(z_i, z_j) - s d_p(i, j))^2 with a learnt s = softplus(theta) > 0."""
 
-    config: Pairs
+    config: PairTerm
 
     def __init__(self, config: Config, space: OperationSpace, *, max_radius: float, latent_dim: int) -> None:
         super().__init__(config, space, max_radius=max_radius, latent_dim=latent_dim)
@@ -188,7 +188,7 @@ class SoftRankTerm(LossTerm):
 class Repulsion(LossTerm):
     """Mean exp(-d^2 / (2 * 0.5^2)) over random pairs."""
 
-    config: Pairs
+    config: PairTerm
 
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """Pairs of one operation count nothing."""
@@ -220,7 +220,7 @@ class FisherRaoTerm(LossTerm):
     """Mean distance of the posteriors to N(0, 1), plus a tenth of how far their pairs differ from those of points."""
 
     needs = frozenset({"logvar"})
-    config: Pairs
+    config: PairTerm
 
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """Pair distances are compared as multiples of their mean."""

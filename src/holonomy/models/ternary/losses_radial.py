@@ -16,7 +16,7 @@ from holonomy.models.ternary.losses import LossContext, LossResult, LossTerm, re
 from holonomy.models.ternary.model import TernaryOutput
 
 if TYPE_CHECKING:
-    from holonomy.models.ternary.config import Pairs, RadialBands, RadialStratification, RichHierarchy
+    from holonomy.models.ternary.config import PairTerm, RadialBands, RadialStratification, RichHierarchy
 
 EDGES = (3.60, 2.30, 1.80, 1.40, 1.10, 0.85, 0.62, 0.44, 0.28, 0.14, 0.02)
 """Radii between the levels of 3^9 for the default largest radius, outermost first: level v lies below EDGES[v]."""
@@ -164,7 +164,7 @@ class MonotoneLevels(LossTerm):
 class GlobalRank(LossTerm):
     """|dv| sigmoid(-sign(dv)(r_j - r_i) / 0.1) with dv = v_i - v_j, over pairs near and far in the tree."""
 
-    config: Pairs
+    config: PairTerm
 
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """Mean over the pairs."""
