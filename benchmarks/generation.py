@@ -1,6 +1,6 @@
 """Does generation slow down or grow? Characters per CPU-second and resident memory over 100,000 characters.
 
-    python benchmarks/generation.py RUN [--root runs] [--tokens 100000]
+python benchmarks/generation.py RUN [--root runs] [--tokens 100000]
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ def test_derived_frames_follow_the_data() -> None:
         z = torch.randn(1, 200, N, generator=generator(seed)) * spread @ turn.T
         with torch.no_grad():
             chart.free(z, Tape())
+            chart.project()
     spun = chart.frame.mT @ chart.covariance @ chart.frame
     # The covariance has moved on by less than a refresh.
     off = spun - torch.diag_embed(spun.diagonal(dim1=-2, dim2=-1))
@@ -137,7 +138,7 @@ def test_geometric_scores_by_complex_numbers() -> None:
         mapped = layer.inp.free(x, None)[:20]
         k, m = layer.compared(mapped, None)
         apart = torch.zeros(5, 5, dtype=torch.int64)
-        found, _ = layer.score(k, m, apart, x.new_empty(0))
+        found, _ = layer.score(k, m, apart, x.new_empty(0), ())
         psi, phi = torch.complex(k[..., :2], k[..., 2:4]), torch.complex(m[..., :2], m[..., 2:4])
         a, b = torch.sigmoid(k[..., 4]), torch.sigmoid(m[..., 4])
         for h in range(HEADS):
@@ -153,7 +154,7 @@ def test_geometric_scores_by_complex_numbers() -> None:
         for z in (k, m):
             w = torch.complex(z[..., :2], z[..., 2:4]) * turned
             z[..., :2], z[..., 2:4] = w.real, w.imag
-        assert torch.allclose(layer.score(k, m, apart, x.new_empty(0))[0], found, atol=1e-12)
+        assert torch.allclose(layer.score(k, m, apart, x.new_empty(0), ())[0], found, atol=1e-12)
 
 
 def network_output(**geometry: object) -> Tensor:

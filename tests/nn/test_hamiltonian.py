@@ -166,7 +166,7 @@ def network(kind: str, *, fixed: bool = False, fir: int = 1) -> EchoLayer:
             fir=fir,
             bank=kind.split()[0],  # type: ignore[arg-type]
             wells="wells" in kind,
-            chunk=8,
+            **({"chunk": 8} if kind == "diagonal" else {}),
         ),
         train=TrainConfig(echo=EchoConfig(fixed=fixed)),
     )
@@ -238,6 +238,12 @@ def test_what_cannot_go_back_says_so() -> None:
         ({"bank": "hamiltonian"}, {"memory": "segment", "mode": "symmetric"}, "tangents"),
         ({"wells": True}, {}, "wells belong"),
         ({"bank": "hamiltonian", "n_osc": 100}, {}, "power of two"),
+        ({"bank": "hamiltonian"}, {"kappa": 0.1}, "no size of a nudge"),
+        ({"bank": "hamiltonian", "chunk": 8}, {}, "chunk belongs to bank = diagonal or coupled"),
+        ({"bank": "kernel", "theta_range": (0.1, 1.0)}, {}, "theta_range belongs to"),
+        ({"bank": "coupled", "gamma_range": (0.1, 2.0)}, {}, r"must end at 1\.2"),
+        ({"bank": "coupled", "architecture": "causal_field"}, {"memory": "segment"}, "cannot learn model.bank"),
+        ({"architecture": "field_transformer", "bank": "kernel"}, {}, "bank are of oscillators"),
     ],
 )
 def test_illegal_configurations(model: dict[str, object], echo: dict[str, object], words: str) -> None:

@@ -13,10 +13,14 @@ import torch
 from holonomy.core.config import from_json, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.data.kneser_ney import baselines
+from holonomy.data.tokenizer import CharTokenizer
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session, generate
 from holonomy.models.lior.config import LiorConfig
+from holonomy.models.lior.inference import LiorLanguageModel
+from holonomy.models.lior.model import build_network
 from holonomy.recipes import RECIPES, configure, launch
+from holonomy.recipes.lior import remembering
 from holonomy.train.distributed import World
 from holonomy.train.monitor import SilentProgress
 from holonomy.train.report import FitReport
@@ -317,7 +321,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "train.echo.allow_biased", "train.schedule.cycles", "train.schedule.table", "version",
         "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
         "infer.top_k", "infer.top_p", "infer.max_tokens", "infer.gate", "infer.selector", "infer.repetition",
-        "memory.window", "memory.capacity", "memory.k", "memory.threshold", "memory.share", "memory.prior",
+        "memory.window", "memory.capacity", "memory.k", "memory.share", "memory.prior",
     }  # fmt: skip
     assert set(configure("lior").origins) == set(changes) | elsewhere | conditional
 
@@ -418,6 +422,67 @@ def test_byte_pairs_train_evaluate_and_talk(text: Path, tmp_path: Path) -> None:
     assert [role for role, _ in again.turns] == ["user", "model"]
     assert "".join(again.reply(max_tokens=30)) == "".join(session.reply(max_tokens=30))
     assert said
+
+
+@pytest.mark.parametrize(
+    "change", ["memory.window=16", "memory.capacity=40", "memory.k=1", "memory.share=0.9", "memory.prior=0.01"]
+)
+def test_every_key_of_the_memory_changes_what_is_recalled(text: Path, change: str) -> None:
+    def found(*more: str) -> torch.Tensor:
+        config = configured(text, *more)
+        net = build_network(config, vocab_size=30).requires_grad_(False)
+        model = LiorLanguageModel(net, CharTokenizer.from_text("".join(map(chr, range(97, 127)))), config)
+        ids = torch.randint(30, (1, 150), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+        return remembering(model).log_probs(ids)
+
+    assert not torch.equal(found(), found(change))
+
+
+def test_a_field_and_a_derived_frame_are_saved_and_loaded(text: Path, tmp_path: Path) -> None:
+    field = ("field.enabled=true", "field.size=[2, 2]", "field.dim=3", "model.pattern=rmrm")
+    frame = (
+        "geometry.chart=shared",
+        "geometry.frame_mode=derived",
+        "geometry.rotor_mode=off",
+        "geometry.frame_every=2",
+    )
+    for n, overrides in enumerate((field, frame)):
+        report = trained(configured(text, *overrides), tmp_path / str(n))
+        metrics = launch.evaluate("a", root=tmp_path / str(n))
+        assert abs(metrics["val/loss"] - report.metrics["val/loss"]) < 1e-6
+
+
+def test_averaged_weights_begin_a_run(text: Path, tmp_path: Path) -> None:
+    trained(configured(text, "train.optim.ema=0.9"), tmp_path)
+    source = launch.evaluate("a", root=tmp_path)["val/loss"]
+    for name, ema in (("with", 0.9), ("without", 0.0)):
+        config = configured(text, f"train.optim.ema={ema}", "train.optim.lr=1.0e-9", "train.budget={steps: 1}")
+        progress = SilentProgress()
+        report = launch.train(config, recipe="b", run=name, root=tmp_path, progress=progress, init_from="a")
+        assert abs(report.metrics["val/loss"] - source) < 1e-4
+
+
+def test_tokens_of_another_kind_do_not_begin_a_run(text: Path, tmp_path: Path) -> None:
+    trained(configured(text, "data.unk=true"), tmp_path)
+    for odd, fix in (("data.tokenizer=bpe", "tokenizer=char --set data.unk=true"), ("data.tokenizer=char", "unk=true")):
+        config = configured(text, "data.unk=false", odd)
+        with pytest.raises(ConfigError, match=f"add --set data.{fix}"):
+            launch.train(config, recipe="b", run="b", root=tmp_path, progress=SilentProgress(), init_from="a")
+
+
+def test_a_session_of_another_model_is_refused(text: Path, tmp_path: Path) -> None:
+    trained(configured(text), tmp_path)
+    model = launch.load("a", root=tmp_path)
+    session = Session(model, Sampling(), seed=1)
+    session.feed(model.tokenizer.decode([5, 6, 7, 8]))
+    said = session.turns
+    session.save(tmp_path / "talk.json")
+    content = json.loads((tmp_path / "talk.json").read_text())
+    for wrong in ([1, 2, 3, 4], [-1], [10**6]):
+        (tmp_path / "bad.json").write_text(json.dumps(content | {"ids": [wrong]}))
+        with pytest.raises(DataError, match="not a saved session"):
+            session.load(tmp_path / "bad.json")
+        assert session.turns == said
 
 
 def test_streams_are_evaluated_with_and_without_memory(text: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def generate(
     if as_json:
         written = "".join(pieces)
         seconds = time.perf_counter() - begin
-        print_json({"run": run, "prompt": text, "text": written, "tokens": len(written), "seconds": seconds})
+        print_json({"run": run, "prompt": text, "text": written, "tokens": session.drawn, "seconds": seconds})
     else:
         sys.stdout.write("\n")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 COUPLED = 32
 """Oscillators of a head of coupled ones."""
+STRONGEST_COUPLED = 1.2
+"""Damping of coupled oscillators up to which one range of stiffness fits all of a head's band."""
 LEGAL_ROTORS = {
     "derived": ("off", "derived"),
     "learned_lowrank": ("off", "stateful"),

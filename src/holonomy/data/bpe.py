@@ -110,7 +110,17 @@ class BytePairTokenizer:
         return (*SPECIALS, *(b.decode("utf-8", "replace") for b in self._bytes[len(SPECIALS) :]))
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a text, int64."""
+        """Token ids of a text, int64.
+
+        Raises:
+            DataError: a character is half of a pair, which no UTF-8 has.
+        """
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"`text` has {text[error.start]!r} at position {error.start}, which is no character"
+            ) from error
         self._inner.encode_special_tokens = True
         return np.array(self._inner.encode(text, add_special_tokens=False).ids, dtype=np.int64)
 
@@ -150,10 +160,10 @@ class BytePairTokenizer:
         """
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
-    def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
+    def decoder(self) -> Callable[[Sequence[int] | np.ndarray, bool], str]:
         """Decodes ids as they come: a character is held back until all its bytes are there."""
         inner = codecs.getincrementaldecoder("utf-8")("replace")
-        return lambda ids: inner.decode(self.decode_bytes(ids))
+        return lambda ids, last: inner.decode(self.decode_bytes(ids), last)
 
     def opening(self) -> np.ndarray:
         """A line end."""
@@ -194,7 +204,7 @@ def read_tokenizer(text: str) -> CharTokenizer | BytePairTokenizer:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text in pieces that end at line ends, where no merge crosses anyway."""
+    """The text in pieces that end at line ends; what stands across two of them is not learned as one token."""
     start = 0
     while start < len(text):
         end = text.find("\n", start + TRAINING_CHARACTERS)

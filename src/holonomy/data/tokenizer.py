@@ -102,9 +102,9 @@ class CharTokenizer:
         # numpy strips trailing NULs from its strings, so the characters are joined one by one.
         return "".join([self.symbols[i] for i in index.tolist()])
 
-    def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
+    def decoder(self) -> Callable[[Sequence[int] | np.ndarray, bool], str]:
         """Decodes ids as they come."""
-        return self.decode
+        return lambda ids, last: self.decode(ids)
 
     def opening(self) -> np.ndarray:
         """A line end.

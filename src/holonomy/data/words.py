@@ -152,9 +152,9 @@ class WordTokenizer:
         """The place before a document's first word."""
         return np.array([PAD_ID])
 
-    def decoder(self) -> Callable[[Sequence[int] | np.ndarray], str]:
+    def decoder(self) -> Callable[[Sequence[int] | np.ndarray, bool], str]:
         """Decodes ids as they come: a space before every word, none before closing punctuation."""
-        return lambda ids: "".join(
+        return lambda ids, last: "".join(
             [w if w in CLOSING else f" {w}" for w in (self.decode([i]) for i in np.asarray(ids).reshape(-1)) if w]
         )
 

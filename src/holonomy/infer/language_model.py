@@ -28,8 +28,8 @@ class Tokenizer(Protocol):
         """Ids that a text may begin with where nothing else is given."""
         ...
 
-    def decoder(self) -> Callable[[Any], str]:
-        """Decodes ids as they come; pieces chained give the text."""
+    def decoder(self) -> Callable[[Any, bool], str]:
+        """Decodes ids as they come, given whether they are the last; pieces chained give the text."""
         ...
 
     def unknown(self, text: str) -> dict[str, int]: ...

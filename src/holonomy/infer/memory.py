@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -143,7 +144,10 @@ class AssociativeMemory:
         Raises:
             DataError: another size, or a row that is not what was written; this memory stays as it was.
         """
-        found = load_file(path)
+        try:
+            found = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise DataError(f"`{path}` cannot be read as a saved memory: {error}") from error
         if found["keys"].shape != self.keys.shape:
             raise DataError(f"`{path}` holds {tuple(found['keys'].shape)} keys; wanted {tuple(self.keys.shape)}")
         other = AssociativeMemory(self.keys.shape[1], capacity=self.capacity)

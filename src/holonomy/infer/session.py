@@ -110,7 +110,7 @@ class Session:
                 token = draw(self._ahead, self.sampling, self._generator, self._recent)
                 self._remember(token)
                 ids += token.tolist()
-                piece = decoded(token.tolist())
+                piece = decoded(token.tolist(), False)
                 self._ahead, self._state = self.model.step(token, self._state)
                 said.append(piece)
                 held += piece
@@ -122,6 +122,11 @@ class Session:
                     cut = len(held) - max(longest - 1, 0)
                     ready, held = held[:cut], held[cut:]
                     yield ready
+            else:
+                # What was held back of a character that never came to its end.
+                last = decoded([], True)
+                said.append(last)
+                held += last
             if held:
                 yield held
         finally:
@@ -146,6 +151,24 @@ class Session:
         except OSError as error:
             raise StorageError(f"cannot save the session to `{path}`: {error.strerror}") from error
 
+    def _check_turns(self, turns: list[tuple[str, str]], ids: list[Tensor]) -> None:
+        """Refuses tokens that do not say, to this model, what the turns say."""
+        tokenizer = self.model.tokenizer
+        if len(ids) != len(turns):
+            raise ValueError("it has tokens for another number of turns")
+        for (role, text), tokens in zip(turns, ids, strict=True):
+            said = tokens.tolist()
+            if said and not 0 <= min(said) <= max(said) < tokenizer.vocab_size:
+                raise ValueError("its tokens are not those of this model")
+            read = role == "user" and said in (list(tokenizer.encode(text)), list(tokenizer.opening()))
+            if not read and tokenizer.decode(said).strip() != text.strip():
+                raise ValueError("its tokens say something else to this model than was said")
+
+    @property
+    def drawn(self) -> int:
+        """Tokens of the last turn."""
+        return len(self._ids[-1]) if self._ids else 0
+
     def load(self, path: Path) -> None:
         """Continues a saved session: reads every turn again the way it was said.
 
@@ -162,10 +185,8 @@ class Session:
             # Text alone does not say by which tokens it was written.
             known = content.get("ids") or [self.model.tokenizer.encode(text) for _, text in turns]
             ids = [torch.as_tensor(np.asarray(tokens, dtype=np.int64)) for tokens in known]
-            top = max((int(tokens.max()) for tokens in ids if len(tokens)), default=0)
-            if len(ids) != len(turns) or top >= self.model.tokenizer.vocab_size:
-                raise ValueError("its tokens are not those of this model")
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            self._check_turns(turns, ids)
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ConfigError) as error:
             raise DataError(f"`{path}` is not a saved session ({error}); save one with /save FILE") from error
         self.sampling, self.seed = sampling, seed
         self.reset()

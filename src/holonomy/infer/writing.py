@@ -49,6 +49,11 @@ class Style:
     def __post_init__(self) -> None:
         if self.kernel not in ("calibrated", "phi"):
             raise ConfigError(f"`kernel` is {self.kernel!r}; wanted calibrated or phi")
+        if self.sampling.selector != "softmax" or (self.sampling.gate and self.kernel == "phi"):
+            raise ConfigError(
+                "`sampling` has a selector besides softmax, or a gate beside the kernel phi; the style holds tokens "
+                "back by `inhibition` and sets the temperature itself: drop them"
+            )
         if self.inhibition < 0 or self.recent < 1 or not self.fade > 0:
             given = f"`inhibition` is {self.inhibition}, `recent` {self.recent}, `fade` {self.fade}"
             raise ConfigError(f"{given}; wanted 0 or more, 1 or more, above 0")

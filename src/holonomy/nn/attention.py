@@ -38,6 +38,7 @@ class Past(NamedTuple):
         source: factor of each key, [batch, heads, window], or an empty tensor.
         carry: what the factors of the next tokens depend on.
         fixed: keys and values of the sites of a field, [batch * heads, sites, ...]; empty where there is none.
+        scales: what the scores need of the parameters; computed once, not every token.
     """
 
     keys: Float[Tensor, "BH window features"]
@@ -47,6 +48,7 @@ class Past(NamedTuple):
     source: Tensor
     carry: Any
     fixed: tuple[Tensor, ...] = ()
+    scales: tuple[Tensor, ...] = ()
 
 
 class Attention(EchoLayer):
@@ -95,7 +97,9 @@ class Attention(EchoLayer):
         """From nudges on queries and keys to the nudge on the channels, [F, B, T]."""
 
     @abstractmethod
-    def score(self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def score(
+        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor, scales: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Scores [B, heads, L, S] of all pairs, and what `pull_score` needs.
 
         Args:
@@ -103,7 +107,12 @@ class Attention(EchoLayer):
             m: keys, [B * heads, S, features].
             apart: age of each key as seen by each query, [L, S].
             source: factor of each key, [B, heads, S], or empty.
+            scales: from `scales`.
         """
+
+    def scales(self) -> tuple[Tensor, ...]:
+        """What the scores need of the parameters, computed once for many tokens."""
+        return ()
 
     @abstractmethod
     def pull_score(
@@ -133,10 +142,10 @@ class Attention(EchoLayer):
         return heads.reshape(-1, batch, y.shape[2])
 
     def weights(
-        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor
+        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor, scales: tuple[Tensor, ...]
     ) -> tuple[Float[Tensor, "BH L S"], tuple[Tensor, ...]]:
         """Boltzmann weights of all pairs; places whose age is outside [0, window) are not seen."""
-        score, kept = self.score(k, m, apart, source)
+        score, kept = self.score(k, m, apart, source, scales)
         seen = (apart >= 0) & (apart < self.window)
         return torch.where(seen, score, MASKED).softmax(-1).view(len(k), *apart.shape), kept
 
@@ -165,7 +174,7 @@ class Attention(EchoLayer):
         time, source = torch.arange(x.shape[-1], device=x.device), self.sources(x, m, None)[0]
         if fixed := self._fixed(x.shape[1], tape):
             m, v = (torch.cat(pair, 1) for pair in zip(fixed, (m, v), strict=True))
-        w, kept = self.weights(k, m, self._apart(time, time, fixed), source)
+        w, kept = self.weights(k, m, self._apart(time, time, fixed), source, self.scales())
         y = torch.bmm(w, v)
         if tape is not None:
             tape.push(self, v, w, *kept)
@@ -200,7 +209,7 @@ class Attention(EchoLayer):
         values = weight.new_zeros(batch * self.heads, self.window, self.width)
         source = self.sources(empty, m, None)[0].repeat_interleave(self.window, -1)
         time = torch.full((self.window,), LONG_AGO, device=weight.device)
-        return Past(keys, values, time, 0, source, None, self._fixed(batch, None))
+        return Past(keys, values, time, 0, source, None, self._fixed(batch, None), self.scales())
 
     def advance(self, x: Float[Tensor, "D batch time"], state: Past) -> tuple[Float[Tensor, "D batch time"], Past]:
         """Continues by any number of tokens, a window's length at a time."""
@@ -214,7 +223,8 @@ class Attention(EchoLayer):
             apart = self._apart(time, torch.cat([state.time, time]), state.fixed)
             fresh, carry = self.sources(part, m, state.carry)
             source = torch.cat([state.source, fresh], -1)
-            w, _ = self.weights(k, torch.cat([*state.fixed[:1], state.keys, m], 1), apart, source)
+            keys = torch.cat([*state.fixed[:1], state.keys, m], 1)
+            w, _ = self.weights(k, keys, apart, source, state.scales)
             y = torch.bmm(w, torch.cat([*state.fixed[1:], state.values, v], 1))
             place = time % self.window
             state.keys.index_copy_(1, place, m)
@@ -239,12 +249,12 @@ class Attention(EchoLayer):
         fresh, carry = self.sources(column, m, state.carry)
         if len(fresh):
             state.source[..., place : place + 1] = fresh
-        now = torch.full_like(state.time[:1], state.position)
-        apart = self._apart(now, state.time, state.fixed)
+        apart = (state.position - state.time).unsqueeze(0)
         keys, values = state.keys, state.values
         if state.fixed:
+            apart = torch.cat([apart.new_zeros(1, state.fixed[0].shape[1]), apart], 1)
             keys, values = (torch.cat(pair, 1) for pair in zip(state.fixed, (keys, values), strict=True))
-        w, _ = self.weights(k, keys, apart, state.source)
+        w, _ = self.weights(k, keys, apart, state.source, state.scales)
         y = torch.bmm(w, values).view(-1, self.heads * self.width).T
         return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry)
 

@@ -36,6 +36,8 @@ def _flat(n: int, dtype: torch.dtype, device: torch.device) -> MetricBase:
     return MetricBase(torch.eye(n, dtype=dtype, device=device))
 
 
+FRAME_DECAY = 0.99
+"""Of the moving average that a derived frame is the eigenframe of, per update."""
 WORST_CONDITION = 1e3
 """Low-rank columns beyond this condition number are replaced by orthogonal ones with the same metric."""
 
@@ -95,7 +97,7 @@ class Chart(PointwiseLayer):
         if metric_mode == "block_rot" and n % block:
             raise ConfigError(f"`block` is {block}, which does not divide the {n} dimensions of the chart")
         self.n, self.rotor_mode, self.derives = n, rotor_mode, frame_mode == "derived"
-        self.frame_every = frame_every
+        self.frame_every, self._seen = frame_every, list[Tensor]()
         self.log_lam = self.raw_blocks = None
         if metric_mode == "diag_rot":
             self.log_lam = nn.Parameter(0.1 * torch.randn(heads, n, generator=generator))
@@ -154,12 +156,17 @@ class Chart(PointwiseLayer):
         if tape is not None:
             tape.push(self, x, a)
             if self.derives:
-                self._observe(x.detach())
+                self._seen.append(covariance_step(torch.zeros_like(self.covariance), x.detach(), decay=0.0))
         return x @ a.mT
 
-    def _observe(self, x: Tensor) -> None:
-        """A derived frame follows the vectors of past batches; this batch was mapped by the frame before."""
-        self.covariance.copy_(covariance_step(self.covariance, x))
+    def _follow(self) -> None:
+        """A derived frame follows the vectors of past updates; the echo of an update still sees the frame before."""
+        seen = torch.stack(self._seen).mean(0)
+        self._seen.clear()
+        if not bool(seen.isfinite().all()):
+            # An update that is left out must leave no trace here either.
+            return
+        self.covariance.lerp_(seen, 1 - FRAME_DECAY)
         self.batches += 1
         due = self.batches % self.frame_every == 0
         if bool(due):
@@ -185,7 +192,9 @@ class Chart(PointwiseLayer):
         return g @ a
 
     def project(self) -> None:
-        """Holds logarithms to their bounds, wraps angles, and keeps low-rank columns well conditioned."""
+        """Holds logarithms to their bounds, wraps angles, keeps columns well conditioned, moves a derived frame."""
+        if self.derives and self._seen:
+            self._follow()
         low, high = map(math.log, LIMITS)
         for log in (self.log_lam, self.log_omega, self.log_weights):
             if log is not None:

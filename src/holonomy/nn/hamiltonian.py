@@ -127,9 +127,12 @@ class HamiltonianBank(EchoLayer):
         """Inputs a mode."""
         return 1 if self.width is None else 2
 
+    def _rotor(self) -> Rotor:
+        return Rotor(len(self.stiffness), self.planes.to(self.theta.device), self.theta)
+
     def potential(self) -> Potential:
         """The potential at the present parameters."""
-        q = Rotor(len(self.stiffness), self.planes, self.theta).matrix()
+        q = self._rotor().matrix()
         low = LARGEST_STIFFNESS * torch.sigmoid(self.stiffness)
         extra = LARGEST_WEIGHT * torch.sigmoid(self.weights)
         k = (q * low) @ q.T + (self.columns * extra) @ self.columns.T
@@ -307,8 +310,8 @@ class HamiltonianBank(EchoLayer):
         """From derivatives by stiffness and wells to those by the parameters."""
         dtype = self.stiffness.dtype
         found = {name: value.to(dtype) for name, value in found.items()}
-        n, dk = len(self.stiffness), found["k"]
-        rotor = Rotor(n, self.planes, self.theta)
+        dk = found["k"]
+        rotor = self._rotor()
         q = rotor.matrix()
         low, extra = torch.sigmoid(self.stiffness), torch.sigmoid(self.weights)
         pulled = dk @ self.columns

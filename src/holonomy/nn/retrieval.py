@@ -159,16 +159,21 @@ class Retrieval(Attention):
         share = energy / (1 + energy)
         return share.unsqueeze(1).expand(-1, self.heads, -1), (x[..., -1], energy[:, -1])
 
-    def _radius(self, source: Tensor) -> Tensor:
+    def scales(self) -> tuple[Tensor, ...]:
+        """R and c^2 of each head, [heads, 1, 1]."""
+        return self.log_radius.exp()[:, None, None], (2 * self.log_interval).exp()[:, None, None]
+
+    def _radius(self, radius: Tensor, source: Tensor) -> Tensor:
         """R of each head, times the factors of the keys where there are any."""
-        radius = self.log_radius.exp()[:, None, None]
         if not len(source):
             return radius
         if self.stress is None:
             return radius * source.unsqueeze(2)
         return radius * (1 + F.softplus(self.stress)[:, None, None] * source.unsqueeze(2))
 
-    def score(self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def score(
+        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor, scales: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """-R_j times the geodesic length of every pair."""
         if self.shared:
             # Queries and keys are the same points: of near pairs a matrix product would leave no digits.
@@ -176,10 +181,10 @@ class Retrieval(Attention):
         else:
             square = torch.baddbmm(k.square().sum(-1, keepdim=True), k, m.mT, alpha=-2)
             square = (square + m.square().sum(-1).unsqueeze(1)).clamp_min(0)
-        interval = (2 * self.log_interval).exp()[:, None, None]
+        radius, interval = scales
         dimensions = self.width if self.chart is None else self.chart.n
         length = (square.view(-1, self.heads, *apart.shape) + (interval * apart.square() + 0.01 * dimensions)).sqrt()
-        return -self._radius(source) * length, (k, m, length, source)
+        return -self._radius(radius, source) * length, (k, m, length, source)
 
     def pull_score(
         self, dscore: Tensor, apart: Tensor, kept: tuple[Tensor, ...], acc: StatBuffer
@@ -188,7 +193,7 @@ class Retrieval(Attention):
         dk_i = 2 (k_i sum_j P_ij - sum_j P_ij m_j), dm_j = 2 (m_j sum_i P_ij - sum_i P_ij k_i).
         """
         k, m, length, source = kept
-        radius = self._radius(source)
+        radius = self._radius(self.scales()[0], source)
         cost = dscore * length
         acc[self.log_radius].sub_((cost * radius).sum((0, 2, 3)))
         if self.stress is not None:
@@ -240,7 +245,9 @@ class GeometricRetrieval(Attention):
         half = self.spinor
         return x[..., :half], x[..., half : 2 * half], torch.sigmoid(x[..., 2 * half :])
 
-    def score(self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def score(
+        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor, scales: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """The mixed invariants of every pair."""
         (kr, ki, a), (mr, mi, b) = self._parts(k), self._parts(m)
         g = self.log_g.exp().repeat(len(k) // self.heads, 1).unsqueeze(1)

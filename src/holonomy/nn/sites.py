@@ -129,6 +129,9 @@ class FieldSites(nn.Module):
         x, y = self.options.size
         source = (self.options.eta / self._seen) * self._source.view(x, y, *self._source.shape[1:])
         self._source, self._seen = None, 0
+        if not bool(torch.view_as_real(source).isfinite().all()):
+            # An update that is left out must leave no trace in the field either.
+            return
         self._restore()
         # The field lives on the CPU: its steps are too small to gain from a GPU.
         field, driven = self.field, source.to(self.field.t)

@@ -52,7 +52,10 @@ def estimate(config: LiorConfig) -> Estimate:
     check_fits(config, vocab_size=vocabulary)
     learner = build_learner(config, vocab_size=vocabulary)
     sampler = choose_sampler(config, corpus, torch.device("cpu"))
-    tape_bytes = _kept(learner, sampler.next().inputs[:1]) * config.data.batch // config.train.accumulate
+    part, ids = config.data.batch // config.train.accumulate, sampler.next().inputs
+    one, two = (_kept(learner, ids[:1].expand(n, -1)) for n in (1, 2))
+    # What does not grow with the batch, such as propagators, is there once.
+    tape_bytes = one + (part - 1) * (two - one)
     learner.train_step(sampler.next(), progress=0.0)
     begin, steps, tokens = time.process_time(), 0, 0
     while steps < 3 or time.process_time() - begin < CALIBRATION:
@@ -79,9 +82,10 @@ def estimate(config: LiorConfig) -> Estimate:
 
 
 def _kept(learner: EchoLearner, ids: Tensor) -> int:
-    """Bytes that the free phase of one sequence leaves on the tape."""
+    """Bytes that the free phase of some sequences leaves on the tape, besides the weights."""
     tape = Tape()
     with no_autograd():
         learner.net.free(ids, tape)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tape.tensors()}
+    storages.pop(learner.flat.buffer.untyped_storage().data_ptr(), None)
     return sum(storages.values())

@@ -42,7 +42,7 @@ class Family:
 
 FAMILIES: Registry[Family] = Registry("model family")
 for _family in (
-    Family("lior", LiorConfig, "holonomy.recipes.lior", speaks=True, unit="char"),
+    Family("lior", LiorConfig, "holonomy.recipes.lior", speaks=True, unit="token"),
     Family("holographic", HolographicRunConfig, "holonomy.recipes.holographic", speaks=True, unit="word"),
     Family("ternary", TernaryConfig, "holonomy.recipes.ternary", speaks=False, unit="op"),
 ):

@@ -13,6 +13,7 @@ from torch import Tensor
 from holonomy.core.config import Config, from_json, leaves, read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.inference import InferConfig
+from holonomy.core.learner import State
 from holonomy.learn.echo import check_tensors
 from holonomy.recipes.families import FAMILIES, Family
 from holonomy.recipes.work import Work
@@ -71,17 +72,24 @@ def _start(
         )
     work = _prepare(config, start=weights, world=world)
     if weights is not None:
-        kinds = ("model.", "buffer.")
-        mine = {k: v for k, v in work.learner.state().items() if k.startswith(kinds)}
-        found = {k: v for k, v in weights.tensors.items() if k.startswith(kinds)}
-        check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, found)
-        work.learner.load_state({**work.learner.state(), **found})
+        work.learner.load_state({**work.learner.state(), **_weights_of(weights, work.learner.state())})
     if world.leads:
         with RunDirectory.create(root, run, prefix=recipe, config=config) as directory:
             world.barrier()
             return _fit(work, directory, progress, None, world)
     world.barrier()
     return _fit(work, RunDirectory(root / (run or recipe)), progress, None, world)
+
+
+def _weights_of(saved: Checkpoint, state: State) -> dict[str, Tensor]:
+    """The weights that a checkpoint was evaluated with, under every name that a fresh state has for them."""
+    kind = "average." if any(k.startswith("average.") for k in saved.tensors) else "model."
+    found = {f"model.{k.removeprefix(kind)}": v for k, v in saved.tensors.items() if k.startswith(kind)}
+    found |= {k: v for k, v in saved.tensors.items() if k.startswith("buffer.")}
+    mine = {k: v for k, v in state.items() if k.startswith(("model.", "buffer.")) and isinstance(v, Tensor)}
+    check_tensors(mine, found)
+    averages = {k: found[f"model.{k.removeprefix('average.')}"] for k in state if k.startswith("average.")}
+    return found | averages
 
 
 def resume(run: str, *, root: Path, progress: Progress) -> FitReport:

@@ -129,14 +129,22 @@ def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: 
 def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
     device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived"):
+        raise ConfigError(
+            f"torchrun started {world.size} processes, but `field.enabled` and `geometry.frame_mode` derived follow "
+            "the batches of one; turn them off, or train in one process"
+        )
     origin = saved or start
     tokenizer = None if origin is None else tokenizer_of(origin)
+    if start is not None and tokenizer is not None:
+        _check_tokens(config.data, tokenizer)
     corpus = read_corpus(config.data, tokenizer, digest=saved.state["text_sha256"] if saved else None)
     if len(corpus.validation) < 2:
         raise DataError(
             f"the held-out part has {len(corpus.validation)} characters; give a longer text or lower `data.train_share`"
         )
-    check_fits(config, vocab_size=corpus.tokenizer.vocab_size)
+    if device.type == "cpu":
+        check_fits(config, vocab_size=corpus.tokenizer.vocab_size)
     sampler = choose_sampler(config, corpus, device, world)
     replicas = world if world.size > 1 else None
     learner = build_learner(config, vocab_size=corpus.tokenizer.vocab_size, device=device, replicas=replicas)
@@ -156,8 +164,8 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
         evaluate=evaluate,
         header={
             "data": config.data.source,
-            "training characters": len(corpus.train),
-            "held-out characters": len(corpus.validation),
+            "training tokens": len(corpus.train),
+            "held-out tokens": len(corpus.validation),
             "vocabulary": corpus.tokenizer.vocab_size,
             "parameters": count_parameters(learner.net),
             "device": str(device),
@@ -167,6 +175,18 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
         callbacks=lambda directory: _callbacks(config, learner, corpus, directory),
         closing=lambda: baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size),
     )
+
+
+def _check_tokens(config: DataConfig, tokenizer: TextTokenizer) -> None:
+    """Refuses to begin from weights whose tokens are not those of the configuration."""
+    if isinstance(tokenizer, BytePairTokenizer):
+        found = {"tokenizer": "bpe", "bpe_vocab": tokenizer.vocab_size, "unk": False}
+    else:
+        found = {"tokenizer": "char", "bpe_vocab": config.bpe_vocab, "unk": tokenizer.unk}
+    odd = {name: value for name, value in found.items() if getattr(config, name) != value}
+    if odd:
+        fixes = " ".join(f"--set data.{name}={str(value).lower()}" for name, value in odd.items())
+        raise ConfigError(f"`--init-from` brings its own tokens, which are not those of the configuration; add {fixes}")
 
 
 def choose_sampler(
@@ -237,8 +257,12 @@ def _load(saved: Checkpoint) -> LiorLanguageModel:
     kind = "average." if any(k.startswith("average.") for k in saved.tensors) else "model."
     found = {k.removeprefix(kind): v for k, v in saved.tensors.items() if k.startswith(kind)}
     found |= {k.removeprefix("buffer."): v for k, v in saved.tensors.items() if k.startswith("buffer.")}
-    check_tensors(net.state_dict(), found)
-    net.load_state_dict(found)
+    # By names that stand once: a field that several layers share has several in `state_dict`.
+    mine = dict(net.named_parameters()) | dict(net.named_buffers())
+    check_tensors(mine, found)
+    with torch.no_grad():
+        for name, tensor in mine.items():
+            tensor.copy_(found[name])
     net.requires_grad_(False)
     return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)
 
@@ -251,7 +275,6 @@ def remembering(model: LiorLanguageModel) -> RecallingModel:
         window=memory.window,
         capacity=memory.capacity,
         k=memory.k,
-        threshold=memory.threshold,
         share=memory.share,
         prior=memory.prior,
     )

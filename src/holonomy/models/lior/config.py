@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from holonomy.core.budget import Budget, Cadence, Guard, Schedule
 from holonomy.core.config import Config
 from holonomy.core.inference import InferConfig
-from holonomy.core.modes import COUPLED, LEGAL_ROTORS
+from holonomy.core.modes import COUPLED, LEGAL_ROTORS, STRONGEST_COUPLED
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
 """Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
@@ -82,13 +82,34 @@ class ModelConfig(Config):
             raise ValueError(f"n_osc = {self.n_osc} must be a multiple of {COUPLED} for bank = coupled")
         if self.bank == "hamiltonian" and self.n_osc & (self.n_osc - 1):
             raise ValueError(f"n_osc = {self.n_osc} must be a power of two for bank = hamiltonian")
-        plain = type(self).model_fields
-        odd = [n for n in ("reach", "terms", "power_sign") if getattr(self, n) != plain[n].default]
-        if odd and self.bank != "kernel":
-            raise ValueError(f"{', '.join(odd)} belong to bank = kernel, not to bank = {self.bank}; drop them")
+        self._check_bank()
         if self.wells and self.bank != "hamiltonian":
             raise ValueError(f"wells belong to bank = hamiltonian, not to bank = {self.bank}; drop one of them")
         return self
+
+    def _check_bank(self) -> None:
+        """Refuses keys that the bank does not read."""
+        readers = {
+            "theta_range": ("diagonal", "selective"),
+            "gamma_range": ("diagonal", "selective", "coupled"),
+            "chunk": ("diagonal", "coupled"),
+            "reach": ("kernel",),
+            "terms": ("kernel",),
+            "power_sign": ("kernel",),
+        }
+        plain = type(self).model_fields
+        for name, banks in readers.items():
+            if getattr(self, name) != plain[name].default and self.bank not in banks:
+                raise ValueError(f"{name} belongs to bank = {' or '.join(banks)}, not to bank = {self.bank}; drop it")
+        if "o" not in self.letters:
+            odd = [n for n in ("bank", "fir", *readers) if getattr(self, n) != plain[n].default]
+            if odd:
+                raise ValueError(f"{', '.join(odd)} are of oscillators, which this architecture has none of; drop them")
+        if self.bank == "coupled" and self.gamma_range[1] > STRONGEST_COUPLED:
+            raise ValueError(
+                f"gamma_range = {list(self.gamma_range)} must end at {STRONGEST_COUPLED} at most for bank = coupled: "
+                "beyond it no stiffness fits into all of a head's band"
+            )
 
 
 class GeometryConfig(Config):
@@ -123,6 +144,21 @@ class GeometryConfig(Config):
         # YAML reads a bare `off` as false.
         return "off" if value is False else value
 
+    def _check_modes(self) -> None:
+        """Refuses keys that the modes do not read."""
+        readers = {
+            "block": ("metric_mode", ("block_rot",)),
+            "frame_every": ("frame_mode", ("derived",)),
+            "rank": ("frame_mode", ("learned_lowrank",)),
+            "rotor_layers": ("rotor_mode", ("stateful",)),
+        }
+        plain = type(self).model_fields
+        for name, (mode, values) in readers.items():
+            if getattr(self, name) != plain[name].default and getattr(self, mode) not in values:
+                raise ValueError(
+                    f"{name} belongs to {mode} = {' or '.join(values)}, not to {getattr(self, mode)}; drop it"
+                )
+
     @model_validator(mode="after")
     def _check(self) -> GeometryConfig:
         plain = type(self).model_fields
@@ -136,6 +172,7 @@ class GeometryConfig(Config):
             raise ValueError(
                 f"frame_mode = {self.frame_mode} goes with rotor_mode = {' or '.join(legal)}, not {self.rotor_mode}"
             )
+        self._check_modes()
         if self.stress and self.source == "curvature":
             raise ValueError("stress and source = curvature both set the strength of the cost; choose one")
         return self
@@ -252,6 +289,8 @@ class EchoConfig(Config):
     def _check(self) -> EchoConfig:
         if self.mode == "one_sided" and not self.allow_biased:
             raise ValueError("mode = one_sided is biased; use symmetric or tangent, or set allow_biased")
+        if self.kappa is not None and self.mode in ("tangent", "complex"):
+            raise ValueError(f"kappa is for mode = symmetric or one_sided; mode = {self.mode} has no size of a nudge")
         if self.memory != "full" and self.mode != "tangent":
             raise ValueError(f"memory = {self.memory} nudges by tangents; set mode = tangent")
         if self.fixed and self.mode != "tangent":
@@ -305,7 +344,6 @@ class MemoryConfig(Config):
     window: int = Field(default=128, ge=1, description="tokens that are read before they can be remembered")
     capacity: int = Field(default=4096, ge=1, le=2**24, description="tokens remembered; the oldest give way")
     k: int = Field(default=16, ge=1, le=4096, description="similar states that are read")
-    threshold: float = Field(default=0.3, ge=-1, le=1, description="cosine below which a state is not similar")
     share: float = Field(default=0.1, gt=0, le=1, description="how fast the weight of the memory may change")
     prior: float = Field(
         default=0.3, ge=0, lt=1, description="weight of the memory where nothing speaks for or against"
@@ -385,6 +423,10 @@ class LiorConfig(Config):
         if "r" in model.letters:
             raise ValueError(
                 f"train.echo.memory = {echo.memory} cannot learn retrieval; set model.architecture = causal_field"
+            )
+        if model.bank in ("coupled", "kernel"):
+            raise ValueError(
+                f"train.echo.memory = {echo.memory} cannot learn model.bank = {model.bank}; choose another"
             )
         if echo.memory == "streamed" and (model.bank != "hamiltonian" or model.fir > 1 or model.dropout):
             raise ValueError(
