@@ -18,6 +18,7 @@ from holonomy.models.holographic.learner import LastBatch, OnePass
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic import read_words
+from holonomy.train.catalogue import Catalogue
 from holonomy.train.monitor import SilentProgress
 
 SMALL = (
@@ -55,6 +56,8 @@ def test_a_run_learns_evaluates_verifies_and_talks(text: Path, tmp_path: Path) -
     found = launch.evaluate("a", root=tmp_path, with_baselines=True)
     assert abs(found["val/loss"] - report.metrics["val/loss"]) < 1e-9
     assert found["baseline/kn5"] == report.metrics["baseline/kn5"]
+    (record,) = Catalogue(tmp_path).records()
+    assert (record.state, record.step, record.family) == ("finished", report.steps, "holographic")
     stored, measured = launch.verify("a", root=tmp_path)
     assert stored == measured
     model, infer = launch.load_speaker("a", root=tmp_path)

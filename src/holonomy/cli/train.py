@@ -11,8 +11,9 @@ import typer
 
 from holonomy.cli import options
 from holonomy.cli.console import ConsoleProgress, figure_table, loss_table, out, print_json, print_words, token_unit
+from holonomy.core.config import leaves
 from holonomy.core.errors import ConfigError
-from holonomy.recipes import configure
+from holonomy.recipes import RECIPES, configure
 from holonomy.recipes.families import FAMILIES
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def train(
         ):
             if value is not None:
                 settings[key] = (option, value)
+        _check_options(recipe, settings)
         resolved = configure(recipe, file=config, overrides=overrides or (), options=settings).config
         report = _train(resolved, recipe, run, root, init_from, quiet or as_json)
     if _follows():
@@ -99,6 +101,17 @@ def train(
         print_json(report_json(report))
     elif not quiet:
         print_report(report)
+
+
+def _check_options(recipe: str, settings: dict[str, tuple[str, object]]) -> None:
+    """Refuses options that the recipe's family has no key for."""
+    known = leaves(RECIPES.get(recipe).config())
+    for key, (option, _) in settings.items():
+        if not any(k == key or k.startswith(f"{key}.") for k in known):
+            raise ConfigError(
+                f"`{option}` is not for recipes of the family {RECIPES.get(recipe).family}; drop it "
+                f"(`holonomy config show {recipe}` lists what can be set)"
+            )
 
 
 def _follows() -> bool:

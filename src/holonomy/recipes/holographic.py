@@ -130,7 +130,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
-        facts={"config": to_json(config), "text_sha256": corpus.digest},
+        facts={"config": to_json(config), "text_sha256": corpus.digest, "budget": {"steps": sampler.count}},
         callbacks=lambda directory: (),
         closing=lambda: baselines(words, split.test, model.vocab_size),
         budget=Budget(steps=sampler.count),

@@ -76,7 +76,8 @@ def read_record(run: Path) -> RunRecord:
         if newest is None:
             return RunRecord(run.name, family, data, "running" if is_locked(run) else "empty")
         body = checkpoint.read_state(newest)["state"]
-        counters, budget = body["counters"], Budget(**config["train"]["budget"])
+        # Where the data decide when to stop, the checkpoint says it.
+        counters, budget = body["counters"], Budget(**(body.get("budget") or config["train"]["budget"]))
         used = budget.used(
             **{k if k != "step" else "steps": counters[k] for k in ("step", "tokens", "cpu_s", "seconds")}
         )
