@@ -243,3 +243,33 @@ def orthogonal_columns(
     q, r = torch.linalg.qr(u)
     e, v = torch.linalg.eigh((r * d.unsqueeze(-2)) @ r.mT)
     return (q @ v) * (e.clamp_min(0) / weight).sqrt().unsqueeze(-2), torch.full_like(d, weight)
+
+
+def framed(
+    q: Float[Tensor, "*heads n n"],
+    values: Float[Tensor, "*heads n"],
+    u: Float[Tensor, "*heads n r"],
+    d: Float[Tensor, "*heads r"],
+) -> Float[Tensor, "*heads n n"]:
+    """Q diag(values) Q^T + U diag(d) U^T: a symmetric matrix in a frame, with low rank."""
+    return (q * values.unsqueeze(-2)) @ q.mT + (u * d.unsqueeze(-2)) @ u.mT
+
+
+def framed_pull(
+    dk: Float[Tensor, "*heads n n"],
+    q: Float[Tensor, "*heads n n"],
+    values: Float[Tensor, "*heads n"],
+    u: Float[Tensor, "*heads n r"],
+    d: Float[Tensor, "*heads r"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Derivatives of a loss by the arguments of `framed`, from that by its result, dk symmetric.
+
+    dQ = 2 dK Q diag(values), dvalues = diag(Q^T dK Q), dU = 2 dK U diag(d), dd = diag(U^T dK U).
+    """
+    turned, pulled = dk @ q, dk @ u
+    return (
+        2 * turned * values.unsqueeze(-2),
+        (q * turned).sum(-2),
+        2 * pulled * d.unsqueeze(-2),
+        (u * pulled).sum(-2),
+    )

@@ -19,12 +19,10 @@ EVALUATION_TOKENS = 8_192
 """Tokens of one evaluation batch: large enough for speed, small enough for memory."""
 
 
-def stream_loss(
-    model: LanguageModel, tokens: Int[Tensor, " n"], *, should_stop: Callable[[], bool] = lambda: False
-) -> tuple[float, int] | None:
+def stream_loss(model: LanguageModel, tokens: Int[Tensor, " n"]) -> tuple[float, int]:
     """Mean negative log probability of each token given all before it, and how many were predicted.
 
-    The state is carried over the whole text; the first token is read, not predicted. None when `should_stop` said so.
+    The state is carried over the whole text; the first token is read, not predicted.
 
     Raises:
         DataError: fewer than two tokens.
@@ -33,8 +31,6 @@ def stream_loss(
         raise DataError(f"the text has {len(tokens)} tokens; wanted 2 or more, to predict one from another")
     state, total = model.start(1), 0.0
     for start in range(0, len(tokens) - 1, PART):
-        if should_stop():
-            return None
         targets = tokens[start + 1 : start + 1 + PART]
         log_probs, state = model.advance(tokens[start : start + len(targets)][None], state)
         total -= float(log_probs[0].gather(-1, targets[:, None]).double().sum())

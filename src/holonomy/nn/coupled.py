@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
-from holonomy.geometry.frames import Rotor, butterfly
+from holonomy.geometry.frames import Rotor, butterfly, framed, framed_pull
 from holonomy.nn.oscillator import Propagator, chunk_propagator, log_spaced, mirror, scan
 
 BAND = 1.5
@@ -98,7 +98,7 @@ class CoupledBank(EchoLayer):
         low, width = self._range()
         values = low + width * torch.sigmoid(self.stiffness)
         extra = LOW_RANK_ROOM * torch.sigmoid(self.weights)
-        return (q * values.unsqueeze(1)) @ q.mT + (self.columns * extra.unsqueeze(1)) @ self.columns.mT
+        return framed(q, values, self.columns, extra)
 
     def modes(self) -> Modes:
         """The eigenbasis at the present parameters."""
@@ -148,12 +148,11 @@ class CoupledBank(EchoLayer):
         """From derivatives by K to those by its parameters."""
         low, width = self._range()
         share, extra = torch.sigmoid(self.stiffness), torch.sigmoid(self.weights)
-        turned, pulled = dk @ q, dk @ self.columns
-        values = low + width * share
-        acc[self.angles].add_(self._rotor().stat(2 * turned * values.unsqueeze(1)))
-        acc[self.stiffness].add_((q * turned).sum(1) * width * share * (1 - share))
-        acc[self.columns].add_(2 * LOW_RANK_ROOM * pulled * extra.unsqueeze(1))
-        acc[self.weights].add_(LOW_RANK_ROOM * (self.columns * pulled).sum(1) * extra * (1 - extra))
+        dq, dvalues, du, dd = framed_pull(dk, q, low + width * share, self.columns, LOW_RANK_ROOM * extra)
+        acc[self.angles].add_(self._rotor().stat(dq))
+        acc[self.stiffness].add_(dvalues * width * share * (1 - share))
+        acc[self.columns].add_(du)
+        acc[self.weights].add_(LOW_RANK_ROOM * dd * extra * (1 - extra))
 
     def project(self) -> None:
         """Keeps the low-rank part within its room: the spectral norm of the columns at most 1."""

@@ -27,7 +27,7 @@ from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.dynamics.symplectic import fixed_drift, fixed_kick, from_fixed, to_fixed
-from holonomy.geometry.frames import Rotor, butterfly
+from holonomy.geometry.frames import Rotor, butterfly, framed, framed_pull
 
 MODES = ("tangent", "symmetric", "one_sided", "complex")
 LARGEST_STIFFNESS, LARGEST_WEIGHT, SMALLEST_WELL = 2.0, 0.5, 0.05
@@ -135,7 +135,7 @@ class HamiltonianBank(EchoLayer):
         q = self._rotor().matrix()
         low = LARGEST_STIFFNESS * torch.sigmoid(self.stiffness)
         extra = LARGEST_WEIGHT * torch.sigmoid(self.weights)
-        k = (q * low) @ q.T + (self.columns * extra) @ self.columns.T
+        k = framed(q, low, self.columns, extra)
         if self.width is None or self.strength is None:
             return Potential(k)
         return Potential(
@@ -314,12 +314,11 @@ class HamiltonianBank(EchoLayer):
         rotor = self._rotor()
         q = rotor.matrix()
         low, extra = torch.sigmoid(self.stiffness), torch.sigmoid(self.weights)
-        pulled = dk @ self.columns
-        turned = dk @ q
-        acc[self.theta].add_(rotor.stat(2 * LARGEST_STIFFNESS * turned * low))
-        acc[self.stiffness].add_(LARGEST_STIFFNESS * (q * turned).sum(0) * low * (1 - low))
-        acc[self.columns].add_(2 * LARGEST_WEIGHT * pulled * extra)
-        acc[self.weights].add_(LARGEST_WEIGHT * (self.columns * pulled).sum(0) * extra * (1 - extra))
+        dq, dvalues, du, dd = framed_pull(dk, q, LARGEST_STIFFNESS * low, self.columns, LARGEST_WEIGHT * extra)
+        acc[self.theta].add_(rotor.stat(dq))
+        acc[self.stiffness].add_(LARGEST_STIFFNESS * dvalues * low * (1 - low))
+        acc[self.columns].add_(du)
+        acc[self.weights].add_(LARGEST_WEIGHT * dd * extra * (1 - extra))
         if self.width is not None and self.strength is not None:
             acc[self.width].add_(found["w"] * torch.sigmoid(self.width))
             acc[self.strength].add_(found["c"] * torch.sigmoid(self.strength))

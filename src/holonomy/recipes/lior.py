@@ -302,8 +302,7 @@ def _evaluate(
     if protocol == "windows":
         metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
     else:
-        found = stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu())
-        metrics = None if found is None else loss_metrics(*found)
+        metrics = loss_metrics(*stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu()))
     assert metrics is not None
     metrics = _by_character(metrics, model.tokenizer, parts[split])
     if isinstance(model.tokenizer, CharTokenizer) and model.tokenizer.unk:
