@@ -188,5 +188,5 @@ def test_contexts_are_spans_of_a_buffer() -> None:
     tokens, starts = np.array([5, 6, 7, 8, 9]), np.array([0, 3])
     symbols, lengths = of_text(tokens, starts).symbols(2)
     assert symbols.tolist() == [[1, 1], [1, 5], [5, 6], [1, 1], [1, 8]] and lengths.tolist() == [0, 1, 2, 0, 1]
-    symbols, lengths = of_rows(np.array([[5, 1, 7], [1, 6, 7], [5, 6, 7]]), np.array([3, 3, 1])).symbols(3)
+    symbols, lengths = of_rows(np.array([[5, 1, 7], [1, 6, 7], [5, 6, 7]]), np.array([3, 3, 1]), 1).symbols(3)
     assert symbols.tolist() == [[1, 1, 7], [1, 6, 7], [1, 1, 7]] and lengths.tolist() == [1, 2, 1]

@@ -116,7 +116,7 @@ def test_an_interrupted_pass_goes_on_exactly(text: Path, tmp_path: Path, monkeyp
 
 def test_batches_cover_each_word_once() -> None:
     tokens = np.arange(2, 25)
-    source = OnePass(tokens, batch=10, reach=3)
+    source = OnePass(tokens, batch=10, reach=3, pad_id=1)
     batches = [source.next() for _ in range(source.count)]
     seen = [t for b in batches for t in b.targets[0].tolist() if t >= 0]
     assert seen == tokens.tolist()
@@ -126,7 +126,7 @@ def test_batches_cover_each_word_once() -> None:
     with pytest.raises(DataError, match="second pass"):
         source.next()
     with pytest.raises(DataError, match="no words"):
-        OnePass(tokens[:0], batch=10, reach=3)
+        OnePass(tokens[:0], batch=10, reach=3, pad_id=1)
 
 
 def test_every_key_is_known() -> None:
@@ -134,3 +134,22 @@ def test_every_key_is_known() -> None:
     assert {"data.source", "data.min_count", "train.share", "model.tower.levels", "infer.selector"} <= set(keys)
     with pytest.raises(ConfigError, match="train.shares"):
         configure("holographic", overrides=("train.shares=0.5",))
+
+
+def test_a_run_of_characters_learns_evaluates_and_talks(text: Path, tmp_path: Path) -> None:
+    settings = (f"data.source={text}", "train.cadence.save_every=2")
+    config = configure("holographic-chars", overrides=settings).config
+    assert isinstance(config, HolographicRunConfig)
+    report = trained(config, tmp_path)
+    assert report.metrics["val/loss"] < report.metrics["baseline/kn5"] < report.metrics["baseline/unigram"]
+    found = launch.evaluate("a", root=tmp_path)
+    assert abs(found["val/loss"] - report.metrics["val/loss"]) < 1e-9
+    split = read_words(config.data).split
+    plain = HolographicModel(config.model, split.tokenizer)
+    plain.learn_text(split.train)
+    plain.fit(split.train)
+    ids = torch.from_numpy(split.test[:100])[None]
+    model, infer = launch.load_speaker("a", root=tmp_path)
+    assert torch.allclose(model.log_probs(ids), plain.log_probs(ids), atol=1e-6)
+    session = Session(model, Sampling(temperature=infer.temperature), seed=1)
+    assert len("".join(session.reply(max_tokens=40))) == 40

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +14,18 @@ from holonomy.core.errors import CheckpointError, DataError
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 SHOWN = 5
 """How many foreign characters an error names."""
+
+
+class Spelling(NamedTuple):
+    """How characters make words and lines.
+
+    Attributes:
+        letters: one more than the id of the small letter of each character of words, 0 for others, [V] int64.
+        breaks: which characters end a line, [V] bool.
+    """
+
+    letters: np.ndarray
+    breaks: np.ndarray
 
 
 def _codes(text: str) -> np.ndarray:
@@ -53,9 +67,30 @@ class CharTokenizer:
         return len(self.symbols)
 
     @property
-    def unknown_id(self) -> int:
-        """Id that unknown characters get; only where `unk` is set."""
-        return self.symbols.index(UNKNOWN)
+    def unknown_id(self) -> int | None:
+        """Id that unknown characters get; None where `unk` is not set."""
+        return self.symbols.index(UNKNOWN) if self.unk else None
+
+    @property
+    def pad_id(self) -> int:
+        """Stands before a text; one more than the characters, so that it has no probability."""
+        return self.vocab_size
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of everything that decides an encoding."""
+        return hashlib.sha256(self.to_json().encode("utf-8", "surrogatepass")).hexdigest()
+
+    @property
+    def spelling(self) -> Spelling:
+        """Which characters make words and lines."""
+        inside = [c.isalnum() or c == "'" for c in self.symbols]
+        ids = {c: i for i, c in enumerate(self.symbols)}
+        folded = [
+            ids.get(c.lower(), i) + 1 if word else 0
+            for i, (c, word) in enumerate(zip(self.symbols, inside, strict=True))
+        ]
+        return Spelling(np.array(folded, dtype=np.int64), np.array([c == "\n" for c in self.symbols]))
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, int64.

@@ -13,6 +13,8 @@ from itertools import islice
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.data.splits import split_text
+from holonomy.data.tokenizer import CharTokenizer, Spelling
 
 WORD_PATTERN = r"""[\w']+|[.,!?;:"]"""
 """Words with their case, and punctuation; everything else is dropped."""
@@ -46,6 +48,10 @@ class WordTokenizer:
 
     strict = False
     """Unknown words are read as such."""
+    pad_id = PAD_ID
+    unknown_id: int | None = UNKNOWN_ID
+    spelling: Spelling | None = None
+    """Words are not looked into."""
 
     def __init__(self, words: Sequence[str], *, pattern: str = WORD_PATTERN, ends: bool = False) -> None:
         self.pattern, self.ends = pattern, ends
@@ -186,22 +192,25 @@ class WordTokenizer:
 
 @dataclass(frozen=True)
 class WordSplit:
-    """One text as words: the vocabulary is that of the training part.
+    """One text as words or characters: the vocabulary is that of the training part.
 
     Attributes:
-        tokenizer: words of the training part.
+        tokenizer: words or characters of the training part.
         train: ids of the first part.
         test: ids of the rest.
     """
 
-    tokenizer: WordTokenizer
+    tokenizer: WordTokenizer | CharTokenizer
     train: np.ndarray
     test: np.ndarray
 
     @property
     def unknown_shares(self) -> tuple[float, float]:
-        """Share of unknown words in both parts."""
-        return float((self.train == UNKNOWN_ID).mean()), float((self.test == UNKNOWN_ID).mean())
+        """Share of unknown words or characters in both parts."""
+        unknown = self.tokenizer.unknown_id
+        if unknown is None:
+            return 0.0, 0.0
+        return float((self.train == unknown).mean()), float((self.test == unknown).mean())
 
 
 def split_words(text: str, *, train_share: float = 0.9, min_count: int = 2, pattern: str = WORD_PATTERN) -> WordSplit:
@@ -220,3 +229,44 @@ def split_words(text: str, *, train_share: float = 0.9, min_count: int = 2, patt
     tokenizer = WordTokenizer.from_counts(Counter(words[:cut]), min_count=min_count, pattern=pattern)
     ids = tokenizer.encode_words(words)
     return WordSplit(tokenizer, ids[:cut], ids[cut:])
+
+
+def split_characters(
+    text: str,
+    *,
+    train_share: float = 0.9,
+    unk: bool = False,
+    tokenizer: WordTokenizer | CharTokenizer | None = None,
+) -> WordSplit:
+    """The first `int(characters * train_share)` characters of a text to train on, the rest to test on.
+
+    Args:
+        text: the text.
+        train_share: of the first part.
+        unk: characters that the first part lacks become U+FFFD.
+        tokenizer: use this one instead of the characters of the first part.
+
+    Raises:
+        ConfigError: the share is outside (0, 1).
+        DataError: a part would be empty, or the rest has characters that the first part lacks and `unk` is not set.
+    """
+    if not 0 < train_share < 1:
+        raise ConfigError(f"`train_share` is {train_share}; wanted a number in (0, 1)")
+    first, rest = split_text(text, train_share)
+    if not first or not rest:
+        raise DataError(f"`text` has {len(text)} characters, too few for two parts; give a longer text")
+    tokenizer = tokenizer or CharTokenizer.from_text(first, unk=unk)
+    return WordSplit(tokenizer, tokenizer.encode(first), tokenizer.encode(rest))
+
+
+def tokenizer_from_json(text: str) -> WordTokenizer | CharTokenizer:
+    """Reads back what `to_json` of either kind gave.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
+    try:
+        kind = json.loads(text)["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`tokenizer.json` is not a stored tokenizer ({error})") from error
+    return CharTokenizer.from_json(text) if kind == "char" else WordTokenizer.from_json(text)

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from holonomy.core.budget import Budget, Cadence
 from holonomy.core.config import Config, Resolved, resolve
+from holonomy.core.inference import InferConfig
 from holonomy.core.registry import Registry
 from holonomy.models.holographic.config import (
     CountsConfig,
     HolographicConfig,
     HolographicRunConfig,
+    MixtureConfig,
     PassConfig,
+    RecencyConfig,
     TowerConfig,
     WordsConfig,
 )
@@ -90,6 +93,28 @@ def holographic_smoke() -> HolographicRunConfig:
     """The same, of a tenth of the text, without word classes and superposed store."""
     model = HolographicConfig(tower=TowerConfig(role="off"), counts=CountsConfig(classes=()))
     return HolographicRunConfig(model=model, train=PassConfig(share=0.1))
+
+
+def holographic_chars(source: str = "pydoc") -> HolographicRunConfig:
+    """One pass over the characters of a text: all orders, words begun, columns and working memory multiplied."""
+    counts = CountsConfig(
+        order=8,
+        skips=((1, 3, 4), (1, 2, 4, 5)),
+        classes=(),
+        spelled=(("word0", "word1", "word2"), ("char1", "column", "char2"), ("word0", "column")),
+    )
+    traces = ((3, 3000, 1000.0), (5, 3000, 2000.0), (8, 3000, 2000.0), (4, 3000, 400.0))
+    mixture = MixtureConfig(product="none", pool="logarithmic", positions=40_000, em_steps=40)
+    model = HolographicConfig(
+        tower=TowerConfig(role="off"), counts=counts, recency=RecencyConfig(traces=traces), mixture=mixture
+    )
+    data = WordsConfig(source=source, tokens="chars", unk=source == "pydoc")
+    return HolographicRunConfig(model=model, data=data, infer=InferConfig(temperature=0.8))
+
+
+def holographic_chars_shakespeare() -> HolographicRunConfig:
+    """The same on tinyshakespeare."""
+    return holographic_chars("tinyshakespeare")
 
 
 def ternary() -> TernaryConfig:
@@ -172,6 +197,22 @@ for _recipe in (
     ),
     Recipe(
         "holographic-smoke", "holographic", "the same on a tenth of the text", "pydoc", "seconds", holographic_smoke
+    ),
+    Recipe(
+        "holographic-chars",
+        "holographic",
+        "characters in one pass, without gradients, on the reference text of Python",
+        "pydoc",
+        "about a minute",
+        holographic_chars,
+    ),
+    Recipe(
+        "holographic-chars-shakespeare",
+        "holographic",
+        "the same on tinyshakespeare",
+        "tinyshakespeare",
+        "about two minutes",
+        holographic_chars_shakespeare,
     ),
     Recipe(
         "ternary",

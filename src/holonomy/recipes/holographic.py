@@ -1,4 +1,4 @@
-"""The holographic family: words of a text, learned in one pass, and what a run of it is measured by."""
+"""The holographic family: words or characters of a text, learned in one pass, and what a run of it is measured by."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from holonomy.core.config import from_json, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import baselines
 from holonomy.data.text import load_text
-from holonomy.data.words import WordSplit, WordTokenizer, split_words
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.data.words import WordSplit, WordTokenizer, split_characters, split_words, tokenizer_from_json
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import Report, predict
@@ -53,7 +54,9 @@ class WordCorpus:
     digest: str
 
 
-def read_words(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, digest: str | None = None) -> WordCorpus:
+def read_words(
+    config: WordsConfig, tokenizer: WordTokenizer | CharTokenizer | None = None, *, digest: str | None = None
+) -> WordCorpus:
     """Loads and splits the text of a configuration.
 
     Args:
@@ -71,6 +74,9 @@ def read_words(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, d
             f"`data.source` {config.source} is not the text that the run was trained on; "
             "bring the old text back, or start a run of its own"
         )
+    if config.tokens == "chars":
+        split = split_characters(text, train_share=config.train_share, unk=config.unk, tokenizer=tokenizer)
+        return WordCorpus(split, found)
     split = split_words(text, train_share=config.train_share, min_count=config.min_count)
     if tokenizer is not None:
         words = tokenizer.encode(text)
@@ -108,7 +114,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     split = corpus.split
     words = split.train[: max(1, int(len(split.train) * config.train.share))]
     model = HolographicModel(config.model, split.tokenizer)
-    sampler = OnePass(words, batch=config.model.batch_size, reach=model.memories.reach)
+    sampler = OnePass(words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id)
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
         places = np.arange(len(split.test))
@@ -137,15 +143,15 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     )
 
 
-def vocabulary_of(saved: Checkpoint) -> WordTokenizer:
-    """The words of a checkpoint.
+def vocabulary_of(saved: Checkpoint) -> WordTokenizer | CharTokenizer:
+    """The words or characters of a checkpoint.
 
     Raises:
         CheckpointError: it holds none.
     """
     if TOKENIZER_FILE not in saved.files:
         raise CheckpointError(f"`{saved.path}` holds no {TOKENIZER_FILE}")
-    return WordTokenizer.from_json(saved.files[TOKENIZER_FILE])
+    return tokenizer_from_json(saved.files[TOKENIZER_FILE])
 
 
 def _load(saved: Checkpoint) -> HolographicModel:

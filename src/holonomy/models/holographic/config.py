@@ -38,9 +38,13 @@ class TowerConfig(Config):
 class CountsConfig(Config):
     """Exact counts."""
 
-    order: int = Field(default=5, ge=2, le=8, description="longest gram of words in a row")
+    order: int = Field(default=5, ge=2, le=12, description="longest gram of words in a row")
     skips: tuple[tuple[int, ...], ...] = Field(
         default=((1, 3, 4), (2, 3, 4)), description="further contexts of chosen places, 1 the last word"
+    )
+    spelled: tuple[tuple[str, ...], ...] = Field(
+        default=(),
+        description="contexts of characters: word0 (begun) to word3, column in the line, char1 (last) to char8",
     )
     classes: tuple[int, ...] = Field(default=(100, 400), description="numbers of word classes to read contexts in")
     class_order: int = Field(default=4, ge=2, le=8, description="longest gram of a word after classes")
@@ -50,6 +54,10 @@ class CountsConfig(Config):
         for places in self.skips:
             if not places or list(places) != sorted(set(places)) or places[0] < 1 or places[-1] > 16:
                 raise ValueError(f"skips: {list(places)} must rise from 1 or more to 16 at most")
+        sources = {*(f"word{k}" for k in range(4)), "column", *(f"char{k}" for k in range(1, 9))}
+        for parts in self.spelled:
+            if not parts or len(parts) > 8 or len(set(parts)) < len(parts) or not set(parts) <= sources:
+                raise ValueError(f"spelled: {list(parts)} wants 1 to 8 of {', '.join(sorted(sources))}")
         if any(number < 2 for number in self.classes) or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes = {list(self.classes)} must be distinct and 2 or more")
         return self
@@ -111,6 +119,13 @@ class MixtureConfig(Config):
     product_steps: int = Field(default=40, ge=1, description="evaluations that the two exponents may take")
     temper: bool = Field(default=True, description="fit temperatures of the whole by the order that counts know")
     em_steps: int = Field(default=300, ge=1, description="steps of expectation and maximisation")
+    pool: Literal["linear", "logarithmic"] = Field(
+        default="linear",
+        description="linear: experts are added; logarithmic: multiplied, each order a voice, for up to 4,096 ids",
+    )
+    lowest: int = Field(default=2, ge=1, le=8, description="lowest order of the counts with a voice, if logarithmic")
+    pool_prior: float = Field(default=30.0, gt=0, description="pull of the weights of a logarithmic pool")
+    pool_steps: int = Field(default=8, ge=1, description="Newton steps that fit a logarithmic pool")
     prior: float = Field(default=10.0, gt=0, description="pull of each gate weight towards no influence")
 
 
@@ -122,11 +137,13 @@ class EvaluationConfig(Config):
 
 
 class WordsConfig(Config):
-    """Text and its words."""
+    """Text and its words or characters."""
 
     source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
-    train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the words, which is learned")
+    train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of them, which is learned")
+    tokens: Literal["words", "chars"] = Field(default="words", description="what is learned one after the other")
     min_count: int = Field(default=2, ge=1, description="words seen fewer times in it are unknown")
+    unk: bool = Field(default=False, description="characters not seen in it become U+FFFD instead of an error")
 
 
 class PassConfig(Config):
@@ -168,6 +185,14 @@ class HolographicConfig(Config):
             raise ValueError(
                 f"tower.top_digits has order {max(self.tower.top_digits)}; counts.order must be higher than that"
             )
+        wordy = self.mixture.product != "none" or self.counts.classes or self.similarity.readout
+        if self.mixture.pool == "logarithmic" and wordy:
+            raise ValueError(
+                f"a logarithmic pool reads no vectors: set mixture.product to none (it is {self.mixture.product}), "
+                f"counts.classes to [] ({list(self.counts.classes)}), similarity.readout to false"
+            )
+        if self.mixture.lowest > self.counts.order:
+            raise ValueError(f"mixture.lowest = {self.mixture.lowest} is above counts.order = {self.counts.order}")
         return self
 
 

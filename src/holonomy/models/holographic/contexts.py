@@ -7,7 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from holonomy.core.errors import DataError
-from holonomy.data.words import PAD_ID
+
+ABSENT = 1
+"""Stands where a context has no symbol; only its length says so, since this is also an id."""
 
 
 class Contexts(NamedTuple):
@@ -33,8 +35,8 @@ class Contexts(NamedTuple):
         inside = index >= self.begins[:, None]
         lengths = np.minimum(self.ends - self.begins, count)
         if not len(self.tokens):
-            return np.full(index.shape, PAD_ID, dtype=np.int64), lengths
-        return np.where(inside, self.tokens[np.maximum(index, 0)], PAD_ID), lengths
+            return np.full(index.shape, ABSENT, dtype=np.int64), lengths
+        return np.where(inside, self.tokens[np.maximum(index, 0)], ABSENT), lengths
 
 
 def of_text(tokens: np.ndarray, starts: np.ndarray, positions: np.ndarray | None = None) -> Contexts:
@@ -49,20 +51,20 @@ def of_text(tokens: np.ndarray, starts: np.ndarray, positions: np.ndarray | None
     return Contexts(tokens, starts[np.searchsorted(starts, ends, side="right") - 1], ends)
 
 
-def of_rows(ids: np.ndarray, lengths: np.ndarray) -> Contexts:
+def of_rows(ids: np.ndarray, lengths: np.ndarray, pad_id: int) -> Contexts:
     """The last `lengths` ids of each row; nothing before the last pad counts."""
     rows, width = ids.shape
     ends = (np.arange(rows) + 1) * width
-    pad = ids == PAD_ID
+    pad = ids == pad_id
     after = np.where(pad.any(1), pad[:, ::-1].argmax(1) if width else 0, width)
     return Contexts(ids.reshape(-1), ends - np.minimum(lengths, after), ends)
 
 
-def of_windows(ids: np.ndarray) -> Contexts:
+def of_windows(ids: np.ndarray, pad_id: int) -> Contexts:
     """What stands in each row up to and with each place, [rows * width]; nothing before the last pad counts."""
     rows, width = ids.shape
     starts = np.arange(rows)[:, None] * width
-    last = np.maximum.accumulate(np.where(ids == PAD_ID, np.arange(1, width + 1), 0), 1)
+    last = np.maximum.accumulate(np.where(ids == pad_id, np.arange(1, width + 1), 0), 1)
     ends = starts + np.arange(1, width + 1)
     return Contexts(np.ascontiguousarray(ids.reshape(-1)), (starts + last).reshape(-1), ends.reshape(-1))
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import discounts_of
+from holonomy.models.holographic.growth import chain, grown, table_with_room
 from holonomy.models.holographic.kernels import (
     FIRST,
     INNER_USED,
@@ -21,7 +22,6 @@ from holonomy.models.holographic.kernels import (
     LEAF_USED,
     LEAF_WIDTH,
     LOOKUPS,
-    NEXT,
     PARENT,
     PRECEDED,
     RAW,
@@ -33,10 +33,6 @@ from holonomy.models.holographic.kernels import (
 
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
-GROWTH = 8
-"""Arrays grow by an eighth: little memory stands empty."""
-FULL = 0.7
-"""Largest load of a table."""
 LARGEST = 2**31 - 1
 
 
@@ -165,10 +161,10 @@ class CountTrie:
         # A pair makes at most a node for each prefix of each of its contexts, and for each gram.
         inner = int(self._sizes[INNER_USED]) + pairs * (self.order * (self.order - 1) // 2 + self.order)
         leaf = int(self._sizes[LEAF_USED]) + pairs
-        self._inner = _grown(self._inner, inner)
-        self._leaf = _grown(self._leaf, leaf)
-        self._inner_table = _widened(self._inner_table, self._inner, 1, int(self._sizes[INNER_USED]), inner)
-        self._leaf_table = _widened(self._leaf_table, self._leaf, 0, int(self._sizes[LEAF_USED]), leaf)
+        self._inner = grown(self._inner, inner)
+        self._leaf = grown(self._leaf, leaf)
+        self._inner_table = table_with_room(self._inner_table, self._inner, 1, int(self._sizes[INNER_USED]), inner)
+        self._leaf_table = table_with_room(self._leaf_table, self._leaf, 0, int(self._sizes[LEAF_USED]), leaf)
 
     def trim(self) -> None:
         """Gives back the room kept for growth."""
@@ -223,11 +219,11 @@ class CountTrie:
         """Distribution without any context, [V] float32."""
         lowest = self._lowest
         if lowest is None:
-            row, base = np.zeros((1, self.num_symbols)), np.empty(1)
+            row, base = np.zeros((1, self.vocab_size)), np.empty(1)
             root = np.full((1, self.order), -1, dtype=np.int32)
             root[0, 0] = 0
             trie_kernels().spread(self._inner, self._leaf, self.taken, root, np.ones(1), 0, row, base)
-            lowest = (row[0, : self.vocab_size] + base[0] / self.vocab_size).astype(np.float32)
+            lowest = (row[0] + base[0] / self.vocab_size).astype(np.float32)
             self._lowest = lowest
         return lowest
 
@@ -247,6 +243,11 @@ class CountTrie:
         out = np.zeros((len(found), self.vocab_size), dtype=np.float32)
         base = self.spread(found, np.ones(len(found)), out)
         return out + base[:, None].astype(np.float32) * self.lowest
+
+    def ladder(self, found: np.ndarray, lowest: int, out: np.ndarray) -> None:
+        """Whole distributions after found contexts by order from `lowest` on, to `out` [B, order + 1 - lowest, V]."""
+        kernel, start = trie_kernels().ladder, self.lowest.astype(np.float64)
+        kernel(self._inner, self._leaf, self.taken, found, start, lowest, out)
 
     def occurrences(self, pairs: Pairs, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Row of the gram of each pair at one order below the highest, and how often it occurred; -1 and 0 if never."""
@@ -402,19 +403,19 @@ class CountTrie:
             part = arranged[at : at + len(rows)]
             part[:, :INNER_WIDTH] = inner[rows]
             part[:, FIRST] = -1
-            _chain(part, place[inner[rows, PARENT]], arranged, at)
+            chain(part, place[inner[rows, PARENT]], arranged, at)
             at += len(rows)
         parents = place[leaf[:, PARENT]]
         rows = np.lexsort((leaf[:, SYMBOL], parents))
         leaves = leaf[rows]
-        _chain(leaves, parents[rows], arranged, 0)
+        chain(leaves, parents[rows], arranged, 0)
         self._inner, self._leaf = arranged, leaves if len(leaves) else self._leaf[:1]
         self._index()
 
     def _index(self) -> None:
         inner, leaf = (int(n) for n in self._sizes[:2])
-        self._inner_table = _widened(self._inner_table, self._inner, 1, inner, inner, fresh=True)
-        self._leaf_table = _widened(self._leaf_table, self._leaf, 0, leaf, leaf, fresh=True)
+        self._inner_table = table_with_room(self._inner_table, self._inner, 1, inner, inner, fresh=True)
+        self._leaf_table = table_with_room(self._leaf_table, self._leaf, 0, leaf, leaf, fresh=True)
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that `load_state` reads back."""
@@ -452,35 +453,3 @@ class CountTrie:
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(self._inner), len(self._leaf)
         self._tally, self.learned = state["tally"][:-1].reshape(self.order, 5).copy(), int(state["tally"][-1])
         self._index()
-
-
-def _chain(rows: np.ndarray, parents: np.ndarray, contexts: np.ndarray, begin: int) -> None:
-    # Rows with one parent lie side by side: each leads to the one behind it, the parent to the first.
-    rows[:, PARENT] = parents
-    if not len(rows):
-        return
-    first = np.flatnonzero(np.diff(parents, prepend=-1))
-    rows[:, NEXT] = np.arange(begin + 1, begin + 1 + len(rows))
-    rows[np.append(first[1:], len(rows)) - 1, NEXT] = -1
-    contexts[parents[first], FIRST] = first + begin
-
-
-def _grown(array: np.ndarray, rows: int) -> np.ndarray:
-    if rows <= len(array):
-        return array
-    larger = np.empty((rows + rows // GROWTH, array.shape[1]), dtype=array.dtype)
-    larger[: len(array)] = array
-    return larger
-
-
-def _widened(
-    table: np.ndarray, rows: np.ndarray, begin: int, used: int, wanted: int, *, fresh: bool = False
-) -> np.ndarray:
-    size = len(table)
-    while wanted > FULL * size:
-        size *= 2
-    if size == len(table) and not fresh:
-        return table
-    table = np.full(size, -1, dtype=np.int32)
-    trie_kernels().rehash(rows, table, begin, used)
-    return table

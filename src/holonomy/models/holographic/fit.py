@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from holonomy.core.errors import DataError
-from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import Pairs
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import Gate, simplex_search
+from holonomy.models.holographic.pooling import Pool
 
 START = (0.95, 3.0)
 """Exponents of counts and of similarity before they are fitted."""
@@ -37,6 +37,7 @@ class Mixture:
         product: what is sharpened, as in the configuration.
         tempers: exponents of the whole by known order of the counts, [order]; None leaves it as it is.
         calibrated: whether anything was fitted.
+        pool: multiplies voices instead of adding experts, if there is one; the gate then only tells who said what.
     """
 
     gate: Gate
@@ -45,6 +46,7 @@ class Mixture:
     product: str
     tempers: np.ndarray | None
     calibrated: bool
+    pool: Pool | None = None
 
     @classmethod
     def uniform(cls, memories: Memories) -> Mixture:
@@ -72,6 +74,8 @@ class Mixture:
 
     def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
         """Probabilities of every word after contexts, [B, V] float32."""
+        if self.pool is not None:
+            return self.pool(memories.panel(reading), reading.numbers)
         weights = self.weights(reading, memories.knowing(reading))
         similar = memories.similarities(reading) if self.product != "none" else None
         out = memories.mix(reading, weights, counts=self.product != "episodic" or similar is None)
@@ -114,11 +118,15 @@ class Block:
         probs: probability of each word from each expert, [N, C].
         known: where an expert knows anything, [N, C].
         numbers: what decides the weights, [N, d].
+        words: the words, [N].
+        panel: log probabilities of voices, [N, voices, V], where they are pooled.
     """
 
     probs: np.ndarray
     known: np.ndarray
     numbers: np.ndarray
+    words: np.ndarray
+    panel: np.ndarray | None = None
 
     def filled(self) -> np.ndarray:
         """Probabilities, those of the first expert where another knows nothing."""
@@ -183,11 +191,20 @@ class MixtureFit:
         finally:
             self._learn(np.arange(learned, count), 1)
             self.memories.refresh(self.contexts, self.targets)
-        return replace(fitted, gate=self._gate(blocks))
+        return replace(fitted, gate=self._gate(blocks), pool=self._pool(blocks))
+
+    def _pool(self, blocks: list[Block]) -> Pool | None:
+        panels = [b.panel for b in blocks if b.panel is not None]
+        if not panels:
+            return None
+        words, numbers = (np.concatenate(part) for part in zip(*((b.words, b.numbers) for b in blocks), strict=True))
+        mixture = self.config.mixture
+        panel = np.concatenate(panels)
+        return Pool.fit(panel, words, numbers, steps=mixture.pool_steps, prior=mixture.pool_prior)
 
     def _temper(self, positions: np.ndarray, fitted: Mixture) -> Mixture:
         """Temperatures by known order, on words that neither gate nor memories have seen."""
-        if not self.config.mixture.temper:
+        if not self.config.mixture.temper or self.memories.pooled:
             return fitted
         few = self._few(positions)
         contexts, words = self._questions(few)
@@ -218,8 +235,9 @@ class MixtureFit:
 
     def _unseen(self, held: np.ndarray) -> np.ndarray:
         # A word too rare before the part would not be in its vocabulary: new texts bring such words as unknown.
-        asked = self.contexts.tokens.copy()
-        asked[held] = np.where(self.memories.unigram[asked[held]] < self.config.mixture.rare, UNKNOWN_ID, asked[held])
+        asked, unknown = self.contexts.tokens.copy(), self.memories.unknown
+        if unknown is not None:
+            asked[held] = np.where(self.memories.unigram[asked[held]] < self.config.mixture.rare, unknown, asked[held])
         return asked
 
     def _questions(self, positions: np.ndarray) -> tuple[Contexts, np.ndarray]:
@@ -261,16 +279,20 @@ class MixtureFit:
     def read(self, positions: np.ndarray, fitted: Mixture) -> Block:
         """What the memories, as they are, say about the words at some positions."""
         parts: list[Block] = []
-        step = max(1, PART // self.memories.vocab_size)
+        step = max(1, PART // (self.memories.vocab_size * self.memories.depth))
         for begin in range(0, len(positions), step):
             contexts, words = self._questions(positions[begin : begin + step])
             reading = self.memories.read(contexts)
             probs, known = fitted.experts_at(self.memories, reading, words)
-            parts.append(Block(probs, known, reading.numbers))
+            panel = self.memories.panel(reading) if self.memories.pooled else None
+            parts.append(Block(probs, known, reading.numbers, words, panel))
+        panels = [p.panel for p in parts if p.panel is not None]
         return Block(
             np.concatenate([p.probs for p in parts]),
             np.concatenate([p.known for p in parts]),
             np.concatenate([p.numbers for p in parts]),
+            np.concatenate([p.words for p in parts]),
+            np.concatenate(panels) if panels else None,
         )
 
     def _exponents(self, positions: np.ndarray) -> Mixture:

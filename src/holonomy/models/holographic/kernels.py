@@ -28,6 +28,7 @@ class TrieKernels(NamedTuple):
     contexts: Callable[..., None]
     score: Callable[..., None]
     spread: Callable[..., None]
+    ladder: Callable[..., None]
     locate: Callable[..., None]
     frequent: Callable[..., None]
 
@@ -171,22 +172,41 @@ def learning() -> Any:
 
 
 @lru_cache(maxsize=1)
-def reading() -> tuple[Any, Any, Any]:
-    """`contexts`, `score` and `spread`: where contexts stand, probabilities of targets, and whole rows.
+def reading() -> tuple[Any, Any]:
+    """`contexts` and `score`: where contexts stand, and probabilities of targets.
 
     p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V.
     """
+    import numpy as np
+
     _, find, _ = probing()
 
     def contexts(inner, inner_table, sizes, symbols, lengths, found, followed):
         order = symbols.shape[1] + 1
+        rows, before = np.full(order, -1, dtype=np.int64), np.full(order, -1, dtype=np.int64)
+        rows[0] = before[0] = 0
         for b in range(len(lengths)):
             found[b, 0] = 0
+            before[:] = rows
+            # In a text, a context is one of the last place and a symbol more.
+            follows = b > 0 and order > 2 and lengths[b] > 1 and lengths[b] == min(lengths[b - 1] + 1, order - 1)
+            for j in range(lengths[b] - 1 if follows else 0):
+                if symbols[b, order - 3 - j] != symbols[b - 1, order - 2 - j]:
+                    follows = False
+                    break
             for m in range(1, order):
-                row = 0 if m <= lengths[b] else -1
-                for j in range(order - 1 - m, order - 1):
+                row = np.int64(0 if m <= lengths[b] else -1)
+                if follows and m <= lengths[b]:
+                    row = before[m - 1]
                     if row >= 0:
-                        row = find(inner, inner_table, row, symbols[b, j], sizes)
+                        row = find(inner, inner_table, row, symbols[b, order - 2], sizes)
+                else:
+                    for j in range(order - 1 - m, order - 1):
+                        if row >= 0:
+                            row = find(inner, inner_table, row, symbols[b, j], sizes)
+                # An absent row must not look like a slot: -1 it is.
+                row = row if row >= 0 else np.int64(-1)
+                rows[m] = row
                 # A context that nothing follows says nothing.
                 found[b, m] = row if row >= 0 and (inner[row, 6] > 0 or not followed) else -1
 
@@ -208,6 +228,14 @@ def reading() -> tuple[Any, Any, Any]:
                     count = inner[gram, 4] if gram >= 0 else 0
                 p = (count - taken[m, min(count, 3)] + rest * p) / total
             result[b] = p
+
+    return compiled(contexts, exact=True), compiled(score, exact=True)
+
+
+@lru_cache(maxsize=1)
+def spreading() -> tuple[Any, Any]:
+    """`spread` and `ladder`: whole distributions after contexts, added up, and one by order."""
+    import numpy as np
 
     def spread(inner, leaf, taken, found, weights, begin, out, base):
         # Adds weights[b] * p(v | context b) to out[b, v], all but the part base[b] of p_begin.
@@ -231,7 +259,33 @@ def reading() -> tuple[Any, Any, Any]:
                 share *= rest / total
             base[b] = share
 
-    return compiled(contexts, exact=True), compiled(score, exact=True), compiled(spread, exact=True)
+    def ladder(inner, leaf, taken, found, start, lowest, out):
+        # out[b, k, v] = p_{lowest + k}(v | context b), p_1 = `start`.
+        order, size = found.shape[1], len(start)
+        p = np.empty(size, dtype=np.float64)
+        for b in range(len(found)):
+            p[:] = start
+            for m in range(order):
+                row = found[b, m]
+                if m > 0 and row >= 0 and inner[row, 6] > 0:
+                    total = inner[row, 6]
+                    rest = taken[m, 1] * inner[row, 7] + taken[m, 2] * inner[row, 8] + taken[m, 3] * inner[row, 9]
+                    share, each = rest / total, 1.0 / total
+                    for v in range(size):
+                        p[v] *= share
+                    child = inner[row, 5]
+                    top = m == order - 1
+                    while child >= 0:
+                        count = leaf[child, 2] if top else inner[child, 4]
+                        if count > 0:
+                            symbol = leaf[child, 1] if top else inner[child, 1]
+                            p[symbol] += (count - taken[m, min(count, 3)]) * each
+                        child = leaf[child, 3] if top else inner[child, 3]
+                if m + 1 >= lowest:
+                    for v in range(size):
+                        out[b, m + 1 - lowest, v] = p[v]
+
+    return compiled(spread, exact=True), compiled(ladder, exact=True)
 
 
 @lru_cache(maxsize=1)
@@ -305,4 +359,4 @@ def binding() -> Any:
 def trie_kernels() -> TrieKernels:
     """All kernels of a trie of counts."""
     _, _, rehash = probing()
-    return TrieKernels(rehash, learning(), *reading(), *looking())
+    return TrieKernels(rehash, learning(), *reading(), *spreading(), *looking())

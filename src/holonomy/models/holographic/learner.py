@@ -12,7 +12,6 @@ from torch import Tensor
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import IGNORE_INDEX, Json, Metrics, State
 from holonomy.data.tokens import TokenBatch
-from holonomy.data.words import PAD_ID
 from holonomy.models.holographic.contexts import Contexts, of_windows
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into, state_of
@@ -36,15 +35,16 @@ class OnePass:
         tokens: the words to learn, [n].
         batch: targets of a batch.
         reach: words before a batch that its first targets may look back on.
+        pad_id: stands before the text.
 
     Raises:
         DataError: no words.
     """
 
-    def __init__(self, tokens: np.ndarray, *, batch: int, reach: int) -> None:
+    def __init__(self, tokens: np.ndarray, *, batch: int, reach: int, pad_id: int) -> None:
         if len(tokens) < 1:
             raise DataError("the training part has no words; give a longer text")
-        self.tokens, self.batch, self.reach = tokens, batch, reach
+        self.tokens, self.batch, self.reach, self.pad_id = tokens, batch, reach, pad_id
         self.count, self._drawn = -(-len(tokens) // batch), 0
 
     def next(self) -> TokenBatch:
@@ -57,7 +57,7 @@ class OnePass:
             raise DataError("the text has been learned once; a second pass would count everything twice")
         begin, end = self._drawn * self.batch, min((self._drawn + 1) * self.batch, len(self.tokens))
         first = max(0, begin - self.reach)
-        before = self.tokens[first - 1] if first else PAD_ID
+        before = self.tokens[first - 1] if first else self.pad_id
         words = self.tokens[first:end]
         targets = torch.from_numpy(words.copy())
         targets[: begin - first] = IGNORE_INDEX
@@ -101,11 +101,12 @@ class HolographicLearner:
 
     def _pairs(self, batch: TokenBatch) -> tuple[Contexts, np.ndarray]:
         inputs, targets = batch.inputs.cpu().numpy(), batch.targets.cpu().numpy()
-        top = max(int(inputs.max(initial=0)), int(targets.max(initial=0)))
-        if top >= self.model.vocab_size:
-            raise ConfigError(f"`batch` holds id {top}; the vocabulary has {self.model.vocab_size}")
+        top, pad_id = int(targets.max(initial=0)), self.model.tokenizer.pad_id
+        before = int(np.where(inputs == pad_id, 0, inputs).max(initial=0))
+        if max(top, before) >= self.model.vocab_size:
+            raise ConfigError(f"`batch` holds id {max(top, before)}; the vocabulary has {self.model.vocab_size}")
         counted = np.flatnonzero(targets.reshape(-1) != IGNORE_INDEX)
-        contexts = of_windows(inputs.astype(np.int64))
+        contexts = of_windows(inputs.astype(np.int64), pad_id)
         return contexts.part(counted), targets.reshape(-1)[counted].astype(np.int64)
 
     def train_step(self, batch: TokenBatch, *, progress: float) -> Metrics:

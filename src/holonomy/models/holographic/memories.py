@@ -13,15 +13,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holonomy.core.errors import ConfigError
+from holonomy.data.tokenizer import Spelling
+from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie, Pairs
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
+from holonomy.models.holographic.spelling import MODULUS, REACH, spelled
 from holonomy.models.holographic.vectors import word_classes, word_vectors
 
 PRESENT = 1e-9
 """A trace with less mass than this holds nothing."""
+POOLED_MOST = 4096
+"""Largest vocabulary whose experts are asked for every word."""
+MIDDLE, SMOOTHING = 5, 0.5
+"""Order of the counts that smooths the traces, and its weight in occurrences."""
 PART = 1 << 21
 """Numbers of a dense block: contexts at a time times words."""
 
@@ -41,9 +49,14 @@ class Grams:
     trie: CountTrie
     places: tuple[int, ...]
     group: np.ndarray | None = None
+    sources: tuple[str, ...] = ()
+    spelling: Spelling | None = None
 
-    def read(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The trie's own contexts from the last words."""
+    def read(self, contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The trie's own contexts from contexts and their last words."""
+        if self.spelling is not None:
+            own = spelled(contexts, self.spelling, self.sources)
+            return own, np.full(len(own), own.shape[1])
         columns = symbols.shape[1] - np.array(self.places[::-1])
         own = symbols[:, columns]
         own = own if self.group is None else self.group[own]
@@ -60,6 +73,7 @@ class Reading:
         features: of word vectors, [B, size]; None without vectors.
         mass: of the traces of the text itself, [B, traces].
         numbers: what decides the weights of the experts, [B, d].
+        followed: mass of the traces by word, [B, traces, V], where they are pooled.
     """
 
     contexts: Contexts
@@ -67,6 +81,7 @@ class Reading:
     features: Tensor | None
     mass: np.ndarray
     numbers: np.ndarray
+    followed: np.ndarray | None = None
 
 
 class Memories:
@@ -75,24 +90,52 @@ class Memories:
     Args:
         config: of the model.
         vocab_size: number of words.
+        unknown: id of unknown words, if there is one.
+        spelling: of characters, if words are such.
     """
 
-    def __init__(self, config: HolographicConfig, vocab_size: int) -> None:
-        self.config, self.vocab_size = config, vocab_size
+    def __init__(
+        self,
+        config: HolographicConfig,
+        vocab_size: int,
+        *,
+        unknown: int | None = UNKNOWN_ID,
+        spelling: Spelling | None = None,
+    ) -> None:
+        self.config, self.vocab_size, self.unknown = config, vocab_size, unknown
         counts = config.counts
         rolling = Grams("counts", CountTrie(counts.order, vocab_size), tuple(range(1, counts.order)))
         skips = [
             Grams(f"skip {'-'.join(map(str, p))}", CountTrie(len(p) + 1, vocab_size, rolling=False), p)
             for p in counts.skips
         ]
-        self.grams = [rolling, *skips]
+        spelled_ones = [
+            Grams(
+                f"spelled {'-'.join(parts)}",
+                CountTrie(len(parts) + 1, vocab_size, num_symbols=MODULUS, rolling=False),
+                (),
+                sources=parts,
+                spelling=spelling,
+            )
+            for parts in counts.spelled
+        ]
+        self.grams = [rolling, *skips, *spelled_ones]
         self.apart = Grams("apart", CountTrie(2, vocab_size, rolling=False), (2,))
         self.classes: list[Grams] = []
         self.readout: Readout | None = None
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
         self.recency = Recency(tuple(Trace(*trace) for trace in config.recency.traces))
-        self.reach = max(config.similarity.positions, counts.class_order, *(max(g.places) for g in self.grams), 2)
+        near = (max(g.places, default=1) for g in self.grams)
+        self.near = max(config.similarity.positions, counts.class_order, 2, *near)
+        """Last words of a context that are looked at one by one."""
+        self.reach = max(self.near, REACH if spelled_ones else 0)
         """Words of a context that everything but the text's own traces looks at."""
+        self.pooled = config.mixture.pool == "logarithmic"
+        if self.pooled and vocab_size > POOLED_MOST:
+            raise ConfigError(
+                f"`mixture.pool` is logarithmic and the vocabulary {vocab_size}; wanted {POOLED_MOST} ids at most, "
+                "or the linear pool"
+            )
 
     @property
     def counts(self) -> CountTrie:
@@ -109,7 +152,8 @@ class Memories:
     @property
     def num_numbers(self) -> int:
         """How many numbers decide the weights of the experts."""
-        return 6 + self.counts.order + 2 * sum(t.match > 0 for t in self.recency.traces)
+        traces, spelled_ones = sum(t.match > 0 for t in self.recency.traces), len(self.config.counts.spelled)
+        return 6 + self.counts.order + 2 * traces + 2 * spelled_ones
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -124,8 +168,12 @@ class Memories:
         Raises:
             DataError: ids or weights out of range, or a pair to take away that is not there; nothing has changed.
         """
-        symbols, lengths = contexts.symbols(self.reach)
-        self._count([*self.grams, self.apart, *self.classes], symbols, lengths, targets, weights, sign)
+        symbols, lengths = contexts.symbols(self.near)
+        counted = [*self.grams, *self.classes]
+        if not self.pooled:
+            # Only word vectors are made of these.
+            counted.append(self.apart)
+        self._count(counted, contexts, symbols, lengths, targets, weights, sign)
         np.add.at(self.unigram, targets, sign * weights)
         if self.readout is not None:
             self.readout.add(*map(torch.from_numpy, (symbols, lengths, targets, sign * weights)))
@@ -133,6 +181,7 @@ class Memories:
     @staticmethod
     def _count(
         grams: list[Grams],
+        contexts: Contexts,
         symbols: np.ndarray,
         lengths: np.ndarray,
         targets: np.ndarray,
@@ -140,11 +189,16 @@ class Memories:
         sign: int = 1,
     ) -> None:
         for gram in grams:
-            pairs = Pairs(*gram.read(symbols, lengths), targets, weights)
+            pairs = Pairs(*gram.read(contexts, symbols, lengths), targets, weights)
             gram.trie.learn(pairs) if sign > 0 else gram.trie.unlearn(pairs)
 
     def refresh(self, contexts: Contexts, targets: np.ndarray) -> None:
         """Makes vectors and classes from the counts, and fills what hangs on them from a replayed text."""
+        if self.pooled:
+            # No voice reads vectors or classes.
+            for gram in self.grams:
+                gram.trie.arrange()
+            return
         neighbours = []
         for gram in (self.grams[0], self.apart):
             words, raw, _ = gram.trie.grams(2)
@@ -156,9 +210,10 @@ class Memories:
         self.classes = self._made_classes(vectors)
         for begin in range(0, len(targets), self.config.batch_size):
             cut = slice(begin, begin + self.config.batch_size)
-            symbols, lengths = contexts.part(cut).symbols(self.reach)
+            part = contexts.part(cut)
+            symbols, lengths = part.symbols(self.near)
             ones = np.ones(len(lengths), dtype=np.int64)
-            self._count(self.classes, symbols, lengths, targets[cut], ones)
+            self._count(self.classes, part, symbols, lengths, targets[cut], ones)
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout
@@ -181,16 +236,24 @@ class Memories:
 
     def read(self, contexts: Contexts) -> Reading:
         """Looks contexts up everywhere."""
-        symbols, lengths = contexts.symbols(self.reach)
-        found = [g.trie.find(*g.read(symbols, lengths)) for g in [*self.grams, *self.classes]]
+        symbols, lengths = contexts.symbols(self.near)
+        found = [g.trie.find(*g.read(contexts, symbols, lengths)) for g in [*self.grams, *self.classes]]
         features = None
         if self.readout is not None:
             features = self.readout.features(torch.from_numpy(symbols), torch.from_numpy(lengths))
         nothing = np.full(len(lengths), -1, dtype=np.int64)
-        mass, _ = self.recency.rate(*contexts, nothing)
-        return Reading(contexts, found, features, mass, self._numbers(symbols, lengths, found[0], mass))
+        followed = None
+        if self.pooled:
+            followed = self._followed(contexts)
+            mass = followed.sum(2)
+        else:
+            mass, _ = self.recency.rate(*contexts, nothing)
+        return Reading(contexts, found, features, mass, self._numbers(symbols, lengths, found, mass), followed)
 
-    def _numbers(self, symbols: np.ndarray, lengths: np.ndarray, found: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    def _numbers(
+        self, symbols: np.ndarray, lengths: np.ndarray, rows: list[np.ndarray], mass: np.ndarray
+    ) -> np.ndarray:
+        found = rows[0]
         level = (found >= 0).sum(1) - 1
         here = np.arange(len(found))
         totals, distinct = np.log1p(self.counts.totals(found)), np.log1p(self.counts.distinct(found))
@@ -201,13 +264,49 @@ class Memories:
         for k, trace in enumerate(self.recency.traces):
             if trace.match > 0:
                 columns += [mass[:, k] > PRESENT, np.log1p(mass[:, k])]
+        for gram, own in zip(self.grams, rows, strict=False):
+            if gram.spelling is not None:
+                longest = (own >= 0).sum(1) - 1
+                columns += [longest, np.log1p(gram.trie.totals(own)[here, longest])]
         return np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1)
+
+    def _followed(self, contexts: Contexts) -> np.ndarray:
+        return self.recency.scatter(*contexts, self.vocab_size)
 
     def similarities(self, reading: Reading) -> Tensor | None:
         """How well each word fits the vector that contexts expect, [B, V]."""
         if self.readout is None or reading.features is None:
             return None
         return self.readout.similarities(reading.features)
+
+    @property
+    def voices(self) -> list[str]:
+        """Names of what a logarithmic pool multiplies, in order."""
+        orders = [f"counts {n}" for n in range(self.config.mixture.lowest, self.counts.order + 1)]
+        return [*orders, *(self.experts[1:])]
+
+    @property
+    def depth(self) -> int:
+        """Numbers for each word of the vocabulary that predicting one word takes at a time."""
+        return 2 * len(self.voices) if self.pooled else 1
+
+    def panel(self, reading: Reading) -> np.ndarray:
+        """Log probabilities of every voice, [B, voices, V] float32; traces relative to what counts expect.
+
+        A trace is smoothed with the distribution of a middle order, and its logarithm is that of the quotient of both:
+        one that remembers nothing says nothing.
+        """
+        low, order = self.config.mixture.lowest, self.counts.order
+        traces, orders = len(self.recency.traces), order + 1 - low
+        out = np.empty((len(reading.mass), len(self.voices), self.vocab_size), dtype=np.float32)
+        self.counts.ladder(reading.found[0], low, out[:, :orders])
+        for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
+            gram.trie.ladder(found, gram.trie.order, out[:, column : column + 1])
+        followed = reading.followed if reading.followed is not None else self._followed(reading.contexts)
+        base = out[:, max(0, min(MIDDLE, order) - low), None]
+        mass = reading.mass[:, :, None]
+        out[:, -traces:] = (followed + SMOOTHING * base) / ((mass + SMOOTHING) * base)
+        return torch.from_numpy(out).log_().numpy()
 
     def prior(self) -> np.ndarray:
         """Smoothed distribution of words, [V] float32."""

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from holonomy.core.errors import ConfigError
-from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.memories import PART
 from holonomy.models.holographic.model import HolographicModel
@@ -105,7 +104,8 @@ class Predictions:
 
     def report(self, model: HolographicModel) -> Report:
         """The figures."""
-        right, known = (self.ranks == 1).astype(np.float64), self.targets != UNKNOWN_ID
+        right, unknown = (self.ranks == 1).astype(np.float64), model.tokenizer.unknown_id
+        known = np.ones(len(right), bool) if unknown is None else self.targets != unknown
         bins = model.config.evaluation.bins
         return Report(
             words=len(self.losses),

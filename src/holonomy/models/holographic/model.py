@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError, DataError
-from holonomy.data.words import PAD_ID, WordTokenizer
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
 from holonomy.models.holographic.fit import Mixture, MixtureFit
@@ -45,13 +46,23 @@ class HolographicModel:
 
     Args:
         config: of the model.
-        tokenizer: words.
+        tokenizer: words or characters.
+
+    Raises:
+        ConfigError: contexts are to be read in spelling, which the tokenizer does not know.
     """
 
-    def __init__(self, config: HolographicConfig, tokenizer: WordTokenizer) -> None:
+    def __init__(self, config: HolographicConfig, tokenizer: WordTokenizer | CharTokenizer) -> None:
         self.config, self.tokenizer = config, tokenizer
         self.vocab_size = tokenizer.vocab_size
-        self.memories = Memories(config, self.vocab_size)
+        self.pad_id = tokenizer.pad_id
+        self.num_ids = max(self.vocab_size, self.pad_id + 1)
+        """Ids that may stand in contexts: the pad need not have a probability."""
+        if config.counts.spelled and tokenizer.spelling is None:
+            raise ConfigError(
+                f"`counts.spelled` is {config.counts.spelled}, but words are not spelled; set data.tokens=chars"
+            )
+        self.memories = Memories(config, self.vocab_size, unknown=tokenizer.unknown_id, spelling=tokenizer.spelling)
         self.mixture = Mixture.uniform(self.memories)
         self.mirror = None if config.tower.role == "off" else Mirror(config.tower, self.vocab_size)
         self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach)
@@ -104,15 +115,17 @@ class HolographicModel:
             raise DataError(
                 f"`targets` has shape {targets.shape} and `weights` {weights.shape}; wanted ({len(contexts.ends)},)"
             )
-        if (targets == PAD_ID).any():
-            raise DataError(f"`targets` row {int((targets == PAD_ID).argmax())} is the pad, which is never learned")
+        if (targets == self.pad_id).any():
+            raise DataError(
+                f"`targets` row {int((targets == self.pad_id).argmax())} is the pad, which is never learned"
+            )
         if weights.dtype.kind not in "iu" or (weights.size and weights.min() < 1):
             raise DataError("`weights` holds something else than whole numbers from 1 on")
         return contexts, targets, weights.astype(np.int64)
 
     def contexts(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Contexts:
         """Rows of ids as contexts, checked; arguments as of `learn_batch`."""
-        ids = checked_ids("ids", ids, self.vocab_size)
+        ids = checked_ids("ids", ids, self.num_ids)
         if ids.ndim != 2:
             raise DataError(f"`ids` has shape {ids.shape}; wanted one row a context")
         rows, width = ids.shape
@@ -121,7 +134,7 @@ class HolographicModel:
             raise DataError(f"`lengths` is {lengths.dtype} of shape {lengths.shape}; wanted whole numbers, ({rows},)")
         if rows and not 0 <= lengths.min() <= lengths.max() <= width:
             raise DataError(f"`lengths` run from {lengths.min()} to {lengths.max()}; wanted 0 to {width}")
-        return of_rows(ids, lengths.astype(np.int64))
+        return of_rows(ids, lengths.astype(np.int64), self.pad_id)
 
     def _change(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int) -> None:
         for begin in range(0, len(targets), self.config.batch_size):
@@ -150,8 +163,10 @@ class HolographicModel:
         )
         if not rising or starts[-1] >= max(1, len(tokens)):
             raise DataError(f"`starts` must rise from 0 and stay below {len(tokens)}, the number of tokens")
-        if (tokens == PAD_ID).any():
-            raise DataError(f"`tokens` holds the pad at {int((tokens == PAD_ID).argmax())}; pads are never learned")
+        if (tokens == self.pad_id).any():
+            raise DataError(
+                f"`tokens` holds the pad at {int((tokens == self.pad_id).argmax())}; pads are never learned"
+            )
         return of_text(tokens, starts), tokens
 
     def learn_text(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
@@ -182,7 +197,7 @@ class HolographicModel:
         return self.mixture.distribution(self.memories, self.memories.read(contexts))
 
     def _rows(self) -> int:
-        return max(1, PART // self.vocab_size)
+        return max(1, PART // (self.vocab_size * self.memories.depth))
 
     def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer."""
@@ -209,9 +224,9 @@ class HolographicModel:
 
     def log_probs(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Log probabilities of the word after each place, given the row up to it."""
-        array = checked_ids("ids", ids.numpy(), self.vocab_size)
+        array = checked_ids("ids", ids.numpy(), self.num_ids)
         rows, width = array.shape
-        return self.distributions(of_windows(array)).view(rows, width, self.vocab_size)
+        return self.distributions(of_windows(array, self.pad_id)).view(rows, width, self.vocab_size)
 
     def start(self, batch: int) -> History:
         """State before the first word."""
@@ -221,16 +236,18 @@ class HolographicModel:
 
     def prefill(self, ids: Int[Tensor, "B T"], state: History) -> tuple[Float[Tensor, "B V"], History]:
         """Takes many words at once; returns the distribution after the last one."""
-        array = checked_ids("ids", ids.numpy(), self.vocab_size)
+        array = checked_ids("ids", ids.numpy(), self.num_ids)
         state = state.take(array, self.context_limit or array.shape[1])
-        return self.distributions(of_rows(state.ids, state.lengths)), state
+        return self.distributions(of_rows(state.ids, state.lengths, self.pad_id)), state
 
     def advance(self, ids: Int[Tensor, "B T"], state: History) -> tuple[Float[Tensor, "B T V"], History]:
         """Takes many words at once; returns the distribution after each of them."""
-        array = checked_ids("ids", ids.numpy(), self.vocab_size)
+        array = checked_ids("ids", ids.numpy(), self.num_ids)
         rows, width = array.shape
         joined = np.concatenate([state.ids, array], 1)
-        whole = of_rows(np.repeat(joined, width, 0).reshape(rows * width, -1), np.zeros(rows * width, dtype=np.int64))
+        whole = of_rows(
+            np.repeat(joined, width, 0).reshape(rows * width, -1), np.zeros(rows * width, dtype=np.int64), self.pad_id
+        )
         ends = whole.ends - np.tile(np.arange(width)[::-1], rows)
         kept = np.repeat(state.lengths, width) + np.tile(np.arange(1, width + 1), rows)
         limit = self.context_limit or joined.shape[1]

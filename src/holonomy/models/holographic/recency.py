@@ -30,7 +30,7 @@ REFERENCE = (Trace(0, 600, 200.0), Trace(1, 3000, 400.0), Trace(2, 3000, 400.0))
 
 @lru_cache(maxsize=1)
 def recency_kernels() -> tuple[Any, Any, Any]:
-    """`rate`, `weigh` and `spread`: masses and shares of targets; contexts to rows of weights."""
+    """`rate`, `spread` and `scatter`: masses and shares of targets; traces weighted and added; traces one by one."""
 
     def matched(tokens, begin, end, at, most):
         # How many words before `at` are the same as before `end`.
@@ -69,7 +69,39 @@ def recency_kernels() -> tuple[Any, Any, Any]:
                     if match[k] <= length and age < windows[k]:
                         out[b, tokens[at]] += weights[b, k] * decays[k, age]
 
-    return compiled(rate, exact=True), compiled(spread, exact=True), matched
+    def scatter(tokens, begins, ends, match, windows, decays, out):
+        # out[b, k, v]: decay of each match of trace k, at the word that followed. Places after equal last words are
+        # chained, nearest first, so only they are visited.
+        least, most, traces, window = match.min(), match.max(), len(match), windows.max()
+        if not len(ends):
+            return
+        low, high = max(begins.min(), ends.min() - window - least), ends.max()
+        size = 1024
+        while size < high - low and size < 1 << 20:
+            size *= 2
+        head, before = np.full(size, -1, dtype=np.int64), np.full(high + 1 - low, -1, dtype=np.int64)
+        for at in range(low + least, high + 1):
+            place = np.uint64(0)
+            for back in range(1, least + 1):
+                place = (place + np.uint64(tokens[at - back])) * np.uint64(0x9E3779B97F4A7C15)
+                place ^= place >> np.uint64(29)
+            slot = np.int64(place & np.uint64(size - 1))
+            before[at - low] = head[slot]
+            head[slot] = at
+        for b in range(len(ends)):
+            begin, end = begins[b], ends[b]
+            if end - begin <= least:
+                continue
+            first, at = max(begin + least, end - window), before[end - low]
+            while at >= first:
+                length = matched(tokens, begin, end, at, most)
+                age = end - 1 - at
+                for k in range(traces):
+                    if match[k] <= length and age < windows[k] and length >= least:
+                        out[b, k, tokens[at]] += decays[k, age]
+                at = before[at - low]
+
+    return compiled(rate, exact=True), compiled(spread, exact=True), compiled(scatter, exact=True)
 
 
 class Recency:
@@ -108,6 +140,13 @@ class Recency:
         """Adds `weights` [B, traces] times each trace, not normalised, to `out` [B, V]."""
         tables = self._match, self._windows, self._decays
         recency_kernels()[1](*_whole(tokens, begins, ends), *tables, np.ascontiguousarray(weights), out)
+
+    def scatter(self, tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray, vocab_size: int) -> np.ndarray:
+        """The traces of contexts by word, not normalised, [B, traces, V] float64."""
+        out = np.zeros((len(ends), len(self.traces), vocab_size))
+        tables = self._match, self._windows, self._decays
+        recency_kernels()[2](*_whole(tokens, begins, ends), *tables, out)
+        return out
 
 
 def _whole(*arrays: np.ndarray) -> list[np.ndarray]:

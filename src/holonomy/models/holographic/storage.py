@@ -15,6 +15,7 @@ from holonomy.models.holographic.fit import Mixture
 from holonomy.models.holographic.memories import Memories
 from holonomy.models.holographic.mixture import Gate
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 
 META = "holographic"
@@ -33,6 +34,8 @@ def state_of(model: HolographicModel) -> State:
     state |= {f"group/{g.name}": torch.from_numpy(g.group.copy()) for g in memories.classes if g.group is not None}
     state["unigram"] = torch.from_numpy(memories.unigram.copy())
     state |= {f"gate/{key}": torch.from_numpy(array.copy()) for key, array in mixture.gate.state().items()}
+    if mixture.pool is not None:
+        state |= {f"pool/{key}": torch.from_numpy(array.copy()) for key, array in mixture.pool.state().items()}
     if memories.readout is not None:
         state["vectors"] = memories.readout.features.vectors
         state |= {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
@@ -131,7 +134,11 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
     if tempers is not None and (not isinstance(tempers, list) or len(tempers) != memories.counts.order):
         raise CheckpointError("`tempers` of the mixture is damaged")
     exponents = None if tempers is None else np.array(tempers, dtype=np.float64)
-    return Mixture(gate, power, slope, str(meta["product"]), exponents, calibrated=bool(meta["calibrated"]))
+    pool = None
+    if memories.pooled and meta["calibrated"]:
+        arrays = {key: _take(tensors, f"pool/{key}").numpy() for key in ("mean", "scale", "weights")}
+        pool = Pool.from_state(arrays, memories.num_numbers, len(memories.voices))
+    return Mixture(gate, power, slope, str(meta["product"]), exponents, bool(meta["calibrated"]), pool)
 
 
 def merge_into(model: HolographicModel, other: HolographicModel) -> None:

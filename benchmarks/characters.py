@@ -1,0 +1,159 @@
+"""Characters in one pass: losses of Kneser-Ney and of the `holographic-chars` recipe on the last tenth of a text.
+
+Run: `HOLONOMY_DATA=... python benchmarks/characters.py [--train-only] [tinyshakespeare pydoc]`. Static means that
+nothing is learned from the test text, though its last 3,000 characters are context; online that each block of 64
+characters is learned after it was predicted. `--train-only` never looks at the test text: it learns the first nine
+tenths of the training text and predicts the last of them, which is how the configuration was chosen. Seconds are
+CPU-seconds of this process with one thread, without compilation; rows without some voices are fitted anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import numpy as np
+import torch
+
+from holonomy.data.kneser_ney import KneserNey, NGramCounts
+from holonomy.data.text import load_text
+from holonomy.data.words import WordSplit, split_characters
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.fit import MixtureFit
+from holonomy.models.holographic.metrics import bootstrap, predict
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pooling import Pool
+from holonomy.recipes import holographic_chars
+
+ONE = np.zeros(1, dtype=np.int64)
+
+
+def row(name: str, static: float | None, online: float | None = None, note: str = "") -> None:
+    columns = (f"{x:10.4f}" if x is not None else f"{'':10}" for x in (static, online))
+    print(f"{name:44}{''.join(columns)}  {note}", flush=True)
+
+
+def split_of(name: str, *, train_only: bool) -> WordSplit:
+    split = split_characters(load_text(name).text, unk=holographic_chars(name).data.unk)
+    if not train_only:
+        return split
+    cut = int(0.9 * len(split.train))
+    return WordSplit(split.tokenizer, split.train[:cut], split.train[cut:])
+
+
+def kneser_ney(split: WordSplit) -> np.ndarray:
+    """Rows of plain n-grams; returns the losses of the seventh order, each character after all before it."""
+    size = split.tokenizer.vocab_size
+    counts = NGramCounts(split.train, order=8, vocab_size=size)
+    tokens = np.concatenate([split.train, split.test])
+    losses = {n: KneserNey(counts, order=n).token_losses(tokens)[len(split.train) :] for n in (5, 6, 7, 8)}
+    for order, found in losses.items():
+        alone = KneserNey(counts, order=order).loss(split.test)
+        row(f"Kneser-Ney {order}", float(found.mean()), None, f"test text alone {alone:.4f}")
+    return losses[7]
+
+
+def online_kneser_ney(split: WordSplit, block: int = 64) -> float:
+    """Kneser-Ney 7 that learns each block of characters after it has predicted it."""
+    tokens = np.concatenate([split.train, split.test])
+    trie, contexts, ones = (
+        CountTrie(7, split.tokenizer.vocab_size),
+        of_text(tokens, ONE),
+        np.ones(len(tokens), np.int64),
+    )
+    total, cut = 0.0, slice(0, len(split.train))
+    while cut.start < len(tokens):
+        pairs = Pairs(*contexts.part(cut).symbols(6), tokens[cut], ones[cut])
+        if cut.start:
+            total -= float(np.log(trie.score(trie.find(*pairs[:2]), pairs.targets)).sum())
+        trie.learn(pairs)
+        cut = slice(cut.stop, cut.stop + block)
+    return total / len(split.test)
+
+
+def without(model: HolographicModel, fit: MixtureFit, split: WordSplit) -> None:
+    """Pools fitted again without some voices."""
+    tokens = np.concatenate([split.train, split.test])
+    positions = np.arange(len(split.train), len(tokens))
+    asked = MixtureFit(model.memories, None, model.config, of_text(tokens, ONE), tokens)
+    block = asked.read(positions, model.mixture)
+    panel = np.concatenate([b.panel for b in fit.blocks if b.panel is not None])
+    words, numbers = (np.concatenate(x) for x in zip(*((b.words, b.numbers) for b in fit.blocks), strict=True))
+    voices, memory = model.memories.voices, 2 * len(model.memories.recency.traces)
+    first = 6 + model.memories.counts.order
+    assert block.panel is not None
+    groups = {"nothing": [], "working memory": ["recent"], "spelling": ["spelled"], "skips": ["skip"]}
+    groups |= {"all but counts": ["recent", "spelled", "skip"], "orders below the highest": ["counts"]}
+    for name, prefixes in groups.items():
+        kept = [i for i, v in enumerate(voices) if not any(v.startswith(p) for p in prefixes)]
+        kept += [voices.index(f"counts {model.memories.counts.order}")] if "counts" in prefixes else []
+        # Without working memory, what it has in store must not decide weights either.
+        columns = np.arange(numbers.shape[1])
+        columns = np.delete(columns, np.arange(first, first + memory)) if "recent" in prefixes else columns
+        own, learned = np.ascontiguousarray(block.panel[:, kept]), np.ascontiguousarray(panel[:, kept])
+        mixture = model.config.mixture
+        pool = Pool.fit(learned, words, numbers[:, columns], steps=mixture.pool_steps, prior=mixture.pool_prior)
+        probs = pool(own, block.numbers[:, columns])[np.arange(len(own)), block.words]
+        row(f"  without {name}", float(-np.log(probs).mean()), None, f"{len(kept)} voices")
+    linear = np.log((block.filled() * model.mixture.gate(block.numbers)).sum(1)).mean()
+    row("  experts added up instead", -float(linear))
+
+
+def warm(split: WordSplit, config: HolographicConfig) -> None:
+    """Compiles everything that is timed."""
+    model = HolographicModel(config, split.tokenizer)
+    few = split.train[:4000]
+    model.learn_text(few)
+    model.fit(few)
+    predict(model, few, np.arange(100), online=True)
+
+
+def run(name: str, *, train_only: bool) -> None:
+    split, config = split_of(name, train_only=train_only), holographic_chars(name).model
+    print(f"\n{name}: {len(split.train):,} characters to learn, {len(split.test):,} to predict, ", end="")
+    print(f"{split.tokenizer.vocab_size} different ones; nats per character")
+    print(f"{'':44}{'static':>10}{'online':>10}")
+    plain = kneser_ney(split)
+    warm(split, config)
+    row("Kneser-Ney 7, online", None, online_kneser_ney(split))
+    model, seconds = HolographicModel(config, split.tokenizer), {}
+
+    def timed(what: str, count: int, begin: float) -> float:
+        seconds[what] = time.process_time() - begin
+        print(f"  ({what}: {seconds[what]:.1f} CPU-s, {count / seconds[what]:,.0f} characters/s)", flush=True)
+        return time.process_time()
+
+    begin = time.process_time()
+    model.learn_text(split.train)
+    begin = timed("learned", len(split.train), begin)
+    fit = MixtureFit(model.memories, model.mirror, config, of_text(split.train, ONE), split.train)
+    model.mixture = fit.run()
+    begin = timed("fitted", len(split.train), begin)
+    tokens = np.concatenate([split.train, split.test])
+    positions = np.arange(len(split.train), len(tokens))
+    static = predict(model, tokens, positions)
+    begin = timed("whole distributions", len(positions), begin)
+    online = predict(model, tokens, positions, online=True)
+    begin = timed("online: whole distributions, learned and unlearned", len(positions), begin)
+    low, high = bootstrap(static.losses - plain)
+    row("holographic-chars", float(static.losses.mean()), float(online.losses.mean()))
+    print(f"static less Kneser-Ney 7: 95 % interval {low:.4f} to {high:.4f}")
+    print(f"static: { ({k: round(v, 4) for k, v in static.report(model).values().items()}) }")
+    print(f"bytes: {sum(model.stats().values()):,}")
+    without(model, fit, split)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("texts", nargs="*", default=["tinyshakespeare"])
+    parser.add_argument("--train-only", action="store_true")
+    torch.set_num_threads(1)
+    asked = parser.parse_args()
+    for name in asked.texts:
+        run(name, train_only=asked.train_only)
+
+
+if __name__ == "__main__":
+    main()

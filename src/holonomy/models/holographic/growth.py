@@ -1,0 +1,46 @@
+"""Room in the arrays of a trie: rows and tables that grow, and rows put side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from holonomy.models.holographic.kernels import FIRST, NEXT, PARENT, trie_kernels
+
+GROWTH = 8
+"""Arrays grow by an eighth: little memory stands empty."""
+FULL = 0.7
+"""Largest load of a table."""
+
+
+def chain(rows: np.ndarray, parents: np.ndarray, contexts: np.ndarray, begin: int) -> None:
+    """Links rows that lie side by side by parent: each leads to the one behind it, the parent to the first."""
+    rows[:, PARENT] = parents
+    if not len(rows):
+        return
+    first = np.flatnonzero(np.diff(parents, prepend=-1))
+    rows[:, NEXT] = np.arange(begin + 1, begin + 1 + len(rows))
+    rows[np.append(first[1:], len(rows)) - 1, NEXT] = -1
+    contexts[parents[first], FIRST] = first + begin
+
+
+def grown(array: np.ndarray, rows: int) -> np.ndarray:
+    """An array with room for so many rows and some more; the same one if it has it."""
+    if rows <= len(array):
+        return array
+    larger = np.empty((rows + rows // GROWTH, array.shape[1]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
+def table_with_room(
+    table: np.ndarray, rows: np.ndarray, begin: int, used: int, wanted: int, *, fresh: bool = False
+) -> np.ndarray:
+    """A table with room for `wanted` rows, those from `begin` to `used` entered; the same one if it has it."""
+    size = len(table)
+    while wanted > FULL * size:
+        size *= 2
+    if size == len(table) and not fresh:
+        return table
+    table = np.full(size, -1, dtype=np.int32)
+    trie_kernels().rehash(rows, table, begin, used)
+    return table
