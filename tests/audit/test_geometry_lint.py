@@ -339,3 +339,21 @@ def test_command_line_refuses(
 def test_folder_without_python_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no Python"):
         check_files([tmp_path])
+
+
+MISTAKES = [
+    ("losses_pair", "poincare.dist(centres[node], points, k)", "(centres[node] - points).norm(dim=-1)", "R2"),
+    ("losses_pair", "mean(towards)", "mean(points)", "R3"),
+    ("losses_pair", "return normal.from_ball(centres, k), sizes", "return centres.norm(dim=-1), sizes", "R1"),
+    ("losses_pair", "step = mean(towards)", "step = points @ centres.T", "R4"),
+    ("posterior", "poincare.plain_mobius_add(m, step, k)", "(m + step)", "R3"),
+]
+
+
+@pytest.mark.parametrize(("module", "right", "wrong", "rule"), MISTAKES)
+def test_mistake_put_into_own_code_is_found(module: str, right: str, wrong: str, rule: str) -> None:
+    path = Path(main.__file__).parents[1] / "models" / "ternary" / f"{module}.py"
+    text = path.read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    assert rules(text) == []
+    assert set(rules(text.replace(right, wrong))) == {rule}

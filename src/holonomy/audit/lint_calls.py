@@ -155,6 +155,18 @@ class CallReader(ABC):
             return False
         return True if SPACES.search(last) else None
 
+    def points(self, c: Call, count: int, frame: Frame) -> None:
+        """Learns that what went into a distance or logarithm of the ball is a point.
+
+        Args:
+            c: the call.
+            count: how many of its arguments are points.
+            frame: the function it stands in.
+        """
+        for node, fact in zip(c.node.args[:count], c.arguments, strict=False):
+            if isinstance(node, ast.Name) and fact.kind is Kind.UNKNOWN and not fact.parts and fact.number is None:
+                frame.environment[node.id] = Fact(Kind.BALL, fact.origins, text=node.id)
+
     def _cut(self, c: Call, frame: Frame) -> Fact | None:
         subject = c.on if c.name in ("item", "detach", "tolist", "numpy") else NOTHING
         if c.name in ("float", "int") and not c.receiver and c.arguments:
@@ -181,13 +193,15 @@ class CallReader(ABC):
             self.find("R7", c.node, text, frame)
         if spatial is False:
             return NOTHING
+        if spatial:
+            self.points(c, place, frame)
         given = c.name in self.module.vocabulary.length
         return Fact(Kind.GEODESIC) if spatial or named or points or keyword or given else None
 
     def _map(self, c: Call, frame: Frame) -> Fact | None:
         spatial = self.spatial(c, frame)
         kind = self.module.vocabulary.kind(c.name)
-        if kind is None and spatial is False:
+        if kind is None and spatial is False and c.name != "to_ball":
             return NOTHING if not c.library and map_kind(c.name) is not None else None
         if kind is None:
             kind = map_kind(c.name)
@@ -203,6 +217,8 @@ class CallReader(ABC):
             kind = name_kind(c.name)
         if kind is None:
             return None
+        if spatial and c.name in ("log0", "logmap0"):
+            self.points(c, 1, frame)
         self._local(c, frame)
         return Fact(kind, text=ast.unparse(c.node) if kind is Kind.BALL else "")
 
@@ -217,7 +233,9 @@ class CallReader(ABC):
         if not linear:
             return None
         if on_ball:
-            self.find("R5", c.node, f"`{c.receiver or c.name}` is linear, but its input is a point of the ball", frame)
+            self.find(
+                "R5", c.node, f"`{ast.unparse(c.node.func)}` is linear, but its input is a point of the ball", frame
+            )
         for fact in c.arguments:
             self.reporter.use(frame, fact)
         return NOTHING

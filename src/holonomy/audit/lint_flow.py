@@ -314,6 +314,33 @@ def parameter_facts(function: Function, vocabulary: Vocabulary) -> Environment:
     return facts
 
 
+def certain(nodes: Iterable[ast.AST]) -> Iterable[ast.AST]:
+    """Nodes below some that no condition keeps from being evaluated."""
+    for node in nodes:
+        if isinstance(node, ast.If | ast.IfExp):
+            yield from certain([node.test])
+        elif not isinstance(node, ast.Try | ast.Match | ast.BoolOp | ast.Lambda | Function):
+            yield node
+            yield from certain(ast.iter_child_nodes(node))
+
+
+def point_parameters(function: Function, foreign: set[str]) -> set[str]:
+    """Parameters that are never assigned and go into a distance or logarithm of the ball, whatever the conditions."""
+    a = function.args
+    free = {p.arg for p in (*a.posonlyargs, *a.args, *a.kwonlyargs)}
+    free -= {n.id for n in ast.walk(function) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    found: set[str] = set()
+    for node in certain(function.body):
+        name, receiver = call_parts(node) if isinstance(node, ast.Call) else ("", None)
+        if not isinstance(node, ast.Call) or name not in ("dist", "dist0", "distance", "log0", "logmap0"):
+            continue
+        last = dotted(receiver).rpartition(".")[2]
+        if SPACES.search(last) and not OTHER_SPACES.search(last) and dotted(receiver).partition(".")[0] not in foreign:
+            count = 2 if name in ("dist", "distance") else 1
+            found |= {n.id for n in node.args[:count] if isinstance(n, ast.Name) and n.id in free}
+    return found
+
+
 def curvature_parameters(function: Function, maps: frozenset[str]) -> set[str]:
     """Parameters and locals named c or k that are passed as curvature to a function of the geometry."""
     found: set[str] = set()

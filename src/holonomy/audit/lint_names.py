@@ -128,6 +128,7 @@ NO_GEODESIC = word_set(
     "euclidean euclid cosine hamming levenshtein edit padic manhattan l1 l2 cdist pdist tree graph hop jaccard "
     "wasserstein loss plot dists2 get set all distributed distribution"
 )
+CLAMPS = word_set("clamp clip bound boundary edge")
 SPACES = re.compile(r"manifold|ball|poincare|pmath|gmath|hyper|stereographic|hyp_?math|geom(etry)?$", re.IGNORECASE)
 OTHER_SPACES = re.compile(
     r"lorentz|hyperboloid|sphere|spherical|euclid|stiefel|minkowski|torus|simplex|siegel|spd|symmetric|birkhoff|flat|"
@@ -156,7 +157,7 @@ def name_kind(name: str) -> Kind:
     """What a variable, field or key of this name holds."""
     if name in CURVATURES:
         return Kind.CURVATURE
-    if name in EDGES:
+    if name in EDGES or (words(name) & CLAMPS and words(name) & {"radius", "norm"} and name == name.lower()):
         return Kind.EDGE
     if name != name.lower() and not re.fullmatch(r"[A-Z]_hyp|[A-Z]_ball|[A-Z]_poincare", name):
         return Kind.UNKNOWN
@@ -203,9 +204,9 @@ def radius_name(name: str) -> bool:
 @lru_cache(maxsize=65536)
 def map_kind(name: str) -> Kind | None:
     """What a function of the geometry returns: BALL, TANGENT, or None for another function."""
-    if re.fullmatch(r"_?(exp0|exp_?map(0|_zero)?|from_normal|projx|to_poincare)", name):
+    if re.fullmatch(r"_?(exp0|exp_?map(0|_zero)?|from_normal|projx|to_poincare|to_ball)", name):
         return Kind.BALL
-    if re.fullmatch(r"_?(log0|log_?map(0|_zero)?|to_normal|transp0?)", name):
+    if re.fullmatch(r"_?(log0|log_?map(0|_zero)?|to_normal|from_ball|transp0?)", name):
         return Kind.TANGENT
     parts = words(name)
     if "conformal" in parts or re.fullmatch(r"_?(lambda|lam)(_?x|_?z|0|_factor)?", name):

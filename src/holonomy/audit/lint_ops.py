@@ -47,6 +47,8 @@ ARITHMETIC = {
     "div": "Div",
     "divide": "Div",
     "true_divide": "Div",
+    "safe_div": "Div",
+    "safe_divide": "Div",
 }
 BALL_SAMPLERS = word_set(
     "exp retr project proj projx random random_normal wrapped_normal random_uniform origin geodesic midpoint "

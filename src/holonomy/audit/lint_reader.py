@@ -26,6 +26,7 @@ from holonomy.audit.lint_flow import (
     loss_name,
     meet,
     parameter_facts,
+    point_parameters,
     without,
 )
 from holonomy.audit.lint_names import (
@@ -84,6 +85,9 @@ class SourceReader(OperatorReader):
         environment = dict(frame.environment) | parameter_facts(function, self.module.vocabulary)
         for name in curvature_parameters(function, frozenset()):
             environment[name] = replace(environment.get(name, NOTHING), kind=Kind.CURVATURE)
+        for name in point_parameters(function, self.module.foreign):
+            if environment[name].kind is Kind.UNKNOWN:
+                environment[name] = Fact(Kind.BALL, text=name)
         for name, fact in (given or {}).items():
             if fact.kind in CARRIED or fact.parts or fact.number is not None:
                 environment[name] = replace(fact, text=name, guards=frozenset())
