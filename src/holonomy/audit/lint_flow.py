@@ -207,6 +207,7 @@ class Frame:
         returned: what it returns.
         depth: calls above it.
         nested: functions defined in it.
+        divisors: names that something is divided by.
     """
 
     environment: Environment
@@ -218,6 +219,7 @@ class Frame:
     returned: list[Fact] = field(default_factory=list)
     depth: int = 0
     nested: dict[str, Function] = field(default_factory=dict)
+    divisors: frozenset[str] = frozenset()
 
 
 def meet(facts: Iterable[Fact]) -> Fact:
@@ -312,6 +314,12 @@ def parameter_facts(function: Function, vocabulary: Vocabulary) -> Environment:
                 kind = Kind.UNKNOWN
         facts[parameter.arg] = Fact(kind or Kind.UNKNOWN, text=parameter.arg)
     return facts
+
+
+def divisor_names(function: Function) -> frozenset[str]:
+    """Names in the denominators of a function: a norm among them is there to make a direction or to clamp."""
+    below = (n.right for n in ast.walk(function) if isinstance(n, ast.BinOp) and isinstance(n.op, ast.Div))
+    return frozenset(n.id for part in below for n in ast.walk(part) if isinstance(n, ast.Name))
 
 
 def certain(nodes: Iterable[ast.AST]) -> Iterable[ast.AST]:

@@ -211,7 +211,7 @@ def map_kind(name: str) -> Kind | None:
     parts = words(name)
     if "conformal" in parts or re.fullmatch(r"_?(lambda|lam)(_?x|_?z|0|_factor)?", name):
         return Kind.CONFORMAL
-    if "mobius" in parts or parts & {"expmap", "expmap0"}:
+    if re.search(r"mobius_?(add|sub|co|scalar|pointwise|mat|fn|mul|lin)", name) or parts & {"expmap", "expmap0"}:
         return None if parts & NO_POINT else Kind.BALL
     if parts & {"logmap", "logmap0"}:
         return Kind.TANGENT

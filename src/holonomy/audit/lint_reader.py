@@ -20,6 +20,7 @@ from holonomy.audit.lint_flow import (
     call_parts,
     condition,
     curvature_parameters,
+    divisor_names,
     dotted,
     either,
     join,
@@ -100,6 +101,7 @@ class SourceReader(OperatorReader):
             detached=frame.detached or "no_grad" in decorators or "inference_mode" in decorators,
             depth=frame.depth + 1,
             nested=dict(frame.nested),
+            divisors=divisor_names(function),
         )
         self.block(function.body, inner)
         return meet(inner.returned)
@@ -215,17 +217,33 @@ class SourceReader(OperatorReader):
         self.value(test, frame)
         text, truth = condition(test)
         before = frame.environment
-        frame.environment = yes = without(before, (text, truth))
+        was = frame.detached
+        frame.environment = without(before, (text, truth))
+        frame.detached = was or self.is_constant((text, truth))
         left_yes = self.block(body, frame)
         yes = frame.environment
         frame.environment = without(before, (text, not truth))
+        frame.detached = was or self.is_constant((text, not truth))
         left_no = self.block(orelse, frame)
-        no = frame.environment
+        no, frame.detached = frame.environment, was
         merged = no if left_yes else yes if left_no else join(yes, no, (text, truth))
         before.clear()
         before.update(merged)
         frame.environment = before
         return left_yes and left_no
+
+    @staticmethod
+    def is_constant(guard: tuple[str, bool]) -> bool:
+        """Whether a condition says that something needs no gradient."""
+        return guard[0].endswith(".requires_grad") and not guard[1]
+
+    def sides(self, guard: tuple[str, bool], frame: Frame) -> tuple[Frame, Frame]:
+        """The function where a condition holds, and where it does not."""
+        text, truth = guard
+        return (
+            replace(frame, detached=frame.detached or self.is_constant((text, truth))),
+            replace(frame, detached=frame.detached or self.is_constant((text, not truth))),
+        )
 
     def _loop(self, body: list[ast.stmt], frame: Frame) -> None:
         before = dict(frame.environment)
@@ -319,7 +337,8 @@ class SourceReader(OperatorReader):
             case ast.IfExp(test, body, orelse):
                 self.value(test, frame)
                 guard = condition(test)
-                return either(self.value(body, frame), self.value(orelse, frame), guard)
+                yes, no = self.sides(guard, frame)
+                return either(self.value(body, yes), self.value(orelse, no), guard)
             case ast.BoolOp(_, values):
                 return meet([self.value(v, frame) for v in values])
             case ast.NamedExpr(target, value):
@@ -421,10 +440,11 @@ class SourceReader(OperatorReader):
             if mixed(a, b):
                 self.find("R6", node, "a geodesic length compared with a Euclidean one", frame)
                 continue
+            clamps = {n.id for n in (node.left, *node.comparators) if isinstance(n, ast.Name)} & frame.divisors
             for one, other in ((a, b), (b, a)):
                 near_edge = other.number is not None and (0.9 <= abs(other.number) <= 1.1 or abs(other.number) < 1e-3)
                 edge = other.kind in (Kind.EDGE, Kind.CURVATURE) or near_edge
-                if not edge and not isinstance(node.ops[0], ast.Is | ast.IsNot):
+                if not edge and not clamps and not isinstance(node.ops[0], ast.Is | ast.IsNot):
                     self.reporter.use(frame, one)
 
 
