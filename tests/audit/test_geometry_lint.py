@@ -159,6 +159,10 @@ def test_source_without_the_ball_is_clean() -> None:
     assert rules(re.sub(r"\b([xy])\b", r"\1_hyp", text)) != []
 
 
+def test_hypothesis_of_a_text_is_no_point() -> None:
+    assert rules("def f(hyp_emb, ref_emb):\n    return hyp_emb.norm(), hyp_emb @ ref_emb.T\n") == []
+
+
 def test_names_in_text_and_comments_mean_nothing() -> None:
     text = 'def f(x):\n    """z_hyp.mean(0) of poincare"""\n    return "z_hyp.norm()", x.mean(0)  # z_hyp.norm()\n'
     assert rules(text) == []

@@ -173,7 +173,8 @@ def name_kind(name: str) -> Kind:
         return Kind.BALL
     if "poincare" in parts and parts != {"poincare"}:
         return Kind.BALL
-    if parts & {"hyp", "hyperbolic"} and parts & POINT_HEADS:
+    # Not hyp_emb: where text is compared, that is a hypothesis.
+    if "hyperbolic" in parts and parts & POINT_HEADS:
         return Kind.BALL
     return Kind.UNKNOWN
 
