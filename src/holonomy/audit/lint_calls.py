@@ -242,6 +242,8 @@ class CallReader(ABC):
 
     def _local(self, c: Call, frame: Frame) -> Fact | None:
         if isinstance(c.node.func, ast.Name):
+            if len(c.arguments) == 1 and ops.NORM_NAME.fullmatch(c.name):
+                return self._norm(c, c.arguments, frame)
             if c.name in frame.nested:
                 return self.follow(frame.nested[c.name], c, frame, bound=False)
             if c.name in self.module.functions:
@@ -326,7 +328,7 @@ class CallReader(ABC):
         return None
 
     def _norm(self, c: Call, operands: list[Fact], frame: Frame) -> Fact | None:
-        if c.name not in ops.NORMS or not operands:
+        if not operands or not (c.name in ops.NORMS or ops.NORM_NAME.fullmatch(c.name)):
             return None
         subject = meet(flat(operands[:1]))
         if subject.kind is Kind.BALL:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 from holonomy.audit.lint_names import word_set
 
+NORM_NAME = re.compile(r"_?((vec|vector|safe|l2|euclidean|poincare|point)_)?norm")
+"""Functions of a project that take the norm of their one argument: what matters is who calls them."""
 NORMS = frozenset(["norm", "vector_norm", "safe_norm", "l2_norm", "frobenius_norm"])
 DISTANCES = word_set(
     "cdist pdist pairwise_distance pairwise_distances euclidean_distances euclidean_distance mse_loss l1_loss "

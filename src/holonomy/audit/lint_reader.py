@@ -428,6 +428,8 @@ class SourceReader(OperatorReader):
         self.value(index, frame)
         if on.parts and isinstance(index, ast.Constant) and isinstance(index.value, int):
             return on.parts[index.value] if -len(on.parts) <= index.value < len(on.parts) else NOTHING
+        if isinstance(index, ast.Constant) and isinstance(index.value, int) and on.kind is Kind.BALL:
+            return NOTHING
         last = index.elts[-1] if isinstance(index, ast.Tuple) and len(index.elts) > 1 else None
         coordinate = isinstance(last, ast.Constant) and isinstance(last.value, int)
         if coordinate and on.kind in (Kind.BALL, Kind.GAP, Kind.DIRECTION):
