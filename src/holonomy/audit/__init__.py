@@ -1,0 +1,1 @@
+"""Checks of code and models that run as programs."""
