@@ -31,6 +31,7 @@ from holonomy.infer.evaluation import evaluate_tokens
 from holonomy.models.lior.config import DataConfig
 from holonomy.optim.schedules import learning_rate
 from holonomy.recipes import configure, launch
+from holonomy.recipes.lior import Corpus, read_corpus
 from holonomy.train.monitor import SilentProgress
 
 
@@ -193,7 +194,7 @@ PEERS = {
 }
 
 
-def train_peer(peer: Peer, corpus: launch.Corpus, budget: float, seed: int) -> tuple[float, int, int]:
+def train_peer(peer: Peer, corpus: Corpus, budget: float, seed: int) -> tuple[float, int, int]:
     """Held-out loss, characters trained on, and parameters."""
     torch.manual_seed(seed)
     net = peer.build(corpus.tokenizer.vocab_size)
@@ -248,7 +249,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="a.b=value of lior's recipe")
     given = parser.parse_args()
     tune_process(threads=1)
-    corpus = launch.read_corpus(DataConfig(source="tinyshakespeare"))
+    corpus = read_corpus(DataConfig(source="tinyshakespeare"))
     plain = baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size)
     print(", ".join(f"{name} {value:.4f}" for name, value in plain.items()), flush=True)
     print(f"{'model':32}{'parameters':>12}{'characters':>12}{'nats/char':>11}", flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -73,9 +72,10 @@ def test_time_and_memory_are_those_of_the_training(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     report = json.loads(done.stdout.splitlines()[-1])
     assert found.parameters == count_parameters(build_network(config, vocab_size=_vocabulary(tmp_path)))
-    # A loaded machine slows one of the two down, so this only catches wrong units.
+    # A loaded machine slows one of the two down, and a process begins with the peak of the one that forked it, so this
+    # only catches wrong units.
     assert 1 / 4 < found.cpu_seconds / report["cpu_seconds"] < 4
-    assert math.isclose(found.memory_mb, report["peak_rss_mb"], rel_tol=0.35)
+    assert 1 / 4 < found.memory_mb / report["peak_rss_mb"] < 4
 
 
 def _vocabulary(root: Path) -> int:

@@ -240,7 +240,7 @@ def test_signals_save_and_exit(tmp_path: Path, signum: int, code: int) -> None:
 
 
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
-    process = start(tmp_path / "run", 0.05)
+    process = start(tmp_path / "run", 1.0)
     second = subprocess.run([sys.executable, str(TOY), str(tmp_path / "run"), "0"], capture_output=True, text=True)
     process.kill()
     process.communicate()
