@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
-from holonomy.data.tokenizer import CharTokenizer
+from holonomy.data.tokenizer import CharTokenizer, stored_kind
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -196,11 +196,7 @@ def read_tokenizer(text: str) -> CharTokenizer | BytePairTokenizer:
     Raises:
         CheckpointError: it is none.
     """
-    try:
-        kind = json.loads(text)["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"`tokenizer.json` is not a stored tokenizer ({error})") from error
-    return BytePairTokenizer.from_json(text) if kind == "bpe" else CharTokenizer.from_json(text)
+    return BytePairTokenizer.from_json(text) if stored_kind(text) == "bpe" else CharTokenizer.from_json(text)
 
 
 def _pieces(text: str) -> Iterator[str]:

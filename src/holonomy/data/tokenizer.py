@@ -32,6 +32,18 @@ def _codes(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
 
 
+def stored_kind(text: str) -> str:
+    """Kind of a stored tokenizer: char, word or bpe.
+
+    Raises:
+        CheckpointError: it is none.
+    """
+    try:
+        return str(json.loads(text)["kind"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"`tokenizer.json` is not a stored tokenizer ({error})") from error
+
+
 class CharTokenizer:
     """One token a character; ids follow the sorted characters.
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.splits import split_text
-from holonomy.data.tokenizer import CharTokenizer, Spelling
+from holonomy.data.tokenizer import CharTokenizer, Spelling, stored_kind
 
 WORD_PATTERN = r"""[\w']+|[.,!?;:"]"""
 """Words with their case, and punctuation; everything else is dropped."""
@@ -265,8 +265,4 @@ def tokenizer_from_json(text: str) -> WordTokenizer | CharTokenizer:
     Raises:
         CheckpointError: it is neither.
     """
-    try:
-        kind = json.loads(text)["kind"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"`tokenizer.json` is not a stored tokenizer ({error})") from error
-    return CharTokenizer.from_json(text) if kind == "char" else WordTokenizer.from_json(text)
+    return CharTokenizer.from_json(text) if stored_kind(text) == "char" else WordTokenizer.from_json(text)

@@ -20,7 +20,7 @@ from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import Report, predict
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into
-from holonomy.recipes.work import Work
+from holonomy.recipes.work import Work, no_targets
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 
@@ -196,22 +196,13 @@ def _check_data(saved: Checkpoint) -> None:
     read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
 
 
-def _missed(config: HolographicRunConfig, metrics: dict[str, float]) -> list[str]:
-    """Refuses: what a good loss is depends on the text.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(f"`--check`: runs on {config.data.source} have no targets; compare with `--baselines` instead")
-
-
 class HolographicParts:
     """What the holographic family says; see `holonomy.recipes.work.FamilyParts`."""
 
     prepare = staticmethod(_prepare)
     load = staticmethod(_load)
     evaluate = staticmethod(_evaluate)
-    missed = staticmethod(_missed)
+    missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
 
 

@@ -34,7 +34,7 @@ from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
 from holonomy.nn.containers import Chain
 from holonomy.nn.embedding import Embedding
-from holonomy.recipes.work import Work, choose_device
+from holonomy.recipes.work import Work, choose_device, no_targets
 from holonomy.train.callbacks import Callback, Samples
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -323,22 +323,13 @@ def _check_data(saved: Checkpoint) -> None:
     read_corpus(config.data, tokenizer_of(saved), digest=saved.state["text_sha256"])
 
 
-def _missed(config: LiorConfig, metrics: dict[str, float]) -> list[str]:
-    """Refuses: what a good loss is depends on the text.
-
-    Raises:
-        ConfigError: always.
-    """
-    raise ConfigError(f"`--check`: runs on {config.data.source} have no targets; compare with `--baselines` instead")
-
-
 class LiorParts:
     """What the lior family says; see `holonomy.recipes.work.FamilyParts`."""
 
     prepare = staticmethod(_prepare)
     load = staticmethod(_load)
     evaluate = staticmethod(_evaluate)
-    missed = staticmethod(_missed)
+    missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
 
 

@@ -68,6 +68,15 @@ class FamilyParts(Protocol):
     def check_data(self, saved: Checkpoint) -> None: ...
 
 
+def no_targets(config: Any, metrics: dict[str, float]) -> list[str]:
+    """`missed` of families that learn texts: what a good loss is depends on the text.
+
+    Raises:
+        ConfigError: always.
+    """
+    raise ConfigError(f"`--check`: runs on {config.data.source} have no targets; compare with `--baselines` instead")
+
+
 def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
     """Device of a configuration: `auto` takes a GPU where torch sees one.
 
