@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from holonomy.models.lior.config import LiorConfig
 from holonomy.models.lior.cost import check_fits, least_memory, parameter_count
 from holonomy.models.lior.model import build_network, count_parameters
 from holonomy.recipes import configure
-from holonomy.recipes.estimate import estimate
+from holonomy.recipes.estimate import Estimate, estimate
 
 VARIANTS: tuple[tuple[str, ...], ...] = (
     (),
@@ -63,7 +64,8 @@ def test_what_cannot_fit_is_refused_before_it_is_built() -> None:
     assert least_memory(plain, vocab_size=100).total < 2**28
 
 
-def test_time_and_memory_are_those_of_the_training(tmp_path: Path) -> None:
+def trained_and_estimated(tmp_path: Path) -> tuple[dict[str, float], Estimate]:
+    """A real training of 60 updates in a process of its own, and what was foretold of it."""
     config = configured("train.budget={steps: 60}", "train.cadence.eval_every=1000", "data.unk=true")
     found = estimate(config)
     assert found.steps == 60
@@ -72,10 +74,19 @@ def test_time_and_memory_are_those_of_the_training(tmp_path: Path) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     report = json.loads(done.stdout.splitlines()[-1])
     assert found.parameters == count_parameters(build_network(config, vocab_size=_vocabulary(tmp_path)))
-    # A loaded machine slows one of the two down, and a process begins with the peak of the one that forked it, so this
-    # only catches wrong units.
-    assert 1 / 4 < found.cpu_seconds / report["cpu_seconds"] < 4
-    assert 1 / 4 < found.memory_mb / report["peak_rss_mb"] < 4
+    return report, found
+
+
+def test_memory_is_that_of_the_training(tmp_path: Path) -> None:
+    report, found = trained_and_estimated(tmp_path)
+    assert math.isclose(found.memory_mb, report["peak_rss_mb"], rel_tol=0.2)
+
+
+@pytest.mark.slow
+def test_time_is_that_of_the_training(tmp_path: Path) -> None:
+    """Both are measured one after the other: on a machine that does nothing else."""
+    report, found = trained_and_estimated(tmp_path)
+    assert math.isclose(found.cpu_seconds, report["cpu_seconds"], rel_tol=0.2)
 
 
 def _vocabulary(root: Path) -> int:

@@ -50,6 +50,11 @@ class SilentProgress:
 
 def peak_rss_mb() -> float:
     """Largest resident memory of this process so far, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # The kernel's `ru_maxrss` begins with the peak of the process that started this one; VmHWM does not.
+        found = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
+        return int(found.split()[1]) / 2**10
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 

@@ -60,7 +60,7 @@ class LiorLanguageModel:
         """Last hidden states, log probabilities of the next token after each place, and the state after all."""
         *body, head = self.net
         x, after = ids.to(self.device), list[Any]()
-        for layer, before in zip(body, state, strict=False):
+        for layer, before in zip(body, state[:-1], strict=True):
             x, moved = layer.advance(x, before)
             after.append(moved)
         logits, moved = head.advance(x, state[-1])
