@@ -208,6 +208,26 @@ def test_mean_minimises_the_sum_of_squared_distances(name: str) -> None:
     assert abs(float(manifold.dist(middle, x[0]) - manifold.dist(middle, x[1]))) < 1e-10
 
 
+@pytest.mark.parametrize("name", ["poincare", "lorentz"])
+@pytest.mark.parametrize("radius", [3.0, 6.0, 9.0])
+@pytest.mark.parametrize("k", [-0.1, -1.0, -10.0])
+def test_means_of_points_that_are_far_apart(name: str, k: float, radius: float) -> None:
+    manifold, generator = MANIFOLDS[name](k), torch.Generator().manual_seed(2)
+    x, *_ = points(manifold, 12, radius * size(name, k), torch.float64, seed=1)
+    mean = manifold.midpoint(x)
+    directions = manifold.project_tangent(mean, torch.randn(20, *mean.shape, generator=generator).double())
+    directions = 1e-3 * directions / manifold.norm(mean, directions)[:, None]
+
+    def spread(v: Tensor) -> Tensor:
+        ends = manifold.exp(mean.expand_as(v), v)
+        return manifold.dist(ends[:, None].expand(-1, len(x), -1), x.expand(len(v), -1, -1)).square().sum(-1)
+
+    least = spread(torch.zeros_like(directions))
+    slopes = (spread(directions) - spread(-directions)) / 2e-3
+    assert (slopes.abs() <= 1e-6 * least).all()
+    assert (spread(directions) > least).all()
+
+
 @pytest.mark.parametrize(
     ("act", "words"),
     [

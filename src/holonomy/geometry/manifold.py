@@ -13,8 +13,10 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError
 from holonomy.core.numerics import log_sinhc, safe_sqrt, square_norm
 
-KARCHER_STEPS = 100
+KARCHER_STEPS = 200
 KARCHER_TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-13}
+KARCHER_FLOOR = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""Length of a step that rounding may leave between points that are far apart."""
 
 
 class Manifold(ABC):
@@ -141,7 +143,8 @@ class Manifold(ABC):
     ) -> Float[Tensor, "... d"]:
         """Weighted Karcher mean over the first axis: where the weighted sum of logarithms vanishes.
 
-        Fixed-point iteration of Pennec (2006, equation 17); not differentiable through the iteration.
+        Fixed-point iteration of Pennec (2006, equation 17), with steps halved where they overshoot, as whole ones do
+        between points of a hyperbolic space that are far apart; not differentiable through the iteration.
 
         Raises:
             ConfigError: the iteration does not settle, as it may on a sphere for points that are far apart.
@@ -149,17 +152,30 @@ class Manifold(ABC):
         count = points.shape[0]
         weights = torch.full((count,), 1 / count, dtype=points.dtype) if weights is None else weights / weights.sum()
         share = weights.to(points).view(-1, *[1] * (points.dim() - 1))
+
+        def pull(mean: Tensor) -> tuple[Tensor, Tensor]:
+            step = (share * self.log(mean.expand_as(points), points)).sum(0)
+            return step, self.norm(mean, step)
+
         with torch.no_grad():
             mean = points[int(weights.argmax())].clone()
-            step = torch.zeros_like(mean)
+            step, length = pull(mean)
+            rate = torch.ones_like(length)
             for _ in range(KARCHER_STEPS):
-                step = (share * self.log(mean.expand_as(points), points)).sum(0)
-                mean = self.project(self.exp(mean, step))
-                if float(self.norm(mean, step).max()) <= KARCHER_TOLERANCE[points.dtype]:
+                if float(length.max()) <= KARCHER_TOLERANCE[points.dtype]:
                     return mean
+                further = self.project(self.exp(mean, rate[..., None] * step))
+                next_step, next_length = pull(further)
+                nearer = next_length < length
+                rate = torch.where(nearer, (1.2 * rate).clamp_max(1.0), rate / 2)
+                mean = torch.where(nearer[..., None], further, mean)
+                step = torch.where(nearer[..., None], next_step, step)
+                length = torch.where(nearer, next_length, length)
+        if float(length.max()) <= KARCHER_FLOOR[points.dtype]:
+            return mean
         raise ConfigError(
             f"`points` have no mean that {KARCHER_STEPS} steps find: the last step still had length "
-            f"{float(self.norm(mean, step).max()):.1e}; bring the points closer together"
+            f"{float(length.max()):.1e}; bring the points closer together"
         )
 
 
