@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
@@ -97,3 +98,33 @@ def figure(page: Node, title: str) -> Node:
 def points(path: str) -> list[tuple[float, float]]:
     """Ends of the strokes of a path of M and L."""
     return [(float(x), float(y)) for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", path)]
+
+
+def value_of(label: str) -> float:
+    factor = {"k": 1e3, "M": 1e6, "G": 1e9}.get(label[-1], 1.0)
+    return float(label.rstrip("kMG")) * factor
+
+
+def rulers(
+    svg: Node, *, log_x: bool = False, log_y: bool = False
+) -> tuple[Callable[[float], float], Callable[[float], float]]:
+    """Places to values, from the labels of the ticks alone."""
+    labels = [n for n in svg.all("text") if "x" in n.attrs and re.fullmatch(r"-?[\d.e+-]+[kMG]?", n.text())]
+    side = [n for n in labels if n.attrs["text-anchor"] == "end" and float(n.attrs["x"]) < 58]
+    below = [n for n in labels if n not in side]
+    marks = [float(n.attrs["d"][1:].split()[0]) for n in svg.all("path", "axis") if n.attrs["d"].endswith("v4")]
+    across = list(zip(marks, (value_of(n.text()) for n in below), strict=True))
+    up = [(float(n.attrs["y"]) - 3.5, value_of(n.text())) for n in side]
+
+    def ruler(pairs: list[tuple[float, float]], log: bool) -> Callable[[float], float]:
+        (p0, v0), (p1, v1) = pairs[0], pairs[-1]
+        if log:
+            v0, v1 = math.log10(v0), math.log10(v1)
+
+        def value(place: float) -> float:
+            found = v0 + (place - p0) / (p1 - p0) * (v1 - v0)
+            return 10**found if log else found
+
+        return value
+
+    return ruler(across, log_x), ruler(up, log_y)

@@ -18,7 +18,7 @@ from holonomy.core.errors import ConfigError
 from holonomy.core.picture import Picture, Series
 
 WIDTH, HEIGHT = 360, 250
-LEFT, RIGHT, TOP, BOTTOM = 48, 10, 8, 36
+LEFT, RIGHT, TOP, BOTTOM = 58, 10, 8, 36
 ROW = 18
 """Height of a bar that lies on its side, with its label."""
 MOST_KNOTS = 400
@@ -85,12 +85,13 @@ def _legend(picture: Picture) -> str:
     for place, series in enumerate(picture.series):
         colour = _class(picture, place)
         if picture.mark == "line":
-            sign = f'<path class="line {colour}" d="M0 5h24"{_dash(picture, place)}/>'
+            box, sign = "24 10", f'<path class="line {colour}" d="M0 5h24"{_dash(picture, place)}/>'
         elif picture.mark == "point":
-            sign = f'<path class="point {colour}" stroke-width="8" d="M12 5h0"/>'
+            box, sign = "10 10", f'<path class="point {colour}" stroke-width="8" d="M5 5h0"/>'
         else:
-            sign = f'<path class="bar {colour}" d="M6 0h12v10h-12z"/>'
-        items.append(f'<li><svg viewBox="0 0 24 10" aria-hidden="true">{sign}</svg>{escaped(series.name)}</li>')
+            box, sign = "10 10", f'<path class="bar {colour}" d="M0 0h10v10h-10z"/>'
+        size = f'viewBox="0 0 {box}" width="{box.split()[0]}"'
+        items.append(f'<li><svg {size} aria-hidden="true">{sign}</svg>{escaped(series.name)}</li>')
     return f'<ul class="legend">{"".join(items)}</ul>'
 
 
@@ -107,10 +108,10 @@ def _sound(picture: Picture) -> tuple[Picture, list[str]]:
             below += off
             y.append(float(b) if fine and not off else math.nan)
         if missing:
-            places = ", ".join(short_number(a) for a in missing[:3]) + (", ..." if len(missing) > 3 else "")
+            known = [short_number(a) for a in missing if math.isfinite(a)]
+            places = f" ({picture.x.label} {', '.join([*known[:3], *['...'] * (len(known) > 3)])})" if known else ""
             notes.append(
-                f"{series.name}: {len(missing):,} of {len(y):,} values are no finite numbers and are not drawn "
-                f"({picture.x.label} {places})."
+                f"{series.name}: {len(missing):,} of {len(y):,} values are no finite numbers and are not drawn{places}."
             )
         if below and picture.mark != "bar":
             notes.append(f"{series.name}: {below:,} of {len(y):,} values are not above zero and are not drawn.")
@@ -184,8 +185,8 @@ class Scale:
             return cls(lambda v: begin + (math.log10(v) - bottom) * span, _log_ticks(low, high, most))
         if high - low <= 1e-9 * max(abs(low), abs(high)):
             # Rounding errors of one value are not a course of it.
-            room = abs(low) / 10 or 1.0
-            low, high = low - room, high + room
+            middle = (begin + end) / 2
+            return cls(lambda v: middle, [(low, _tick(low, low))])
         # Of huge numbers the difference may not be finite where both of them are.
         span = high / 2 - low / 2
         ticks = linear_ticks(low, high, most) if math.isfinite(high - low) else [low, high]
@@ -256,6 +257,8 @@ def _drawing(picture: Picture) -> str:
         colour = _class(picture, place)
         if picture.mark == "line":
             parts.append(f'<path class="line {colour}" d="{_path(where)}"{_dash(picture, place)}/>')
+            dots = "".join(f"M{p[0]:.1f} {p[1]:.1f}h0" for p in _alone(where))
+            parts.append(f'<path class="point {colour}" stroke-width="6" d="{dots}"/>' if dots else "")
         elif picture.mark == "point":
             size = 2.5 if len(where) > 300 else 4 if len(where) > 40 else 6
             dots = "".join(f"M{p[0]:.1f} {p[1]:.1f}h0" for p in where if p)
@@ -269,14 +272,19 @@ def _drawing(picture: Picture) -> str:
 
 
 def _path(where: Sequence[tuple[float, float] | None]) -> str:
-    """A line with a gap wherever a value is missing; one that stands alone becomes a dot."""
+    """A line with a gap wherever a value is missing."""
     out, begins = [], True
-    for place, point in enumerate(where):
+    for point in where:
         if point is not None:
-            alone = begins and (place + 1 == len(where) or where[place + 1] is None)
-            out.append(f"{'M' if begins else 'L'}{point[0]:.1f} {point[1]:.1f}{'h0' if alone else ''}")
+            out.append(f"{'M' if begins else 'L'}{point[0]:.1f} {point[1]:.1f}")
         begins = point is None
     return "".join(out)
+
+
+def _alone(where: Sequence[tuple[float, float] | None]) -> list[tuple[float, float]]:
+    """Points between two gaps, which no line would show."""
+    around = [None, *where, None]
+    return [p for n, p in enumerate(where) if p is not None and around[n] is None and around[n + 2] is None]
 
 
 def _axes(picture: Picture, across: Scale, up: Scale, bottom: float) -> str:
@@ -296,7 +304,7 @@ def _axes(picture: Picture, across: Scale, up: Scale, bottom: float) -> str:
     out.append(f'<text x="{middle}" y="{bottom + 31}" text-anchor="middle">{escaped(picture.x.label)}</text>')
     height = (TOP + bottom) / 2
     out.append(
-        f'<text transform="translate(11 {height}) rotate(-90)" text-anchor="middle">{escaped(picture.y.label)}</text>'
+        f'<text transform="translate(12 {height}) rotate(-90)" text-anchor="middle">{escaped(picture.y.label)}</text>'
     )
     return "".join(out)
 

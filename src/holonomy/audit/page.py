@@ -36,7 +36,9 @@ def escaped(text: str) -> Markup:
 
 
 def short_number(value: float) -> str:
-    """A number in six digits; those that are none are named."""
+    """A number in six digits, a whole one with all of them; what is no number is named."""
+    if isinstance(value, int):
+        return f"{value:,}"
     if not math.isfinite(value):
         return "not a number" if math.isnan(value) else "infinite" if value > 0 else "-infinite"
     return f"{value:,.0f}" if abs(value) >= 1e6 and value == int(value) else f"{value:.6g}"
@@ -69,7 +71,13 @@ def _block(content: str) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str = "") -> Markup:
-    """A table; columns of numbers are set to the right, and a wide one scrolls in its own frame."""
+    """A table; columns of numbers are set to the right, and a wide one scrolls in its own frame.
+
+    Args:
+        header: names of the columns; all empty for a list of properties, which needs none.
+        rows: as many cells each.
+        caption: what the table shows.
+    """
     content = [list(row) for row in rows]
     numeric = [_numeric([row[place] for row in content if place < len(row)]) for place in range(len(header))]
     head = "".join(
@@ -85,7 +93,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Cell]], *, caption: str
             cells.append(f"<{tag}{scope}{' class=n' if right else ''}>{_cell(cell)}</{tag}>")
         body.append(f"<tr>{''.join(cells)}</tr>")
     words = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    inner = f"<table>{words}<thead><tr>{head}</tr></thead><tbody>\n{chr(10).join(body)}\n</tbody></table>"
+    head = f"<thead><tr>{head}</tr></thead>" if any(header) else ""
+    inner = f"<table>{words}{head}<tbody>\n{chr(10).join(body)}\n</tbody></table>"
     return Markup(f'<div class="scroll" tabindex="0">{inner}</div>')
 
 

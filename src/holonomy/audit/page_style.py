@@ -61,8 +61,7 @@ a:focus-visible,summary:focus-visible,.scroll:focus-visible{outline:2px solid va
 table{border-collapse:collapse;font-size:.875rem;margin:.5rem 0}
 caption{text-align:left;font-weight:600;padding:.25rem 0}
 th,td{padding:.25rem .75rem .25rem 0;text-align:left;vertical-align:top;border-bottom:1px solid var(--rule);
-unicode-bidi:isolate;overflow-wrap:anywhere}
-tbody th,td:not(.n){min-width:6ch}
+unicode-bidi:isolate;overflow-wrap:break-word;max-width:min(60ch,75vw)}
 th{font-weight:600}
 tbody th{font-weight:400}
 thead th{color:var(--soft)}
@@ -86,8 +85,9 @@ svg text{font:11px system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans",sans-se
 .bar{fill:var(--c)}
 .legend{display:flex;flex-wrap:wrap;gap:.125rem .75rem;list-style:none;margin:.25rem 0;padding:0;font-size:.8125rem}
 .legend li{display:flex;align-items:center;gap:.375rem}
-.legend svg{width:1.5rem;flex:none}
-.badge{display:inline-block;padding:0 .5rem;border:1px solid currentColor;border-radius:1rem;font-size:.8125rem}
+.legend svg{width:auto;height:10px;flex:none}
+.badge{display:inline-block;white-space:nowrap;padding:0 .5rem;border:1px solid currentColor;border-radius:1rem;
+font-size:.8125rem}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.plain{color:var(--soft)}
 .notice{border-left:3px solid currentColor;padding-left:.75rem}
 """
