@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from markup import numbers, outside, read_page
 
 from holonomy.audit.page import Markup, Page, badge, escaped, folded, grid, notice, preformatted, table
+from holonomy.audit.page_style import KINDS_DARK, KINDS_LIGHT, SCALE_DARK, SCALE_LIGHT
 
 BAD = "<script>alert('&')</script><img src=x onerror=alert(1)>\"</pre></title></style>"
 
@@ -74,3 +75,21 @@ def test_sections_are_linked_and_the_page_is_deterministic() -> None:
 @pytest.mark.parametrize("needed", ["prefers-color-scheme:dark", "width=device-width", "default-src 'none'"])
 def test_the_page_says_how_it_is_shown(needed: str) -> None:
     assert needed in Page("t").render()
+
+
+@pytest.mark.parametrize(
+    ("colours", "paper"),
+    [((*KINDS_LIGHT, *SCALE_LIGHT), "#ffffff"), ((*KINDS_DARK, *SCALE_DARK), "#14181d")],
+    ids=["light", "dark"],
+)
+def test_marks_stand_out_from_the_paper(colours: tuple[str, ...], paper: str) -> None:
+    """Contrast by WCAG 2.1, 1.4.11: graphics want 3 to 1."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.03928 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    for colour in colours:
+        low, high = sorted((luminance(colour), luminance(paper)))
+        assert (high + 0.05) / (low + 0.05) >= 3, colour

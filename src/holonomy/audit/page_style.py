@@ -6,9 +6,9 @@ KINDS_LIGHT = ("#0b62a4", "#c2410c", "#15803d", "#7c3aed", "#b91c7e", "#7a6a00",
 KINDS_DARK = ("#6cb6ff", "#ff9d5c", "#5fd38a", "#c4a1ff", "#ff8ac4", "#e0c846", "#5fd5e8", "#a9b4c2")
 """Of series that are kinds of things."""
 SCALE_LIGHT = (
-    "#a3bcd6",
-    "#6ca5cb",
-    "#3f8bbd",
+    "#6f97bf",
+    "#4f90bd",
+    "#3a7fb3",
     "#2a7099",
     "#3f569c",
     "#5b3d9e",
@@ -18,9 +18,9 @@ SCALE_LIGHT = (
     "#c01f3c",
 )
 SCALE_DARK = (
-    "#3d5570",
-    "#476f96",
-    "#4f86b8",
+    "#5b7796",
+    "#5583ad",
+    "#4f8fc6",
     "#53a0c1",
     "#5eb9bd",
     "#74cc9b",

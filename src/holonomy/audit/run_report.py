@@ -31,7 +31,10 @@ from holonomy.train.run import RunDirectory
 REPORT = "report.html"
 MOST_SAMPLES, MOST_LETTERS = 5, 4000
 """Samples of a run that are shown, and letters of each."""
-FAULTS = (HolonomyError, OSError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+FAULTS = (
+    HolonomyError, OSError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError,
+    TypeError, ValueError,
+)  # fmt: skip
 """What reading files that anybody may have changed can raise."""
 
 

@@ -114,10 +114,10 @@ def reported(training: Callable[[], FitReport]) -> FitReport:
 
 def _leave_report(run: Path) -> None:
     """Writes the report of a run; a page that fails is told of, and takes nothing else with it."""
-    from holonomy.audit.run_report import FAULTS, write_report
-
     if _follows():
         return
+    from holonomy.audit.run_report import FAULTS, write_report
+
     try:
         faults = write_report(run).faults
     except FAULTS as error:
