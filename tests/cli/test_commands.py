@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from holonomy.cli import main
+from holonomy.core.errors import StorageError, TrainingDiverged
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n\n" for n in range(300))
 SMALL = ["--set", "model.d=16", "--set", "model.n_osc=16", "--set", "model.hidden=16", "--set", "model.heads=2"]
@@ -232,6 +233,53 @@ def test_interrupted_training_saves_names_the_checkpoint_and_resumes(here: Path)
     pointer = (here / "runs" / "stopped" / "checkpoints" / "latest").read_text().strip()
     assert pointer in errors
     assert "Traceback" not in errors
+    assert "warning" not in errors
+    page = (here / "runs" / "stopped" / "report.html").read_text()
+    assert "interrupted by signal 2" in page
+    assert "Plain baselines are measured when a run uses up its budget" in page
+
+
+def test_every_training_leaves_a_report(here: Path, capfd, monkeypatch, tmp_path: Path) -> None:
+    first = (here / "runs" / "a" / "report.html").read_bytes()
+    printed, kept = (json.loads((here / n).read_text()) for n in ("report.json", "runs/a/result.json"))
+    assert kept.keys() == printed.keys()
+    assert kept["metrics"] == printed["metrics"]
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "report", "a", "--out", str(tmp_path / "page.html"), "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert found == {"run": "a", "report": str(tmp_path / "page.html"), "bytes": len(first), "faults": []}
+    assert (tmp_path / "page.html").read_bytes() == first
+    code, out, _ = holonomy(capfd, monkeypatch, "runs", "report", "runs/a")
+    assert (code, out) == (0, "runs/a/report.html\n")
+    assert holonomy(capfd, monkeypatch, "runs", "report", "aa")[0] == 4
+
+
+def test_a_report_that_fails_is_told_of_and_costs_nothing_else(here: Path, capfd, monkeypatch) -> None:
+    from holonomy.audit import run_report
+
+    def full(path: Path, text: str) -> None:
+        raise StorageError(f"cannot write `{path}`: No space left on device")
+
+    monkeypatch.setattr(run_report, "replace_text", full)
+    train = ["train", "lior", "--data", "text.txt", "--steps", "2", *SMALL, "--json"]
+    code, out, err = holonomy(capfd, monkeypatch, *train, "--run", "full")
+    assert code == 0
+    assert json.loads(out)["steps"] == 2
+    assert "warning: no report of runs/full was written: cannot write `runs/full/report.html`: No space left" in err
+
+
+def test_a_training_that_diverges_leaves_a_report(here: Path, capfd, monkeypatch) -> None:
+    from holonomy.recipes import launch
+
+    def lost(*_, **__) -> None:
+        raise TrainingDiverged("the training loss of 12 tokens is no number at step 3")
+
+    monkeypatch.setattr(launch, "fit", lost)
+    train = ["train", "lior", "--data", "text.txt", "--steps", "9", *SMALL, "--json", "--run", "wild"]
+    code, out, err = holonomy(capfd, monkeypatch, *train)
+    assert (code, out) == (5, "")
+    assert "12 tokens is no number at step 3" in (here / "runs" / "wild" / "report.html").read_text()
+    assert "warning: the report of runs/wild lacks a part: Inside the model" in err
 
 
 def test_config_validate_and_migrate(tmp_path: Path, capfd, monkeypatch) -> None:

@@ -6,11 +6,10 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-import torch
 
 from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.recipes import configure, launch
-from holonomy.recipes.plots import PICTURES, plot_run, principal_plane
+from holonomy.recipes.plots import PICTURES, plot_run
 from holonomy.train.monitor import SilentProgress
 
 
@@ -43,9 +42,3 @@ def test_without_matplotlib_the_error_says_what_to_install(root: Path, tmp_path:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'holonomy\[viz\]'"):
         plot_run("curved", root=root, out=tmp_path)
-
-
-def test_the_plane_keeps_radii() -> None:
-    u = torch.randn(50, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    plane = principal_plane(u, torch.tensor(-1.0, dtype=torch.float64))
-    assert torch.allclose(2 * torch.atanh(plane.norm(dim=-1)), u.norm(dim=-1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from toy import ToyConfig
 
 from holonomy.core.config import read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
-from holonomy.train.monitor import MetricsLog
+from holonomy.train.monitor import MetricsLog, read_curves
 from holonomy.train.run import RunDirectory
 
 
@@ -76,3 +77,22 @@ def test_the_log_drops_later_and_half_written_records(tmp_path: Path) -> None:
     assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
         {"step": s, "x": s / 2} for s in (1, 2, 2, 3)
     ]
+
+
+def test_the_log_is_read_back_by_metric(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    assert read_curves(log.path).values == {}
+    log.write(1, {"a": 0.1, "b": math.nan})
+    log.write(2, {"a": 0.2})
+    log.write(2, {"c": 3})
+    with log.path.open("a") as file:
+        file.write('{"step": 3, "a": "text", "b": true, "c": 4}\n[]\n\n{"step": 4, "a"')
+    found = read_curves(log.path)
+    assert (found.records, found.damaged) == (4, (5, 6, 7))
+    assert {name: (list(x), list(y)) for name, (x, y) in found.values.items() if name != "b"} == {
+        "a": ([1, 2], [0.1, 0.2]),
+        "c": ([2, 3], [3, 4]),
+    }
+    assert math.isnan(found.last["b"])
+    with pytest.raises(StorageError, match="cannot read"):
+        read_curves(tmp_path)

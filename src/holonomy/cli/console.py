@@ -13,6 +13,8 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
+from holonomy.recipes.results import figure_rows, loss_rows, token_unit
+
 PLAIN_SECONDS = 10.0
 """Time between lines of progress where there is no terminal."""
 
@@ -40,28 +42,13 @@ def print_json(value: Mapping[str, Any]) -> None:
     print(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
 
-def token_unit(metrics: Mapping[str, float]) -> str:
-    """What the losses are per: a character, a word, or a token where characters were counted besides."""
-    if "val/perplexity_known" in metrics:
-        return "word"
-    return "token" if "val/characters" in metrics else "char"
-
-
 def loss_table(metrics: Mapping[str, float], title: str) -> Table:
     """Held-out loss of the model beside the plain baselines, a row each; per token, which may be a character."""
     table, unit = Table(title=title, title_justify="left"), token_unit(metrics)
     for name in ("model", f"nats/{unit}", f"bits/{unit}"):
         table.add_column(name, justify="left" if name == "model" else "right")
-    rows = {
-        "unigram": "baseline/unigram",
-        "bigram": "baseline/bigram",
-        "Kneser-Ney, order 5": "baseline/kn5",
-        "Kneser-Ney, order 7": "baseline/kn7",
-        "this model": "val/loss",
-    }
-    for label, key in rows.items():
-        if key in metrics:
-            table.add_row(label, f"{metrics[key]:.4f}", f"{metrics[key] / 0.6931471805599453:.4f}")
+    for label, nats, bits in loss_rows(metrics):
+        table.add_row(label, f"{nats:.4f}", f"{bits:.4f}")
     return table
 
 
@@ -76,16 +63,12 @@ def print_words(metrics: Mapping[str, float]) -> None:
 
 def figure_table(metrics: Mapping[str, float], title: str) -> Table:
     """Figures of the model, beside those of the closed form and of the untrained model where they were measured."""
-    kinds = {"val": "this model", "baseline": "closed form", "untrained": "untrained"}
-    shown = {kind: label for kind, label in kinds.items() if any(k.startswith(f"{kind}/") for k in metrics)}
-    table = Table(title=title, title_justify="left")
+    table, (labels, rows) = Table(title=title, title_justify="left"), figure_rows(metrics)
     table.add_column("figure")
-    for label in shown.values():
+    for label in labels:
         table.add_column(label, justify="right")
-    for name in (key.removeprefix("val/") for key in metrics if key.startswith("val/")):
-        if "/" not in name:
-            values = [metrics.get(f"{kind}/{name}") for kind in shown]
-            table.add_row(name.replace("_", " "), *("" if v is None else f"{v:.6g}" for v in values))
+    for name, values in rows:
+        table.add_row(name, *("" if v is None else f"{v:.6g}" for v in values))
     return table
 
 

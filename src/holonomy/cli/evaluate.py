@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import err, figure_table, loss_table, out, print_json, print_words, token_unit
+from holonomy.cli.console import err, figure_table, loss_table, out, print_json, print_words
+from holonomy.recipes.results import token_unit
 
 
 def evaluate(

@@ -73,12 +73,13 @@ def quickstart(
 def _train(config: Any, run: str | None, root: Path, talk: bool, as_json: bool, cost: dict[str, Any]) -> None:
     from holonomy.cli import chat
     from holonomy.cli.console import ConsoleProgress
-    from holonomy.cli.train import print_report, report_json
+    from holonomy.cli.train import print_report, reported
     from holonomy.recipes import launch
 
-    report = launch.train(config, recipe="quickstart", run=run, root=root, progress=ConsoleProgress(quiet=as_json))
+    progress = ConsoleProgress(quiet=as_json)
+    report = reported(lambda: launch.train(config, recipe="quickstart", run=run, root=root, progress=progress))
     if as_json:
-        print_json({**report_json(report), "estimate": cost})
+        print_json({**report.to_json(), "estimate": cost})
         return
     print_report(report)
     if talk:

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from holonomy.cli import options
-from holonomy.cli.console import out, print_json
+from holonomy.cli.console import err, out, print_json
 from holonomy.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -167,6 +167,31 @@ def plot(
         print_json({"run": run, "files": files})
     else:
         out().print("\n".join(files), markup=False)
+
+
+@runs_commands.command("report")
+def report(
+    run: options.Run,
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="File of the page (default: report.html in the run).")
+    ] = None,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+) -> None:
+    """Write a page about a run: results, curves, pictures of the model, samples, configuration. Opens without network.
+
+    Example: holonomy runs report first
+    """
+    from holonomy.audit.run_report import write_report
+
+    written = write_report(run, root=root, out=out_file)
+    if as_json:
+        size = written.path.stat().st_size
+        print_json({"run": run, "report": str(written.path), "bytes": size, "faults": list(written.faults)})
+        return
+    out().print(str(written.path), markup=False)
+    for fault in written.faults:
+        err().print(f"warning: the report lacks a part: {fault}", markup=False)
 
 
 @runs_commands.command("prune")

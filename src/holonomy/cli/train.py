@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import ConsoleProgress, figure_table, loss_table, out, print_json, print_words, token_unit
+from holonomy.cli.console import ConsoleProgress, err, figure_table, loss_table, out, print_json, print_words
 from holonomy.core.config import leaves
-from holonomy.core.errors import ConfigError
+from holonomy.core.errors import ConfigError, Interrupted, TrainingDiverged
 from holonomy.recipes import RECIPES, configure
 from holonomy.recipes.families import FAMILIES
+from holonomy.recipes.results import token_unit
 
 if TYPE_CHECKING:
     from holonomy.train.monitor import Progress
     from holonomy.train.report import FitReport
-
-SAMPLE_TOKENS = 300
-SAMPLE_START = "The "
-"""A sample begins with these words where the model knows their letters, else with a new line."""
 
 
 def train(
@@ -74,7 +71,7 @@ def train(
                 f"`--resume` continues a run with its own configuration; drop {', '.join(odd)}, "
                 "or start a new run with --init-from"
             )
-        report = _resume(resume, root, threads, quiet or as_json)
+        report = reported(lambda: _resume(resume, root, threads, quiet or as_json))
     elif recipe is None:
         raise ConfigError("`RECIPE` is missing; name one (`holonomy recipes` lists them) or give --resume RUN")
     else:
@@ -94,13 +91,40 @@ def train(
                 settings[key] = (option, value)
         _check_options(recipe, settings)
         resolved = configure(recipe, file=config, overrides=overrides or (), options=settings).config
-        report = _train(resolved, recipe, run, root, init_from, quiet or as_json)
+        report = reported(lambda: _train(resolved, recipe, run, root, init_from, quiet or as_json))
     if _follows():
         return
     if as_json:
-        print_json(report_json(report))
+        print_json(report.to_json())
     elif not quiet:
         print_report(report)
+
+
+def reported(training: Callable[[], FitReport]) -> FitReport:
+    """Trains, and leaves a page about it in the run directory, also when it ends early."""
+    try:
+        report = training()
+    except (TrainingDiverged, Interrupted) as error:
+        if error.run is not None:
+            _leave_report(error.run)
+        raise
+    _leave_report(report.run)
+    return report
+
+
+def _leave_report(run: Path) -> None:
+    """Writes the report of a run; a page that fails is told of, and takes nothing else with it."""
+    if _follows():
+        return
+    from holonomy.audit.run_report import FAULTS, write_report
+
+    try:
+        faults = write_report(run).faults
+    except FAULTS as error:
+        err().print(f"warning: no report of {run} was written: {error}", markup=False)
+        return
+    for fault in faults:
+        err().print(f"warning: the report of {run} lacks a part: {fault}", markup=False)
 
 
 def _check_options(recipe: str, settings: dict[str, tuple[str, object]]) -> None:
@@ -144,29 +168,21 @@ def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport
     return launch.resume(run, root=root, progress=_progress(quiet, family.unit))
 
 
-def report_json(report: FitReport) -> dict[str, Any]:
-    """The final JSON object of a training."""
-    content = asdict(report)
-    content["run"], content["checkpoint"] = str(report.run), str(report.checkpoint)
-    content["tokens_or_samples"] = content.pop("tokens")
-    return content
-
-
 def print_report(report: FitReport) -> None:
     """Prints what a finished training has to say, and what to do next."""
-    from holonomy.infer.sampling import Sampling
-    from holonomy.infer.session import generate
     from holonomy.recipes import launch
 
     console, root = out(), report.run.parent
     name = report.run.name if root == options.ROOT else str(report.run)
+    page = ("look at it", str(report.run / "report.html"))
     if not FAMILIES.get(report.family).speaks:
         console.print(figure_table(report.metrics, "All operations, along the path that was trained"))
         console.print(
             f"{report.steps:,} updates, {report.tokens:,} operations, {report.cpu_seconds:.1f} CPU-seconds, "
             f"peak memory {report.peak_rss_mb:.0f} MB"
         )
-        console.print(f"{'evaluate it:':<17}holonomy eval {name} --baselines", markup=False)
+        for purpose, what in (("evaluate it", f"holonomy eval {name} --baselines"), page):
+            console.print(f"{purpose + ':':<17}{what}", markup=False)
         return
     console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same text"))
     if token_unit(report.metrics) == "word":
@@ -176,15 +192,13 @@ def print_report(report: FitReport) -> None:
         f"peak memory {report.peak_rss_mb:.0f} MB"
     )
     model, infer = launch.load_speaker(report.run.name, root=root)
-    sampling = Sampling(**{f.name: getattr(infer, f.name) for f in fields(Sampling)})
-    start = "\n" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
-    text = start + "".join(generate(model, start, sampling=sampling, max_tokens=SAMPLE_TOKENS, seed=1))
     console.rule("sample")
-    console.print(text, markup=False)
+    console.print(launch.sample_text(model, infer), markup=False)
     console.rule()
     for purpose, command in (
         ("talk to it", f"holonomy chat {name}"),
         ("continue a text", f'holonomy generate {name} --prompt "..."'),
         ("evaluate it", f"holonomy eval {name} --baselines"),
+        page,
     ):
         console.print(f"{purpose + ':':<17}{command}", markup=False)

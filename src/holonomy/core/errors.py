@@ -41,6 +41,8 @@ class TrainingDiverged(HolonomyError):
     """The loss or the statistics stopped being finite; the message names the last good checkpoint."""
 
     exit_code = 5
+    run: Path | None = None
+    """Directory of the run, once it has one."""
 
 
 class StorageError(HolonomyError):
@@ -60,6 +62,9 @@ class Interrupted(HolonomyError):
         signum: number of the signal (2 for SIGINT, 15 for SIGTERM).
         checkpoint: directory that was saved, or None when nothing had been trained yet.
     """
+
+    run: Path | None = None
+    """Directory of the run, once it has one."""
 
     def __init__(self, signum: int, checkpoint: Path | None) -> None:
         self.signum = signum

@@ -14,7 +14,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from holonomy.core.flat import StatBuffer
@@ -109,6 +109,11 @@ class CoupledBank(EchoLayer):
         gamma = self._gamma().repeat_interleave(self.size)
         gain = (-2 * torch.expm1(-2 * gamma)).sqrt() * torch.sin(theta)
         return Modes(basis.to(rho), theta, gamma, gain)
+
+    def poles(self) -> Complex[Tensor, " N"]:
+        """What a token multiplies each mode of the eigenbasis by, rho e^{i theta}."""
+        modes = self.modes()
+        return torch.polar(torch.exp(-modes.gamma), modes.theta)
 
     def _turn(self, x: Tensor, basis: Tensor) -> Tensor:
         """Channels [H n, ...] of every head times a matrix of it."""

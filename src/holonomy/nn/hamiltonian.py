@@ -18,7 +18,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -141,6 +141,13 @@ class HamiltonianBank(EchoLayer):
         return Potential(
             k, (SMALLEST_WELL + F.softplus(self.width)).unsqueeze(1), F.softplus(self.strength).unsqueeze(1)
         )
+
+    def poles(self) -> Complex[Tensor, " N"]:
+        """What a step multiplies each mode near rest by: e^{i theta}, cos theta = 1 - h^2 lambda / 2."""
+        pot = self.potential()
+        k = pot.k if pot.w is None or pot.c is None else pot.k + torch.diag((pot.c * pot.w).squeeze(1))
+        cos = 1 - self.h**2 * torch.linalg.eigvalsh(k.double()) / 2
+        return torch.complex(cos, (1 - cos.square()).clamp_min(0).sqrt())
 
     def project(self) -> None:
         """Keeps the steepest curvature below 4 / h^2, where the steps are stable: scales the low-rank part down."""

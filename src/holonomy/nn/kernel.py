@@ -115,6 +115,10 @@ class KernelBank(EchoLayer):
         turned = torch.polar(torch.ones_like(self.phase), self.phase) * self.wave
         return poles, torch.cat([torch.complex(flat, torch.zeros_like(flat)), turned[:, None]], 1)
 
+    def poles(self) -> Complex[Tensor, "N J"]:
+        """What a token multiplies each part of a channel's kernel by: the decays are real, the wave is not."""
+        return self._poles()[0]
+
     def _propagator(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """What a chunk does, as in `nn.oscillator.Propagator`, with J poles."""
         poles, weights = self._poles()

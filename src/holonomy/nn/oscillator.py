@@ -99,6 +99,11 @@ class OscillatorBank(EchoLayer):
         """Returns (theta, gamma): theta = pi sigmoid(turn), gamma = exp(damping)."""
         return math.pi * torch.sigmoid(self.turn), self.damping.exp()
 
+    def poles(self) -> Complex[Tensor, " N"]:
+        """What a token multiplies each mode by, rho e^{i theta}; its conjugate is the other pole of the pair."""
+        theta, gamma = self.angles()
+        return torch.polar(torch.exp(-gamma), theta)
+
     def propagator(self) -> Propagator:
         """Builds the chunk propagator from the parameters."""
         return chunk_propagator(*self.angles(), self.chunk)

@@ -122,6 +122,20 @@ class Retrieval(Attention):
         k, m = self._by_sequence(by_part, batch, time)
         return k, m
 
+    def spectra(self) -> dict[str, Float[Tensor, "heads n"]]:
+        """Eigenvalues of the metrics of the heads, largest first.
+
+        Without a chart the maps to queries and keys absorb the metric: then those of W W^T, which are the ones other
+        than zero of the metric W^T W that a map W pulls back to the stream.
+        """
+        if self.chart is not None:
+            return {"chart": torch.linalg.eigvalsh(self.chart.metric().matrix()).flip(-1)}
+        queries, keys = self.inp.weight[: 2 * self.heads * self.width].unflatten(0, (2, self.heads, self.width))
+        return {
+            "queries": torch.linalg.svdvals(queries).square(),
+            "keys": torch.linalg.svdvals(keys).square(),
+        }
+
     def _by_sequence(self, x: Tensor, batch: int, time: int) -> Tensor:
         """[parts, heads, B * T, d] as [parts, B * heads, T, d]."""
         return x.reshape(len(x), self.heads, batch, time, -1).transpose(1, 2).flatten(1, 2)
@@ -240,6 +254,10 @@ class GeometricRetrieval(Attention):
     def pull_compared(self, tape: Tape, dk: Tensor, dm: Tensor, acc: StatBuffer) -> Tensor:
         """Queries and keys are the channels themselves."""
         return self.join(torch.stack([dk, dm]), len(dk) // self.heads)
+
+    def spectra(self) -> dict[str, Float[Tensor, "heads n"]]:
+        """Diagonals of the Hermitian forms of the heads, largest first."""
+        return {"Hermitian form": self.log_g.exp().sort(descending=True).values}
 
     def _parts(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         half = self.spinor

@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -66,6 +66,10 @@ class SelectiveBank(EchoLayer):
 
     def _angle(self) -> Float[Tensor, " N"]:
         return math.pi * torch.sigmoid(self.turn)
+
+    def poles(self) -> Complex[Tensor, " N"]:
+        """What a token multiplies each mode by where the input says nothing."""
+        return torch.polar(torch.exp(-GAMMA_BOUNDS[0] - F.softplus(self.damping)), self._angle())
 
     def _factors(self, r: Tensor, phi: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Real and imaginary part of exp(-gamma_t + i theta_t), the gain of the drive, and softplus' slope."""

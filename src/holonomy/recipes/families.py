@@ -26,6 +26,9 @@ class Family:
         module: where its `PARTS` are, imported when something is trained or evaluated.
         speaks: whether its models are language models, for generation and chat.
         unit: what its speed counts, in words.
+        loss: what `train/loss` is measured in.
+        score: what `val/loss` is measured in; the same words where both belong into one picture.
+        figures: held-out metrics from -1 to 1 that are worth a curve.
     """
 
     name: str
@@ -33,6 +36,9 @@ class Family:
     module: str
     speaks: bool
     unit: str
+    loss: str
+    score: str
+    figures: tuple[str, ...] = ()
 
     @property
     def parts(self) -> FamilyParts:
@@ -42,8 +48,33 @@ class Family:
 
 FAMILIES: Registry[Family] = Registry("model family")
 for _family in (
-    Family("lior", LiorConfig, "holonomy.recipes.lior", speaks=True, unit="token"),
-    Family("holographic", HolographicRunConfig, "holonomy.recipes.holographic", speaks=True, unit="word"),
-    Family("ternary", TernaryConfig, "holonomy.recipes.ternary", speaks=False, unit="op"),
+    Family(
+        "lior",
+        LiorConfig,
+        "holonomy.recipes.lior",
+        speaks=True,
+        unit="token",
+        loss="nats per token",
+        score="nats per token",
+    ),
+    Family(
+        "holographic",
+        HolographicRunConfig,
+        "holonomy.recipes.holographic",
+        speaks=True,
+        unit="word",
+        loss="nats per token",
+        score="nats per token",
+    ),
+    Family(
+        "ternary",
+        TernaryConfig,
+        "holonomy.recipes.ternary",
+        speaks=False,
+        unit="op",
+        loss="weighted sum of losses",
+        score="faulty operations",
+        figures=("val/coverage", "val/hierarchy", "val/triplet_concordance"),
+    ),
 ):
     FAMILIES.register(_family.name, _family)

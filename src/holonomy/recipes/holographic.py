@@ -19,6 +19,7 @@ from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import Report, predict
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.holographic.storage import load_into
 from holonomy.recipes.work import Work, no_targets
 from holonomy.train.checkpoint import Checkpoint
@@ -204,6 +205,7 @@ class HolographicParts:
     evaluate = staticmethod(_evaluate)
     missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
+    pictures = staticmethod(holographic_pictures)
 
 
 PARTS = HolographicParts()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from holonomy.core.config import Config, from_json, leaves, read_yaml
-from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.core.errors import CheckpointError, ConfigError, Interrupted, StorageError, TrainingDiverged
 from holonomy.core.inference import InferConfig
 from holonomy.core.learner import State
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import generate
 from holonomy.learn.echo import check_tensors
 from holonomy.recipes.families import FAMILIES, Family
 from holonomy.recipes.work import Work
@@ -23,6 +25,10 @@ from holonomy.train.loop import fit
 from holonomy.train.monitor import Progress
 from holonomy.train.report import FitReport, Plan
 from holonomy.train.run import RunDirectory
+
+SAMPLE_TOKENS = 300
+SAMPLE_START = "The "
+"""A sample begins with these words where the model knows their letters, else with a new line."""
 
 
 def train(
@@ -127,6 +133,8 @@ def _prepare(
 
 def _fit(work: Work, directory: RunDirectory, progress: Progress, saved: Checkpoint | None, world: World) -> FitReport:
     train = work.config.train
+    if world.leads:
+        directory.keep_result(None)
     progress.start({"run": str(directory.path), **work.header, "threads": torch.get_num_threads()})
     try:
         report = fit(
@@ -143,9 +151,24 @@ def _fit(work: Work, directory: RunDirectory, progress: Progress, saved: Checkpo
             facts=work.facts,
             restored=saved,
         )
+    except (TrainingDiverged, Interrupted) as error:
+        error.run = directory.path
+        _keep(directory, {"family": work.config.family, "ended": str(error)}, progress, world)
+        raise
     finally:
         progress.stop()
-    return replace(report, metrics={**report.metrics, **work.closing()})
+    report = replace(report, metrics={**report.metrics, **work.closing()})
+    _keep(directory, report.to_json(), progress, world)
+    return report
+
+
+def _keep(directory: RunDirectory, result: dict[str, object], progress: Progress, world: World) -> None:
+    """Keeps how a run ended; a full disk must not take the result from who waits for it."""
+    if world.leads:
+        try:
+            directory.keep_result(result)
+        except StorageError as error:
+            progress.notice(str(error))
 
 
 def read_checkpoint(run: str, root: Path) -> Checkpoint:
@@ -206,6 +229,13 @@ def load_speaker(run: str | Path, *, root: Path = Path("runs")) -> tuple[Any, In
             f"`{run}` is a run of the family {family.name}, which writes no text; look at it with `holonomy eval {run}`"
         )
     return family.parts.load(saved), config_of(saved).infer
+
+
+def sample_text(model: Any, infer: InferConfig) -> str:
+    """What a language model writes with the defaults of its run, from a usual start; always the same."""
+    sampling = Sampling(**{f.name: getattr(infer, f.name) for f in fields(Sampling)})
+    start = "\n" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
+    return start + "".join(generate(model, start, sampling=sampling, max_tokens=SAMPLE_TOKENS, seed=1))
 
 
 def evaluate(
@@ -272,8 +302,6 @@ def describe_run(directory: RunDirectory) -> dict[str, dict[str, object]]:
         ConfigError: its config.yaml is damaged.
     """
     path = find(directory.checkpoints, "latest")
-    config = config_of_run(str(directory.path), directory.path.parent)
-    defaults, chosen = leaves(type(config)()), leaves(config)
     sizes = {
         f"step-{s}": f"{sum(f.stat().st_size for f in (directory.checkpoints / f'step-{s}').iterdir()):,} bytes"
         for s in steps(directory.checkpoints)
@@ -281,9 +309,15 @@ def describe_run(directory: RunDirectory) -> dict[str, dict[str, object]]:
     return {
         "metrics": {} if path is None else read_state(path)["state"]["counters"]["metrics"],
         "checkpoints": dict(sizes),
-        "changed": {key: value for key, value in chosen.items() if value != defaults[key]},
+        "changed": {k: v for k, (v, _) in changed(config_of_run(str(directory.path), directory.path.parent)).items()},
         "environment": directory.environment(),
     }
+
+
+def changed(config: Config) -> dict[str, tuple[object, object]]:
+    """Keys of a configuration that differ from the defaults of its family: value and default."""
+    defaults = leaves(type(config)())
+    return {key: (value, defaults[key]) for key, value in leaves(config).items() if value != defaults[key]}
 
 
 def config_of_run(run: str, root: Path) -> Any:

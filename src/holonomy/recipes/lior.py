@@ -32,6 +32,7 @@ from holonomy.models.lior.cost import check_fits
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
+from holonomy.models.lior.pictures import lior_pictures
 from holonomy.nn.containers import Chain
 from holonomy.nn.embedding import Embedding
 from holonomy.recipes.work import Work, choose_device, no_targets
@@ -331,6 +332,7 @@ class LiorParts:
     evaluate = staticmethod(_evaluate)
     missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
+    pictures = staticmethod(lior_pictures)
 
 
 PARTS = LiorParts()

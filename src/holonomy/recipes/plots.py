@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError, StorageError
-from holonomy.geometry import normal
 from holonomy.models.ternary.model import TernaryVAE
+from holonomy.models.ternary.pictures import principal_plane
 from holonomy.recipes import launch
+from holonomy.train.monitor import read_curves
 from holonomy.train.run import RunDirectory
 
 PICTURES = ("ball", "radius", "levels", "losses")
@@ -28,15 +29,6 @@ def _pyplot() -> Any:
     from matplotlib import pyplot
 
     return pyplot
-
-
-def principal_plane(u: Tensor, k: Tensor) -> Tensor:
-    """Ball coordinates [N, 2] that keep each point's radius, in the direction of its two main components."""
-    e = u / u.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(u.dtype).tiny)
-    _, _, axes = torch.linalg.svd(e - e.mean(0), full_matrices=False)
-    flat = e @ axes[:2].T
-    turned = flat / flat.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(u.dtype).tiny)
-    return normal.to_ball(turned * u.norm(dim=-1, keepdim=True), k)
 
 
 def plot_run(run: str, *, root: Path, out: Path) -> list[Path]:
@@ -63,12 +55,12 @@ def plot_run(run: str, *, root: Path, out: Path) -> list[Path]:
     log = RunDirectory.open(run, root).path / "metrics.jsonl"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        records = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        curves = read_curves(log).values
         files = []
         for name in PICTURES:
             figure, axes = pyplot.subplots(figsize=(6, 6) if name == "ball" else (7, 4.5), layout="constrained")
             if name == "losses":
-                _draw_losses(axes, records)
+                _draw_losses(axes, curves)
             else:
                 k = vae.k.double().cpu()
                 _draw_points(name, figure, axes, levels, rho, principal_plane(u, k), edge=float((-k).rsqrt()))
@@ -98,10 +90,8 @@ def _draw_points(name: str, figure: Any, axes: Any, levels: Tensor, rho: Tensor,
         axes.legend(title="valuation", ncols=2)
 
 
-def _draw_losses(axes: Any, records: list[dict[str, float]]) -> None:
-    names = sorted({key for r in records for key in r if key.startswith("train/") and key.endswith("/loss")})
-    for name in names:
-        points = [(r["step"], r[name]) for r in records if name in r]
-        axes.plot(*zip(*points, strict=True), label=name.split("/")[1])
+def _draw_losses(axes: Any, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
+    for name in sorted(n for n in curves if n.startswith("train/") and n.endswith("/loss")):
+        axes.plot(*curves[name], label=name.split("/")[1])
     axes.set(xlabel="update", ylabel="loss before its weight", yscale="log")
     axes.legend()

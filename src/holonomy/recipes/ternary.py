@@ -24,6 +24,7 @@ from holonomy.models.ternary.metrics import (
     selection,
 )
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
+from holonomy.models.ternary.pictures import ternary_pictures
 from holonomy.recipes.work import Work, choose_device
 from holonomy.train.callbacks import Action, Callback
 from holonomy.train.checkpoint import Checkpoint, find, read
@@ -335,6 +336,7 @@ class TernaryParts:
     evaluate = staticmethod(_evaluate)
     missed = staticmethod(_missed)
     check_data = staticmethod(_check_data)
+    pictures = staticmethod(ternary_pictures)
 
 
 PARTS = TernaryParts()

@@ -11,6 +11,7 @@ import torch
 from holonomy.core.budget import Budget
 from holonomy.core.errors import ConfigError
 from holonomy.core.learner import Json, Learner
+from holonomy.core.picture import Picture
 from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -52,7 +53,8 @@ class FamilyParts(Protocol):
 
     `prepare` builds a run that begins, from the weights of `start` where it is given, or that continues `saved`.
     `load` gives the model of a checkpoint, `evaluate` its metrics, `missed` says which targets of the configuration
-    they miss, and `check_data` refuses data that is not what the checkpoint was trained on.
+    they miss, `check_data` refuses data that is not what the checkpoint was trained on, and `pictures` shows what a
+    model looks like inside.
     """
 
     def prepare(self, config: Any, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work: ...
@@ -66,6 +68,8 @@ class FamilyParts(Protocol):
     def missed(self, config: Any, metrics: dict[str, float]) -> list[str]: ...
 
     def check_data(self, saved: Checkpoint) -> None: ...
+
+    def pictures(self, model: Any) -> list[Picture]: ...
 
 
 def no_targets(config: Any, metrics: dict[str, float]) -> list[str]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import resource
 import sys
+from array import array
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -97,9 +100,65 @@ class MetricsLog:
             raise StorageError(f"cannot write `{self.path}`: {error.strerror}") from error
 
 
+@dataclass(frozen=True)
+class Curves:
+    """What a metrics log holds, by metric.
+
+    Attributes:
+        values: by name, the steps of its records and its values there, both in the order of the file.
+        records: lines that were read.
+        damaged: numbers of the lines that are no records.
+    """
+
+    values: dict[str, tuple[array[float], array[float]]]
+    records: int
+    damaged: tuple[int, ...]
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return {name: values[-1] for name, (_, values) in self.values.items()}
+
+
+def read_curves(path: Path) -> Curves:
+    """Reads a metrics log; damaged lines are counted and left out, and a missing file is an empty one.
+
+    Raises:
+        StorageError: the file cannot be read.
+    """
+    values: dict[str, tuple[array[float], array[float]]] = {}
+    records, damaged = 0, list[int]()
+    if not path.exists():
+        return Curves(values, records, ())
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                record = _record(line)
+                if record is None:
+                    damaged.append(number)
+                    continue
+                records += 1
+                for name, value in record.items():
+                    if name != "step":
+                        steps, found = values.setdefault(name, (array("d"), array("d")))
+                        steps.append(record["step"])
+                        found.append(value)
+    except OSError as error:
+        raise StorageError(f"cannot read `{path}`: {error.strerror}") from error
+    return Curves(values, records, tuple(damaged))
+
+
+def _record(line: bytes) -> dict[str, float] | None:
+    """The numbers of a record, its step among them; None for a damaged line."""
+    try:
+        found = json.loads(line)
+        numbers = {k: float(v) for k, v in found.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    except (ValueError, AttributeError, OverflowError, RecursionError):
+        return None
+    return numbers if math.isfinite(numbers.get("step", math.nan)) else None
+
+
 def _step_of(line: bytes) -> float:
     """Step of a record; infinite for a damaged line."""
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+    record = _record(line)
+    return math.inf if record is None else record["step"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from holonomy.core.budget import Budget, Cadence, Guard
@@ -89,3 +89,10 @@ class FitReport:
     best: dict[str, str | float]
     checkpoint: Path
     ended: str
+
+    def to_json(self) -> dict[str, object]:
+        """The report as JSON values, as `holonomy train --json` prints it and a run directory keeps it."""
+        content = asdict(self)
+        content["run"], content["checkpoint"] = str(self.run), str(self.checkpoint)
+        content["tokens_or_samples"] = content.pop("tokens")
+        return content

@@ -9,19 +9,22 @@ import platform
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
-from holonomy.core.config import Config, to_yaml
+from holonomy.core.config import Config, replace_text, to_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.core.registry import nearest
 
 CHECKPOINTS = "checkpoints"
+RESULT = "result.json"
 
 
 class RunDirectory:
-    """`<root>/<name>/` with config.yaml, env.json, metrics.jsonl, checkpoints/ and samples/.
+    """`<root>/<name>/` with config.yaml, env.json, metrics.jsonl, checkpoints/, samples/ and result.json.
 
     As a context manager it holds the lock of the run: a second writer is refused.
 
@@ -81,9 +84,31 @@ class RunDirectory:
 
     def environment(self) -> dict[str, object]:
         """What env.json says about where the run was made; empty if it is missing or damaged."""
+        return self._json("env.json")
+
+    def keep_result(self, result: Mapping[str, object] | None) -> None:
+        """Writes what a training ended with to result.json, or removes what an earlier one left there.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        path = self.path / RESULT
+        if result is not None:
+            replace_text(path, json.dumps(result, indent=1))
+            return
         try:
-            found = json.loads((self.path / "env.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot remove `{path}`: {error.strerror}") from error
+
+    def result(self) -> dict[str, Any]:
+        """What result.json says about how the last training ended; empty if it is missing or damaged."""
+        return self._json(RESULT)
+
+    def _json(self, name: str) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
