@@ -1,0 +1,13 @@
+"""The claims of the package, a module per subject."""
+
+from __future__ import annotations
+
+import importlib
+
+MODULES = ("geometry",)
+
+
+def load() -> None:
+    """Registers every claim."""
+    for name in MODULES:
+        importlib.import_module(f"{__name__}.{name}")
