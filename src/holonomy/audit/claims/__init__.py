@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("geometry",)
+MODULES = (
+    "geometry",
+    "checkpoints",
+    "dynamics",
+    "holographic",
+    "ternary",
+    "spectral",
+    "performance",
+)
 
 
 def load() -> None:
