@@ -6,13 +6,29 @@ import math
 from pathlib import Path
 
 import pytest
+import test_claims_checkpoints
+import test_claims_configuration
+import test_claims_dynamics
 import test_claims_geometry
+import test_claims_holographic
+import test_claims_performance
+import test_claims_spectral
+import test_claims_ternary
 from mutants import CLAIMS, Mutant
 
 from holonomy.audit.claim import Claim, DoesNotApply, Evidence, Figure, Setting, judge
 from holonomy.core.errors import ConfigError
 
-MUTANTS: list[Mutant] = [*test_claims_geometry.MUTANTS]
+MUTANTS: list[Mutant] = [
+    *test_claims_geometry.MUTANTS,
+    *test_claims_checkpoints.MUTANTS,
+    *test_claims_configuration.MUTANTS,
+    *test_claims_dynamics.MUTANTS,
+    *test_claims_holographic.MUTANTS,
+    *test_claims_performance.MUTANTS,
+    *test_claims_spectral.MUTANTS,
+    *test_claims_ternary.MUTANTS,
+]
 
 
 def test_every_claim_has_a_mutant() -> None:

@@ -12,6 +12,7 @@ MODULES = (
     "ternary",
     "spectral",
     "performance",
+    "configuration",
 )
 
 

@@ -9,6 +9,7 @@ import pickle
 import random
 import shutil
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -224,7 +225,7 @@ def _unequal(saved: Checkpoint, files: dict[str, bytes]) -> int:
 def safety(setting: Setting) -> Evidence:
     """Damages a copy in many ways, and reads the sound one by the definition of its format."""
     tried, unequal, faults, executed = 0, 0, list[str](), 0
-    counts = dict.fromkeys(("accepted", "odd", "unnamed"), 0)
+    counts = Counter[str]()
     for family in sorted(setting.runs):
         saved, chance = newest(setting, family), random.Random(setting.seed)
         place, mark = setting.scratch / family / saved.path.name, setting.scratch / f"{family}-ran"
@@ -294,8 +295,11 @@ def _catalogued(run: Path, scratch: Path) -> list[str]:
         "loss": counters["metrics"].get("val/loss"),
         "best": counters["best"].get("value"),
     }
-    return [f"the catalogue says {name} {getattr(record, name)}, the files {value}" for name, value in wanted.items()
-            if getattr(record, name) != value]  # fmt: skip
+    return [
+        f"the catalogue says {name} {getattr(record, name)}, the files {value}"
+        for name, value in wanted.items()
+        if getattr(record, name) != value
+    ]
 
 
 @claim(

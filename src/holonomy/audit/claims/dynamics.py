@@ -152,8 +152,9 @@ def reversible(setting: Setting) -> Evidence:
             Figure("largest entry of J^T W J - W", _form_defect(0.1, setting.seed), "<=", 1e-12),
             Figure("distance of the order of positions from 2", abs(order - 2), "<=", 0.1),
             Figure("distance of the order of energies from 2", abs(math.log2(max(coarse) / max(fine)) - 2), "<=", 0.3),
-            Figure("energy error of the second half over that of the first", max(fine[half:]) / max(fine[:half]),
-                   "<=", 1.5),  # fmt: skip
+            Figure(
+                "energy error of the second half over that of the first", max(fine[half:]) / max(fine[:half]), "<=", 1.5
+            ),
         ),
         (spread, Curve("error of the energy", "time", "largest error", lines, log_y=True)),
     )

@@ -121,7 +121,9 @@ def synthetic(count: int, words: int, seed: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def counted(documents: Sequence[np.ndarray], order: int) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
+def counted(
+    documents: Sequence[np.ndarray], order: int
+) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
     """Occurrences of all grams of an order, and how many different words stand before them, by dictionary."""
     grams, before = Counter[tuple[int, ...]](), dict[tuple[int, ...], set[int]]()
     for document in documents:
@@ -161,15 +163,20 @@ def exact_counts(setting: Setting) -> Evidence:
     trie.learn(Pairs(*contexts.symbols(order - 1), tokens, np.ones(len(tokens), dtype=np.int64)))
     grams = sum(len(counted(documents, n)[0]) for n in range(1, order + 1))
     random = np.random.default_rng(setting.seed)
-    rows = np.where(random.random((400, order - 1)) < 0.5, random.integers(0, words, (400, order - 1)),
-                    tokens[random.integers(0, size - order, 400)[:, None] + np.arange(order - 1)])  # fmt: skip
+    rows = np.where(
+        random.random((400, order - 1)) < 0.5,
+        random.integers(0, words, (400, order - 1)),
+        tokens[random.integers(0, size - order, 400)[:, None] + np.arange(order - 1)],
+    )
     found = trie.find(rows, random.integers(0, order, 400))
     dense = trie.dense(found).astype(np.float64)
     return Evidence(
         (
             Figure("grams counted", grams, ">=", 1_000),
             Figure("grams that differ from the dictionary", differing(trie, documents), "==", 0),
-            Figure("largest distance of a sum of probabilities from 1", float(np.abs(dense.sum(1) - 1).max()), "<=", 1e-5),
+            Figure(
+                "largest distance of a sum of probabilities from 1", float(np.abs(dense.sum(1) - 1).max()), "<=", 1e-5
+            ),
             Figure("smallest probability", float(dense.min()), ">", 0),
         )
     )

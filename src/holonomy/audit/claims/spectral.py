@@ -132,8 +132,9 @@ def diagnostics(setting: Setting) -> Evidence:
             Figure("matrices measured", count, ">=", 1),
             Figure("ranks that differ", ranks, "==", 0),
             Figure("largest relative difference of participation and entropy", shapes, "<=", 1e-6),
-            Figure("largest difference of a stated error from the measured one, share of the norm", bounds, "<=",
-                   ROUNDING),  # fmt: skip
+            Figure(
+                "largest difference of a stated error from the measured one, share of the norm", bounds, "<=", ROUNDING
+            ),
             Figure("largest error of a product over its bound", products, "<=", 1),
             Figure("largest gain over the best possible error, share of the norm", worse, "<=", ROUNDING),
             Figure("compressions that did not do as their tolerance says", refused, "==", 0),

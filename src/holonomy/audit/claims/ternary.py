@@ -64,7 +64,9 @@ class Replica:
 
     def net(self, name: str, x: np.ndarray, *, gated: bool) -> np.ndarray:
         """Layers in their order: a matrix is a linear map, a lone vector pair is LayerNorm, and steps lie between."""
-        numbers = sorted({int(key.split(".")[len(name.split("."))]) for key in self.weights if key.startswith(f"{name}.")})
+        numbers = sorted(
+            {int(key.split(".")[len(name.split("."))]) for key in self.weights if key.startswith(f"{name}.")}
+        )
         last = len(numbers) - 1
         for n, number in enumerate(numbers):
             weight, bias = self.weights[f"{name}.{number}.weight"], self.weights[f"{name}.{number}.bias"]
@@ -182,8 +184,12 @@ def coverage(setting: Setting) -> Evidence:
     return Evidence(
         (
             Figure("difference of the recorded coverage", abs(share - recorded["val/coverage"]), "<=", FLIPS),
-            Figure("difference of the recorded number of faults, share of all",
-                   abs(recorded["val/faults"] - float((~right).sum())) / replica.size, "<=", FLIPS),  # fmt: skip
+            Figure(
+                "difference of the recorded number of faults, share of all",
+                abs(recorded["val/faults"] - float((~right).sum())) / replica.size,
+                "<=",
+                FLIPS,
+            ),
             Figure("largest relative distance of a point from that computed here", float(off), "<=", 1e-3),
             Figure("coverage", share),
         ),
