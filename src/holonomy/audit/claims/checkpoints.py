@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import pickle
 import random
 import shutil
 import struct
@@ -58,18 +57,9 @@ class Damage(NamedTuple):
     contents: dict[str, bytes | None]
 
 
-class Canary:
-    """Pickled, it leaves a mark wherever somebody unpickles it.
-
-    Args:
-        mark: file that appears.
-    """
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return Path.touch, (self.mark,)
+def hostile(mark: Path) -> bytes:
+    """A pickle that, read by whoever unpickles, opens a file for writing: protocol 0, the call `open(mark, "w")`."""
+    return b"cbuiltins\nopen\n(V" + str(mark).encode("raw_unicode_escape") + b"\nVw\ntR."
 
 
 def parsed(raw: bytes) -> dict[str, Stored]:
@@ -138,8 +128,8 @@ def _substitutions(files: dict[str, bytes], mark: Path) -> Iterator[Damage]:
     other = _forged(files, {**tensors, first: flipped})
     for name in (TENSORS, STATE):
         yield Damage(f"{name} of another checkpoint", TENSORS, {name: other[name]})
-    yield Damage("a pickle for the tensors", TENSORS, {TENSORS: pickle.dumps(Canary(mark))})
-    yield Damage("a pickle for the state", STATE, {STATE: pickle.dumps(Canary(mark))})
+    yield Damage("a pickle for the tensors", TENSORS, {TENSORS: hostile(mark)})
+    yield Damage("a pickle for the state", STATE, {STATE: hostile(mark)})
     body = json.loads(files[STATE])["body"]
     yield Damage("a newer schema", STATE, {STATE: _sealed({**body, "schema": body["schema"] + 1})})
     fewer = {name: t for name, t in tensors.items() if name != first}

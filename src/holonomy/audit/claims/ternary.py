@@ -171,7 +171,7 @@ def _recorded(saved: Checkpoint) -> dict[str, float]:
     source="docs/ternary.md",
     families=("ternary",),
 )
-def coverage(setting: Setting) -> Evidence:
+def coverage_is_recorded(setting: Setting) -> Evidence:
     """Encodes and decodes every operation in float64 numpy, from the tensors of the checkpoint."""
     saved = newest(setting, "ternary")
     recorded, replica = _recorded(saved), Replica(saved)
