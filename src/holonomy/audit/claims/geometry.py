@@ -108,7 +108,7 @@ def curvature_learns(setting: Setting) -> Evidence:
     step, worst = 1e-6, 0.0
     functions: dict[str, Callable[[Tensor], Tensor]] = {
         "ball dist": lambda k: poincare.dist(x, y, k).sum(),
-        "ball exp0": lambda k: poincare.exp0(x, k).sum(),
+        "ball exp0": lambda k: poincare.exp0(x, k)[:, 0].sum(),
         "sheet dist": lambda k: lorentz.dist(lorentz.from_ball(x, k), lorentz.from_ball(y, k), k).sum(),
     }
     for function in functions.values():
