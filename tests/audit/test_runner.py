@@ -14,7 +14,7 @@ from holonomy.audit.claim import CLAIMS, Setting
 from holonomy.audit.runner import Worker, audit, select
 from holonomy.core.errors import ConfigError
 
-claims.load()
+claims.register_claims()
 
 
 @pytest.fixture

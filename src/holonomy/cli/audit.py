@@ -47,7 +47,7 @@ def audit(
     """
     from holonomy.audit import claims, runner
 
-    claims.load()
+    claims.register_claims()
     place, family = (None, None) if run is None else _place_of(run, root)
     chosen = runner.select(claim, family=family, full=full or listed)
     if listed:
