@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.audit.claim import Curve, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import Evidence, Figure, Setting, claim, curve
 from holonomy.geometry import lorentz, poincare
 from holonomy.geometry.euclidean import Euclidean
 from holonomy.geometry.lorentz import Lorentz
@@ -92,8 +92,8 @@ def radius_is_geodesic(setting: Setting) -> Evidence:
         measured = Poincare(k).dist0(x)
         worst = max(worst, float(((measured - lengths).abs() / lengths).max()))
         lines[f"k = {k}"] = list(zip(lengths.tolist(), arcs, strict=True))
-    curve = Curve("arc length of the ray to exp0(v)", "length of v", "arc length", lines)
-    return Evidence((Figure("worst relative difference", worst, "<=", 1e-6),), (curve,))
+    picture = curve("arc length of the ray to exp0(v)", "length of v", "arc length", lines)
+    return Evidence((Figure("worst relative difference", worst, "<=", 1e-6),), (picture,))
 
 
 @claim(
