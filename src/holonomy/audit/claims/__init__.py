@@ -16,7 +16,7 @@ MODULES = (
 )
 
 
-def load() -> None:
+def register_claims() -> None:
     """Registers every claim."""
     for name in MODULES:
         importlib.import_module(f"{__name__}.{name}")
