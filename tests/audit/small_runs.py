@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from holonomy.audit.subjects import train
+from holonomy.audit.subjects import train_run
 
 SMALL_LIOR = {
     "train.budget.steps": "20", "train.cadence.eval_every": "10", "train.cadence.save_every": "10",
@@ -13,4 +13,4 @@ SMALL_LIOR = {
 
 
 def trained(recipe: str, root: Path, overrides: dict[str, str]) -> Path:
-    return train(recipe, root / recipe, overrides).run
+    return train_run(recipe, root / recipe, overrides).run

@@ -27,6 +27,8 @@ PREPARED: Mapping[str, tuple[str, Mapping[str, str]]] = {
     "ternary": ("ternary-smoke", {}),
 }
 """Family -> recipe and overrides of the small run that claims about families look at."""
+SEEDS = {"lior": "train.seed", "holographic": "model.seed", "ternary": "train.seed"}
+"""Keys of the seeds of these runs."""
 
 Task = tuple[Literal["train", "judge"], str, Setting]
 
@@ -210,5 +212,5 @@ def _train(family: str, setting: Setting) -> str:
     from holonomy.audit.subjects import train_run
 
     recipe, overrides = PREPARED[family]
-    train_run(recipe, setting.scratch / "runs" / family, {**overrides, "train.seed": str(setting.seed)})
+    train_run(recipe, setting.scratch / "runs" / family, {**overrides, SEEDS[family]: str(setting.seed)})
     return ""

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.audit.claim import Curve, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import Evidence, Figure, Setting, claim, curve
+from holonomy.core.picture import Picture
 from holonomy.dynamics import kernels, symplectic
 from holonomy.dynamics.unitary import Schroedinger
 
@@ -70,7 +71,7 @@ def _there_and_back(q: Tensor, p: Tensor, steps: int, dtype: torch.dtype) -> tup
     return turned, q, -p
 
 
-def _reversal(setting: Setting) -> tuple[tuple[Figure, ...], Curve]:
+def _reversal(setting: Setting) -> tuple[tuple[Figure, ...], Picture]:
     count, steps = (1_000, 4 * STEPS) if setting.full else (64, STEPS)
     start = at_energy(0.16, count, setting.seed)
     q, p = (symplectic.to_fixed(x) for x in start)
@@ -94,7 +95,7 @@ def _reversal(setting: Setting) -> tuple[tuple[Figure, ...], Curve]:
         Figure("farthest they were gone", gone, ">=", 0.1),
         Figure("distance that the last digit grows to", max(d for _, d in spread), ">=", 0.05),
     )
-    return figures, Curve("two states one unit of the last place apart", "time", "distance", lines, log_y=True)
+    return figures, curve("two states one unit of the last place apart", "time", "distance", lines, log_y=True)
 
 
 def _form_defect(h: float, seed: int) -> float:
@@ -156,7 +157,7 @@ def reversible(setting: Setting) -> Evidence:
                 "energy error of the second half over that of the first", max(fine[half:]) / max(fine[:half]), "<=", 1.5
             ),
         ),
-        (spread, Curve("error of the energy", "time", "largest error", lines, log_y=True)),
+        (spread, curve("error of the energy", "time", "largest error", lines, log_y=True)),
     )
 
 
@@ -223,7 +224,7 @@ def unitary(setting: Setting) -> Evidence:
             Figure("largest distance of an order from 2", max(abs(o - 2) for o in orders), "<=", 0.1),
             Figure("error of one long free step", float(np.abs(free - alone).max()), "<=", 1e-12),
         ),
-        (Curve("change of the norm", "time", "change", lines, log_y=True),),
+        (curve("change of the norm", "time", "change", lines, log_y=True),),
     )
 
 
@@ -270,5 +271,5 @@ def power_law_kernel(setting: Setting) -> Evidence:
             Figure("largest excess in a stream over what the certificate allows", streams, "<=", ROUNDING),
             Figure("largest certificate", largest, "<=", 1e-3),
         ),
-        (Curve("relative error of sums of exponentials", "tau", "error", lines, log_x=True, log_y=True),),
+        (curve("relative error of sums of exponentials", "tau", "error", lines, log_x=True, log_y=True),),
     )

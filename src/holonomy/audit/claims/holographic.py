@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from holonomy.audit.claim import Curve, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import Evidence, Figure, Setting, claim, curve
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import (
     CountsConfig,
@@ -106,7 +106,7 @@ def capacity(setting: Setting) -> Evidence:
             Figure("largest relative difference of the noise from the law", noises, "<=", WITHIN),
             Figure("largest relative error of the estimated sum of squares", estimates, "<=", WITHIN),
         ),
-        (Curve("recall of superposed pairs", "pairs at an address", "share recalled", lines, log_x=True),),
+        (curve("recall of superposed pairs", "pairs at an address", "share recalled", lines, log_x=True),),
     )
 
 

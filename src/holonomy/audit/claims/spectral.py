@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.audit.claim import Curve, DoesNotApply, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import DoesNotApply, Evidence, Figure, Setting, claim, curve
 from holonomy.audit.subjects import checkpoint as newest
 from holonomy.core.errors import ConfigError
 from holonomy.geometry import spectral
@@ -139,5 +139,5 @@ def diagnostics(setting: Setting) -> Evidence:
             Figure("largest gain over the best possible error, share of the norm", worse, "<=", ROUNDING),
             Figure("compressions that did not do as their tolerance says", refused, "==", 0),
         ),
-        (Curve("singular values", "number", "share of the largest", lines, log_x=True, log_y=True),),
+        (curve("singular values", "number", "share of the largest", lines, log_x=True, log_y=True),),
     )

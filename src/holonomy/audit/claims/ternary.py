@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from holonomy.audit.claim import Curve, DoesNotApply, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import DoesNotApply, Evidence, Figure, Setting, claim, curve
 from holonomy.audit.subjects import checkpoint as newest
 from holonomy.audit.subjects import model as loaded
 from holonomy.geometry import normal
@@ -193,7 +193,7 @@ def coverage_is_recorded(setting: Setting) -> Evidence:
             Figure("largest relative distance of a point from that computed here", float(off), "<=", 1e-3),
             Figure("coverage", share),
         ),
-        (Curve("operations that come back whole", "level", "share", {"run": by_level}),),
+        (curve("operations that come back whole", "level", "share", {"run": by_level}),),
     )
 
 
@@ -225,7 +225,7 @@ def hierarchy(setting: Setting) -> Evidence:
     low = [(float(v), float(radii[levels == v].min())) for v in range(replica.digits + 1)]
     high = [(float(v), float(radii[levels == v].max())) for v in range(replica.digits + 1)]
     lines = {"mean": means, "smallest": low, "largest": high}
-    return Evidence(tuple(figures), (Curve("geodesic radius by level", "level", "radius", lines),))
+    return Evidence(tuple(figures), (curve("geodesic radius by level", "level", "radius", lines),))
 
 
 def _geodesics(setting: Setting, vae: TernaryVAE, points: np.ndarray, c: float) -> list[Figure]:
