@@ -121,7 +121,7 @@ def synthetic(count: int, words: int, seed: int) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def counted(
+def gram_counts(
     documents: Sequence[np.ndarray], order: int
 ) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
     """Occurrences of all grams of an order, and how many different words stand before them, by dictionary."""
@@ -142,7 +142,7 @@ def differing(trie: CountTrie, documents: Sequence[np.ndarray]) -> int:
     for order in range(1, trie.order + 1):
         symbols, raw, preceded = trie.grams(order)
         found = {tuple(s): (int(n), int(p)) for s, n, p in zip(symbols.tolist(), raw, preceded, strict=True)}
-        grams, before = counted(documents, order)
+        grams, before = gram_counts(documents, order)
         wanted = {gram: (n, before.get(gram, 0) if order < trie.order else 0) for gram, n in grams.items()}
         wrong += sum(found.get(gram) != wanted.get(gram) for gram in found.keys() | wanted.keys())
     return wrong
@@ -161,7 +161,7 @@ def exact_counts(setting: Setting) -> Evidence:
     tokens = np.concatenate(documents)
     contexts = of_text(tokens, np.array([0, size]))
     trie.learn(Pairs(*contexts.symbols(order - 1), tokens, np.ones(len(tokens), dtype=np.int64)))
-    grams = sum(len(counted(documents, n)[0]) for n in range(1, order + 1))
+    grams = sum(len(gram_counts(documents, n)[0]) for n in range(1, order + 1))
     random = np.random.default_rng(setting.seed)
     rows = np.where(
         random.random((400, order - 1)) < 0.5,
