@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-MODULES = ("geometry", "language")
+MODULES = ("geometry", "language", "learning", "generalisation", "resuming")
 
 
 def load() -> None:

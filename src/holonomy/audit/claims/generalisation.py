@@ -14,14 +14,28 @@ from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.tokens import TokenBatch, WindowSampler
 from holonomy.data.words import split_words
-from holonomy.models.holographic.config import CountsConfig, HolographicConfig, MixtureConfig, RecencyConfig
-from holonomy.models.holographic.config import SimilarityConfig, TowerConfig
+from holonomy.models.holographic.config import (
+    CountsConfig,
+    HolographicConfig,
+    MixtureConfig,
+    RecencyConfig,
+    SimilarityConfig,
+    TowerConfig,
+)
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.lior.config import DataConfig, LiorConfig, ModelConfig, OptimConfig, TrainConfig
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
-from holonomy.models.ternary.config import Divergence, Losses, Reconstruction, TernaryConfig, TernaryDataConfig
-from holonomy.models.ternary.config import TernaryModelConfig, TernaryTrainConfig, Triplet
+from holonomy.models.ternary.config import (
+    Divergence,
+    Losses,
+    Reconstruction,
+    TernaryConfig,
+    TernaryDataConfig,
+    TernaryModelConfig,
+    TernaryTrainConfig,
+    Triplet,
+)
 from holonomy.models.ternary.learner import TernaryLearner
 from holonomy.models.ternary.losses import LossContext
 from holonomy.models.ternary.model import TernaryOutput
@@ -90,7 +104,7 @@ class LiorTrial:
 
 @claim(
     "lior.learning-is-real",
-    statement="Lior predicts held-out text the better, the more text it saw, and learns nothing where there is nothing.",
+    statement="Lior predicts held-out text the better, the more it saw, and learns nothing where there is nothing.",
     source="README.md",
     limit_s=300.0,
 )
