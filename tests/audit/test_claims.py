@@ -6,13 +6,23 @@ import math
 from pathlib import Path
 
 import pytest
+import test_claims_generalisation
 import test_claims_geometry
+import test_claims_language
+import test_claims_learning
+import test_claims_resuming
 from mutants import CLAIMS, Mutant
 
 from holonomy.audit.claim import Claim, DoesNotApply, Evidence, Figure, Setting, judge
 from holonomy.core.errors import ConfigError
 
-MUTANTS: list[Mutant] = [*test_claims_geometry.MUTANTS]
+MUTANTS: list[Mutant] = [
+    *test_claims_geometry.MUTANTS,
+    *test_claims_language.MUTANTS,
+    *test_claims_learning.MUTANTS,
+    *test_claims_generalisation.MUTANTS,
+    *test_claims_resuming.MUTANTS,
+]
 
 
 def test_every_claim_has_a_mutant() -> None:

@@ -52,7 +52,7 @@ def rises(values: list[float]) -> float:
     return max(b - a for a, b in pairwise(values))
 
 
-def entropy(tokens: np.ndarray) -> float:
+def single_entropy(tokens: np.ndarray) -> float:
     """Nats a token of its own single counts: less no guess that ignores the context can lose."""
     share = np.unique(tokens, return_counts=True)[1] / len(tokens)
     return float(-(share * np.log(share)).sum())
@@ -122,7 +122,7 @@ def lior_learning(setting: Setting) -> Evidence:
     counted = [count_losses(train[:n], held_out, tokenizer.vocab_size) for n in sizes]
     permuted = trial.loss(train, permuted=True)
     shuffled = trial.loss(np.random.default_rng(setting.seed).permutation(train))
-    floor = entropy(held_out)
+    floor = single_entropy(held_out)
     lines = {
         "lior": list(zip(map(float, sizes), losses, strict=True)),
         "single counts": [(float(n), c[0]) for n, c in zip(sizes, counted, strict=True)],
@@ -196,7 +196,7 @@ def holographic_learning(setting: Setting) -> Evidence:
     permuted = _counting_model(split.tokenizer, recency=False)
     permuted.learn_batch(np.ascontiguousarray(windows), targets)
     nothing = [loss_on(shuffled, mixed), loss_on(permuted, np.concatenate([words, held_out]))]
-    floors = [entropy(mixed[-len(held_out) :]), entropy(held_out)]
+    floors = [single_entropy(mixed[-len(held_out) :]), single_entropy(held_out)]
     lines = {
         "holographic": list(zip(map(float, sizes), losses, strict=True)),
         "single counts": [(float(n), c[0]) for n, c in zip(sizes, counted, strict=True)],
