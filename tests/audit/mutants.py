@@ -11,7 +11,7 @@ import pytest
 from holonomy.audit import claims
 from holonomy.audit.claim import CLAIMS, Setting, Verdict, judge
 
-claims.load()
+claims.register_claims()
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from holonomy.core.errors import ConfigError
+from holonomy.core.picture import Axis, Picture, Series
 from holonomy.core.registry import Registry
 
 Relation = Literal["<=", "<", ">=", ">", "=="]
@@ -57,25 +58,29 @@ class Figure:
         return f"{self.name} {self.value:.6g}{unit}{bound}"
 
 
-@dataclass(frozen=True)
-class Curve:
-    """What a report draws: points of one or more lines over one axis.
+def curve(
+    title: str,
+    x_label: str,
+    y_label: str,
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    words: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+) -> Picture:
+    """Lines over one axis, for the report.
 
-    Attributes:
+    Args:
         title: what is shown.
         x_label: of the horizontal axis.
         y_label: of the vertical axis.
         lines: name of a line -> its points.
+        words: what is to be seen.
         log_x: whether the horizontal axis is logarithmic.
         log_y: whether the vertical axis is logarithmic.
     """
-
-    title: str
-    x_label: str
-    y_label: str
-    lines: Mapping[str, Sequence[tuple[float, float]]]
-    log_x: bool = False
-    log_y: bool = False
+    series = [Series(name, [float(x) for x, _ in line], [float(y) for _, y in line]) for name, line in lines.items()]
+    return Picture(title, words, Axis(x_label, log_x), Axis(y_label, log_y), series)
 
 
 @dataclass(frozen=True)
@@ -89,7 +94,7 @@ class Evidence:
     """
 
     figures: tuple[Figure, ...]
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[Picture, ...] = ()
     detail: str = ""
 
     def __post_init__(self) -> None:
@@ -173,7 +178,7 @@ class Verdict:
     statement: str
     status: Status
     figures: tuple[Figure, ...]
-    curves: tuple[Curve, ...]
+    curves: tuple[Picture, ...]
     detail: str
     seed: int
     command: str
@@ -186,10 +191,14 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """As JSON values; numbers that are none become null."""
-        values = asdict(self)
+        values = asdict(self) | {"figures": [asdict(f) for f in self.figures], "seconds": round(self.seconds, 2)}
         for figure in values["figures"]:
             for key in ("value", "bound"):
                 figure[key] = figure[key] if math.isfinite(figure[key]) else None
+            if not figure["relation"]:
+                del figure["relation"], figure["bound"]
+        # The report draws them; whoever reads JSON has the figures.
+        del values["curves"]
         return values
 
 
@@ -222,7 +231,7 @@ def judge(subject: Claim, setting: Setting) -> Verdict:
     """
     begin = time.perf_counter()
     figures: tuple[Figure, ...] = ()
-    curves: tuple[Curve, ...] = ()
+    curves: tuple[Picture, ...] = ()
     try:
         evidence = subject.check(setting)
     except DoesNotApply as reason:
@@ -244,7 +253,7 @@ def verdict(
     seconds: float,
     detail: str,
     figures: tuple[Figure, ...] = (),
-    curves: tuple[Curve, ...] = (),
+    curves: tuple[Picture, ...] = (),
 ) -> Verdict:
     """The verdict on a claim, with the command that repeats it."""
     of = f" {setting.audited}" if setting.audited else ""

@@ -193,7 +193,7 @@ def _serve(pipe: Any, log: Path) -> None:
     from holonomy.audit import claims
     from holonomy.audit.subjects import tune
 
-    claims.load()
+    claims.register_claims()
     while True:
         try:
             kind, name, setting = pipe.recv()
@@ -207,8 +207,8 @@ def _serve(pipe: Any, log: Path) -> None:
 
 
 def _train(family: str, setting: Setting) -> str:
-    from holonomy.audit.subjects import train
+    from holonomy.audit.subjects import train_run
 
     recipe, overrides = PREPARED[family]
-    train(recipe, setting.scratch / "runs" / family, {**overrides, "train.seed": str(setting.seed)})
+    train_run(recipe, setting.scratch / "runs" / family, {**overrides, "train.seed": str(setting.seed)})
     return ""

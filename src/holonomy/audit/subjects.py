@@ -22,7 +22,7 @@ def tune(setting: Setting) -> None:
     torch.manual_seed(setting.seed)
 
 
-def train(recipe: str, where: Path, overrides: Mapping[str, str]) -> FitReport:
+def train_run(recipe: str, where: Path, overrides: Mapping[str, str]) -> FitReport:
     """Trains a recipe as the run directory `where`.
 
     Args:

@@ -29,6 +29,7 @@ def audit(
         typer.Option("--claim", metavar="ID", help="Only this claim, or those whose names begin so; may be repeated."),
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the claims and where they are made.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="With --list: the text of docs/claims.md.")] = False,
     full: Annotated[bool, typer.Option("--full", help="Larger settings, and the claims that take long.")] = False,
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.html", help="Also write a page with plots.")
@@ -47,12 +48,14 @@ def audit(
     """
     from holonomy.audit import claims, runner
 
-    claims.load()
+    claims.register_claims()
     place, family = (None, None) if run is None else _place_of(run, root)
     chosen = runner.select(claim, family=family, full=full or listed)
     if listed:
-        _list(chosen, as_json)
+        _list(chosen, as_json, markdown)
         return
+    if markdown:
+        raise ConfigError("`--markdown` goes with --list; add it, or drop --markdown")
     if report is not None and not report.parent.is_dir():
         raise ConfigError(f"`--report` {report}: the folder {report.parent} does not exist; make it first")
     begin = time.perf_counter()
@@ -123,13 +126,18 @@ def _show(verdict: Verdict) -> None:
         console.print(f"        repeat it: {verdict.command}", markup=False)
 
 
-def _list(chosen: list[Claim], as_json: bool) -> None:
+def _list(chosen: list[Claim], as_json: bool, markdown: bool) -> None:
     if as_json:
         rows = [
             {"id": c.id, "statement": c.statement, "source": c.source, "families": c.families, "small": c.small}
             for c in chosen
         ]
         print_json({"claims": rows})
+        return
+    if markdown:
+        from holonomy.audit.report import claims_page
+
+        out().print(claims_page(chosen), markup=False, end="")
         return
     for c in chosen:
         looks_at = f" [{', '.join(c.families)}]" if c.families else ""

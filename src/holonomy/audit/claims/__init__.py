@@ -7,7 +7,7 @@ import importlib
 MODULES = ("geometry", "language", "learning", "generalisation", "resuming")
 
 
-def load() -> None:
+def register_claims() -> None:
     """Registers every claim."""
     for name in MODULES:
         importlib.import_module(f"{__name__}.{name}")
