@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from holonomy.audit.subjects import train
+from holonomy.audit.subjects import train_run
 from holonomy.data.text import load_text
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz .,\n")
@@ -47,7 +47,7 @@ def lior_run(runs: Path) -> Path:
         "train.cadence.eval_every": "160",
         "train.optim.lr": "0.01",
     }
-    train("lior-smoke", runs / "lior", overrides)
+    train_run("lior-smoke", runs / "lior", overrides)
     return runs / "lior"
 
 
@@ -62,7 +62,7 @@ def holographic_run(runs: Path) -> Path:
         "model.mixture.blocks": "2",
         "model.mixture.em_steps": "40",
     }
-    train("holographic-smoke", runs / "holographic", overrides)
+    train_run("holographic-smoke", runs / "holographic", overrides)
     return runs / "holographic"
 
 
@@ -70,5 +70,5 @@ def holographic_run(runs: Path) -> Path:
 def ternary_run(runs: Path) -> Path:
     """An embedding of the 729 operations of six digits, 200 updates."""
     overrides = {"data.digits": "6", "data.batch": "128", "train.budget.steps": "200"}
-    train("ternary-smoke", runs / "ternary", overrides)
+    train_run("ternary-smoke", runs / "ternary", overrides)
     return runs / "ternary"

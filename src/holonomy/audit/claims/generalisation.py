@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 
-from holonomy.audit.claim import Curve, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import Evidence, Figure, Setting, claim, curve
 from holonomy.audit.claims.language import count_losses
 from holonomy.data.ternary_ops import OperationBatch, OperationSpace, StratifiedBatches, holdout
 from holonomy.data.text import load_text
@@ -139,7 +139,7 @@ def lior_learning(setting: Setting) -> Evidence:
             Figure("held-out loss, shuffled text", shuffled, ">=", floor - SLACK, "nats"),
             Figure("loss by counts of pairs", counted[-1][1], unit="nats"),
         ),
-        (Curve("held-out loss by training text", "characters", "nats a character", lines, log_x=True),),
+        (curve("held-out loss by training text", "characters", "nats a character", lines, log_x=True),),
     )
 
 
@@ -212,7 +212,7 @@ def holographic_learning(setting: Setting) -> Evidence:
             Figure("held-out loss, shuffled text", nothing[0], ">=", floors[0] - SLACK, "nats"),
             Figure("held-out loss, permuted targets", nothing[1], ">=", floors[1] - SLACK, "nats"),
         ),
-        (Curve("held-out loss by training text", "words", "nats a word", lines, log_x=True),),
+        (curve("held-out loss by training text", "words", "nats a word", lines, log_x=True),),
     )
 
 
@@ -289,5 +289,5 @@ def ternary_learning(setting: Setting) -> Evidence:
             Figure("withheld operations that come back, permuted targets", permuted[0], "<=", 0.02),
             Figure("of their entries, permuted targets", permuted[1], "<=", 0.4),
         ),
-        (Curve("withheld operations by those that were seen", "operations", "share right", lines, log_x=True),),
+        (curve("withheld operations by those that were seen", "operations", "share right", lines, log_x=True),),
     )

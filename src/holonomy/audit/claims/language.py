@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from holonomy.audit import subjects
-from holonomy.audit.claim import Curve, DoesNotApply, Evidence, Figure, Relation, Setting, claim
+from holonomy.audit.claim import DoesNotApply, Evidence, Figure, Relation, Setting, claim, curve
 from holonomy.core.errors import DataError
 from holonomy.data.text import load_text
 from holonomy.data.tokens import TokenBatch
@@ -155,14 +155,15 @@ class Paths:
 )
 def one_path(setting: Setting) -> Evidence:
     """Random contexts through `log_probs` and through every other way to the same numbers."""
-    groups, rows = (100, 100) if setting.full else (16, 25)
+    # Long contexts first; many short ones cost less than as many long ones.
+    groups = [(25, 64)] * 16 + [(250, 12)] * (40 if setting.full else 0)
     figures = []
     for family, model in speakers(setting):
         random, paths = np.random.default_rng(setting.seed), Paths(model)
         vocabulary = model.tokenizer.vocab_size
         text = natural(model, 20_000)
-        longest = int(np.clip(NUMBERS // (rows * vocabulary), 4, 64))
-        for _ in range(groups):
+        for rows, most in groups:
+            longest = int(np.clip(NUMBERS // (rows * vocabulary), 4, most))
             ids = draw_contexts(model, rows, int(random.integers(1, longest + 1)), random, text)
             whole = paths.compare(ids, random, steps=ids.shape[1])
             if family == "holographic":
@@ -179,7 +180,7 @@ def one_path(setting: Setting) -> Evidence:
             prompt = model.tokenizer.decode(text[begin : begin + int(random.integers(1, 40))])
             paths.converse(prompt if n else "", setting.scratch)
         bound = TOLERANCE[family]
-        figures.append(Figure(f"{family}: contexts", groups * rows, ">=", 400))
+        figures.append(Figure(f"{family}: contexts", sum(rows for rows, _ in groups), ">=", 400))
         figures += [Figure(f"{family}: {n}", d, "<=", bound, "nats apart") for n, d in paths.found.items()]
         figures.append(Figure(f"{family}: probabilities sum to one but for", paths.excess, "<=", 1e-4))
     return Evidence(tuple(figures))
@@ -323,7 +324,7 @@ def calibration(setting: Setting) -> Evidence:
             Figure(f"{family}: most probable token is right", float(hits.mean())),
         ]
     title = "how often the most probable token is right"
-    return Evidence(tuple(figures), (Curve(title, "its probability", "share that is right", lines),))
+    return Evidence(tuple(figures), (curve(title, "its probability", "share that is right", lines),))
 
 
 def count_losses(train: np.ndarray, tokens: np.ndarray, vocabulary: int) -> tuple[float, float]:

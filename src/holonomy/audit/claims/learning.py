@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from holonomy.audit.claim import Curve, Evidence, Figure, Setting, claim
+from holonomy.audit.claim import Evidence, Figure, Setting, claim, curve
 from holonomy.core.flat import FlatParams
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches
 from holonomy.data.tokens import TokenBatch
@@ -329,8 +329,8 @@ def gradient_parity(setting: Setting) -> Evidence:
             Figure(f"{bank}: worst parameter, relative", max(off.values()), "<=", PARITY),
             Figure(f"{bank}: worst direction by differences, relative", worst, "<=", 1e-5),
         ]
-    curve = Curve("distance of echo and gradient", "parameter, in order", "relative distance", lines, log_y=True)
-    return Evidence(tuple(figures), (curve,))
+    picture = curve("distance of echo and gradient", "parameter, in order", "relative distance", lines, log_y=True)
+    return Evidence(tuple(figures), (picture,))
 
 
 @claim(
