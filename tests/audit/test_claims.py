@@ -9,9 +9,13 @@ import pytest
 import test_claims_checkpoints
 import test_claims_configuration
 import test_claims_dynamics
+import test_claims_generalisation
 import test_claims_geometry
 import test_claims_holographic
+import test_claims_language
+import test_claims_learning
 import test_claims_performance
+import test_claims_resuming
 import test_claims_spectral
 import test_claims_ternary
 from mutants import CLAIMS, Mutant
@@ -28,6 +32,10 @@ MUTANTS: list[Mutant] = [
     *test_claims_performance.MUTANTS,
     *test_claims_spectral.MUTANTS,
     *test_claims_ternary.MUTANTS,
+    *test_claims_language.MUTANTS,
+    *test_claims_learning.MUTANTS,
+    *test_claims_generalisation.MUTANTS,
+    *test_claims_resuming.MUTANTS,
 ]
 
 

@@ -6,6 +6,10 @@ import importlib
 
 MODULES = (
     "geometry",
+    "language",
+    "learning",
+    "generalisation",
+    "resuming",
     "checkpoints",
     "dynamics",
     "holographic",
