@@ -94,6 +94,18 @@ def test_all_ways_to_ask_agree(model: HolographicModel, split: WordSplit) -> Non
         assert torch.isclose(found, model.next_log_probs(tokens[None, :at])[0, tokens[at]], atol=1e-5)
 
 
+def test_pieces_begin_anew_after_a_pad(model: HolographicModel, split: WordSplit) -> None:
+    ids = torch.from_numpy(split.test[:24].reshape(2, 12).copy())
+    ids[0, 4], ids[1, 9] = model.pad_id, model.pad_id
+    whole, state = model.log_probs(ids), model.start(2)
+    for part in ids.split([3, 4, 5], 1):
+        found, state = model.advance(part, state)
+        torch.testing.assert_close(found, whole[:, : part.shape[1]], atol=1e-4, rtol=1e-5)
+        whole = whole[:, part.shape[1] :]
+    apart = model.next_log_probs(ids[1:, 10:].numpy())
+    torch.testing.assert_close(found[1:, -1], apart, atol=1e-4, rtol=1e-5)
+
+
 def test_rows_of_experts_agree_with_their_targets(model: HolographicModel, split: WordSplit) -> None:
     from holonomy.models.holographic.contexts import of_text
 

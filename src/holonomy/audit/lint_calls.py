@@ -24,6 +24,7 @@ from holonomy.audit.lint_names import (
     map_kind,
     name_kind,
     radius_name,
+    says_norm,
     words,
 )
 from holonomy.audit.lint_rules import Origin
@@ -134,7 +135,8 @@ class CallReader(ABC):
             fact = step(c, frame)
             if fact is not None:
                 return fact
-        for fact in c.operands:
+        unnamed = [fact for key, fact in c.keywords.items() if not says_norm(key)]
+        for fact in (*c.operands[: len(c.operands) - len(c.keywords)], *unnamed):
             if not exempt_name(name) and name not in ops.HARMLESS:
                 self.reporter.use(frame, fact)
         return NOTHING

@@ -114,7 +114,7 @@ NO_POINT = word_set(
     "errors length lengths score scores logits metric metrics acc 3d xyz grad grads gradient gradients log logmap "
     "log0 tangent tan normal test check loader dataset tokens token ids text str init dropout norm0 idx index mask "
     "count size shape std sigma variance var scale temperature attention attn linear1 head heads kernel projection "
-    "layernorm"
+    "layernorm radial euclid euclidean"
 )
 POINT_HEADS = word_set("emb embs embedding embeddings x y z points point features feats latent latents mean mu")
 EXEMPT_WORDS = word_set(
@@ -177,6 +177,16 @@ def name_kind(name: str) -> Kind:
     if "hyperbolic" in parts and parts & POINT_HEADS:
         return Kind.BALL
     return Kind.UNKNOWN
+
+
+def says_norm(text: str) -> bool:
+    """Whether a label calls a number what it is, a norm: what is shown or kept under such a label is no radius."""
+    return bool(re.search(r"norm|[|\N{DOUBLE VERTICAL LINE}]", text, re.IGNORECASE)) and "radius" not in text.lower()
+
+
+def limit_name(name: str) -> bool:
+    """Whether a name may be that of the bound that keeps points inside the ball."""
+    return bool(words(name) & {"max", "ball", "edge", "boundary", "bound", "limit"})
 
 
 @lru_cache(maxsize=65536)

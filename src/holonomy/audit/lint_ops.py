@@ -33,7 +33,7 @@ KEEP = word_set(
 REDUCE = word_set("mean sum max min amax amin std var median quantile nanmean average prod all any")
 INVERSES = word_set(
     "asinh acosh atanh artanh arcosh arsinh arctanh arccosh arcsinh artan_k arsin_k arctan_k safe_atanh safe_acosh "
-    "safe_artanh safe_arcosh arcosh_stable artanh_stable"
+    "safe_artanh safe_arcosh arcosh_stable artanh_stable ArTanC ArTanh ArCosh ArSinh"
 )
 INERT = word_set(
     "shape dtype device ndim size dim grad requires_grad is_cuda numel layout names itemsize grad_fn is_leaf"

@@ -40,7 +40,10 @@ from holonomy.audit.lint_names import (
     Fact,
     Kind,
     exempt_name,
+    limit_name,
     name_kind,
+    says_norm,
+    words,
 )
 from holonomy.audit.lint_operators import OperatorReader
 from holonomy.audit.lint_rules import Origin
@@ -96,7 +99,7 @@ class SourceReader(OperatorReader):
         inner = Frame(
             environment,
             frame.owner,
-            exempt=exempt_name(function.name) or function.name in self.module.vocabulary.exempt,
+            exempt=frame.exempt or exempt_name(function.name) or function.name in self.module.vocabulary.exempt,
             loss=frame.loss or loss_name(function.name),
             detached=frame.detached or "no_grad" in decorators or "inference_mode" in decorators,
             depth=frame.depth + 1,
@@ -118,14 +121,15 @@ class SourceReader(OperatorReader):
             self.reporter.use(frame, fact)
         owner = frame.owner if bound else None
         told = tuple(sorted((n, f.kind.name, f.number, len(f.parts)) for n, f in given.items() if f.kind in CARRIED))
-        key = (id(function), told, frame.loss, frame.detached)
+        key = (id(function), told, frame.loss, frame.detached, frame.exempt)
         if key in self._known:
             return self._known[key]
         if key in self._active or frame.depth >= DEPTH:
             return NOTHING
         self._active.add(key)
         outer = frame.environment if function.name in frame.nested else self.module.constants
-        place = Frame(outer, owner, loss=frame.loss, detached=frame.detached, depth=frame.depth, nested=frame.nested)
+        place = Frame(outer, owner, exempt=frame.exempt, loss=frame.loss, detached=frame.detached, depth=frame.depth)
+        place.nested = frame.nested
         self._known[key] = self.function(function, place, given)
         self._active.discard(key)
         return self._known[key]
@@ -282,9 +286,9 @@ class SourceReader(OperatorReader):
                 frame.environment[dotted(target)] = kept
                 if frame.owner is not None and dotted(value) == "self" and kept.kind is not Kind.UNKNOWN:
                     frame.owner.attributes[name] = meet((frame.owner.attributes.get(name, NOTHING), kept))
-            case ast.Subscript(value, _):
+            case ast.Subscript(value, index):
                 self.value(value, frame)
-                self.reporter.use(frame, fact)
+                self._shown(index, fact, frame)
                 name = dotted(value)
                 if name and fact.kind is Kind.BALL:
                     frame.environment[name] = meet((frame.environment.get(name, NOTHING), fact))
@@ -292,6 +296,8 @@ class SourceReader(OperatorReader):
                 pass
 
     def _named(self, name: str, fact: Fact) -> Fact:
+        if fact.kind is Kind.BALL and words(name) & {"grad", "grads", "gradient", "gradients", "momentum"}:
+            return NOTHING
         fact = replace(fact, text=name) if fact.kind in (Kind.BALL, Kind.DIRECTION) else fact
         if fact.kind is not Kind.UNKNOWN or fact.number is not None or fact.parts or fact.text == "None":
             return fact
@@ -350,15 +356,16 @@ class SourceReader(OperatorReader):
             case ast.Yield(value):
                 if value is not None:
                     self.reporter.use(frame, self.value(value, frame))
-            case ast.Dict(_, values):
+            case ast.Dict(keys, values):
                 shown = replace(frame, logging=True)
-                for value in values:
-                    self.reporter.use(frame, self.value(value, shown))
+                for key, value in zip(keys, values, strict=True):
+                    self._shown(key, self.value(value, shown), frame)
             case ast.JoinedStr(values):
                 shown = replace(frame, logging=True)
+                label = ast.Constant("".join(str(v.value) for v in values if isinstance(v, ast.Constant)))
                 for value in values:
                     if isinstance(value, ast.FormattedValue):
-                        self.reporter.use(frame, self.value(value.value, shown))
+                        self._shown(label, self.value(value.value, shown), frame)
             case ast.ListComp(elt, generators) | ast.SetComp(elt, generators) | ast.GeneratorExp(elt, generators):
                 return self.value(elt, self._generated(generators, frame))
             case ast.DictComp(_, value, generators):
@@ -371,6 +378,11 @@ class SourceReader(OperatorReader):
             case _:
                 pass
         return NOTHING
+
+    def _shown(self, label: ast.expr | None, fact: Fact, frame: Frame) -> None:
+        """Uses a value that is shown or kept under a label."""
+        if not (isinstance(label, ast.Constant) and isinstance(label.value, str) and says_norm(label.value)):
+            self.reporter.use(frame, fact)
 
     def _generated(self, generators: list[ast.comprehension], frame: Frame) -> Frame:
         inner = replace(frame, environment=dict(frame.environment))
@@ -445,7 +457,13 @@ class SourceReader(OperatorReader):
             clamps = {n.id for n in (node.left, *node.comparators) if isinstance(n, ast.Name)} & frame.divisors
             for one, other in ((a, b), (b, a)):
                 near_edge = other.number is not None and (0.9 <= abs(other.number) <= 1.1 or abs(other.number) < 1e-3)
-                edge = other.kind in (Kind.EDGE, Kind.CURVATURE) or near_edge
+                limits = any(
+                    limit_name(n.id if isinstance(n, ast.Name) else n.attr)
+                    for side in (node.left, *node.comparators)
+                    for n in ast.walk(side)
+                    if isinstance(n, ast.Name | ast.Attribute)
+                )
+                edge = other.kind in (Kind.EDGE, Kind.CURVATURE) or near_edge or limits
                 if not edge and not clamps and not isinstance(node.ops[0], ast.Is | ast.IsNot):
                     self.reporter.use(frame, one)
 

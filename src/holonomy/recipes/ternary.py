@@ -178,7 +178,7 @@ def held_out_metrics(vae: TernaryVAE, withheld: torch.Tensor, *, full: bool) -> 
             metrics["coverage_sampled"] = coverage(space.index, lambda i: vae.reconstruct(i, generator=drawn))
             made = vae.generate(GENERATED, torch.Generator().manual_seed(SAMPLED_SEED))
             metrics["generated_distinct"] = float(len(made.unique()))
-    metrics["curvature"] = float(vae.k)
+    metrics["curvature"] = float(vae.k.detach())
     return {"val/loss": selection(metrics), **{f"val/{name}": value for name, value in metrics.items()}}
 
 

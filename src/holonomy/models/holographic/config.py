@@ -162,6 +162,8 @@ class PassConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> PassConfig:
+        if self.cadence.samples:
+            raise ValueError("cadence.samples has no effect: only lior runs write samples while they learn; drop it")
         if self.threads != "auto" and not 1 <= self.threads <= 1024:
             raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
         return self

@@ -52,6 +52,11 @@ class Grams:
     sources: tuple[str, ...] = ()
     spelling: Spelling | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of trie and classes."""
+        return self.trie.nbytes + (0 if self.group is None else self.group.nbytes)
+
     def read(self, contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The trie's own contexts from contexts and their last words."""
         if self.spelling is not None:
@@ -158,8 +163,8 @@ class Memories:
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes by structure."""
-        found = {g.name: g.trie.nbytes for g in [*self.grams, self.apart, *self.classes]}
-        found["unigram"] = self.unigram.nbytes
+        found = {g.name: g.nbytes for g in [*self.grams, self.apart, *self.classes]}
+        found |= {"unigram": self.unigram.nbytes, "recency": self.recency.nbytes}
         return found | ({"readout": self.readout.nbytes} if self.readout is not None else {})
 
     def learn(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int = 1) -> None:

@@ -125,6 +125,11 @@ class Recency:
         ages = np.arange(self._windows.max())
         self._decays = np.exp(-ages / np.array([[t.tau] for t in traces]))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tables of forgetting."""
+        return self._match.nbytes + self._windows.nbytes + self._decays.nbytes
+
     def rate(
         self, tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray, targets: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:

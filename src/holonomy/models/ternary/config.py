@@ -344,6 +344,8 @@ class TernaryTrainConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> TernaryTrainConfig:
+        if self.cadence.samples:
+            raise ValueError("cadence.samples has no effect: operations are no text; drop it")
         if self.strict_cuda and self.device == "cpu":
             raise ValueError("strict_cuda contradicts device = cpu; drop one of them")
         if self.threads != "auto" and not 1 <= self.threads <= 1024:

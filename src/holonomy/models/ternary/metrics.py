@@ -87,7 +87,7 @@ class _Points:
     """Points of all operations in polar form, and distances between them."""
 
     def __init__(self, space: OperationSpace, u: Tensor, k: Tensor) -> None:
-        self.space, self.k = space, k.double()
+        self.space, self.k = space, k.detach().double()
         self.u = u.double()
         self.rho = self.u.norm(dim=-1)
         self.e = self.u / self.rho.clamp_min(torch.finfo(torch.float64).tiny).unsqueeze(-1)
