@@ -49,7 +49,7 @@ class Sampling:
         if not 0 < self.repetition <= 100:
             raise ConfigError(f"`repetition` is {self.repetition}; wanted a number above 0, up to 100 nats")
         if self.temperature != 0 and not COLDEST <= self.temperature <= 100:
-            raise ConfigError(f"`temperature` is {self.temperature}; wanted 0 or a number in [{COLDEST:g}, 100]")
+            raise ConfigError(f"`temperature` is {self.temperature}; wanted a number in [{COLDEST:g}, 100], or 0")
         if self.top_k < 0:
             raise ConfigError(f"`top_k` is {self.top_k}; wanted 0 (keep all) or a positive number")
         if not 0 < self.top_p <= 1:
