@@ -43,6 +43,13 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "env.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\udcff", "\x1b[31m"])
+def test_names_that_cannot_be_shown_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="control character"):
+        RunDirectory.create(tmp_path, name, prefix="x", config=ToyConfig())
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_missing_run_gets_a_suggestion(tmp_path: Path) -> None:
     create(tmp_path, "shakespeare")
     with pytest.raises(CheckpointError, match="did you mean `shakespeare`"):
