@@ -186,6 +186,7 @@ def report(
     ] = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a page about a run: results, curves, pictures of the model, samples, configuration. Opens without network.
 
@@ -198,7 +199,8 @@ def report(
         size = written.path.stat().st_size
         print_json({"run": run, "report": str(written.path), "bytes": size, "faults": list(written.faults)})
         return
-    out().print(str(written.path), markup=False)
+    if not quiet:
+        out().print(str(written.path), markup=False)
     for fault in written.faults:
         err().print(f"warning: the report lacks a part: {fault}", markup=False)
 
