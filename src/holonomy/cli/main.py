@@ -47,7 +47,7 @@ def main(
 
 
 def _register() -> None:
-    from holonomy.cli import chat, data, evaluate, generate, geometry_lint, quickstart, recipes, runs, train
+    from holonomy.cli import chat, data, embed, evaluate, generate, geometry_lint, quickstart, recipes, runs, train
 
     app.command("train")(train.train)
     app.command("eval")(evaluate.evaluate)
@@ -55,6 +55,7 @@ def _register() -> None:
     app.command("chat")(chat.chat)
     app.command("quickstart")(quickstart.quickstart)
     app.command("recipes")(recipes.recipes)
+    app.command("embed")(embed.embed)
     app.command("geometry-lint")(geometry_lint.geometry_lint)
     app.add_typer(recipes.config_commands, name="config")
     app.add_typer(runs.runs_commands, name="runs")
