@@ -76,32 +76,29 @@ def gensim(relations: Relations, dim: int, seconds: float) -> tuple[Tensor, floa
 
 
 def geoopt_sampled(relations: Relations, dim: int, seconds: float) -> tuple[Tensor, float]:
-    """Riemannian SGD at rate 0.3 on batches of 10 pairs with 50 negatives, a tenth of the rate for 20 epochs."""
+    """Riemannian SGD on batches of 50 pairs with 50 negatives, as Nickel and Kiela but for the batch.
+
+    Their rate of 0.3 for 10 pairs is 1.5 for 50; a tenth of it for the first tenth of the time is their burn-in.
+    """
     import geoopt
 
     ball = geoopt.PoincareBall()
-    x = geoopt.ManifoldParameter(1e-3 * random_start(relations, dim), manifold=ball)
-    optimiser = geoopt.optim.RiemannianSGD([x], lr=0.3)
+    x = geoopt.ManifoldParameter(0.1 * random_start(relations, dim), manifold=ball)
+    optimiser = geoopt.optim.RiemannianSGD([x], lr=1.5)
     pairs, generator = torch.from_numpy(relations.pairs), torch.Generator().manual_seed(0)
-    related = {(u, v) for u, v in relations.pairs.tolist()}
-    begin, epoch = time.process_time(), 0
-    while time.process_time() - begin < seconds:
-        optimiser.param_groups[0]["lr"] = 0.03 if epoch < 20 else 0.3
-        for batch in pairs[torch.randperm(len(pairs), generator=generator)].split(10):
-            negatives = torch.randint(len(x), (len(batch), 50), generator=generator)
-            wrong = [
-                [w == u or (u, w) in related for w in row]
-                for u, row in zip(batch[:, 0].tolist(), negatives.tolist(), strict=True)
-            ]
-            others = torch.cat([batch[:, 1:], negatives], 1)
-            d = ball.dist(x[batch[:, :1]], x[others])
-            d = torch.cat([d[:, :1], d[:, 1:].masked_fill(torch.tensor(wrong), math.inf)], 1)
-            optimiser.zero_grad()
-            torch.nn.functional.cross_entropy(-d, torch.zeros(len(batch), dtype=torch.int64)).backward()
-            optimiser.step()
-            if time.process_time() - begin > seconds:
-                break
-        epoch += 1
+    related = torch.eye(len(x), dtype=torch.bool)
+    related[pairs[:, 0], pairs[:, 1]] = True
+    begin = time.process_time()
+    while (used := (time.process_time() - begin) / seconds) < 1:
+        optimiser.param_groups[0]["lr"] = 0.15 if used < 0.1 else 1.5
+        batch = pairs[torch.randint(len(pairs), (50,), generator=generator)]
+        negatives = torch.randint(len(x), (len(batch), 50), generator=generator)
+        d = ball.dist(x[batch[:, :1]], x[torch.cat([batch[:, 1:], negatives], 1)])
+        wrong = related[batch[:, :1], negatives]
+        d = torch.cat([d[:, :1], d[:, 1:].masked_fill(wrong, math.inf)], 1)
+        optimiser.zero_grad()
+        torch.nn.functional.cross_entropy(-d, torch.zeros(len(batch), dtype=torch.int64)).backward()
+        optimiser.step()
     return from_ball(x.detach(), ONE), -1.0
 
 
