@@ -82,8 +82,9 @@ def migrate_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file of any version.")],
     recipe: Recipe = "lior",
     write: Annotated[bool, typer.Option("--write", help="Change the file instead of printing it.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a key had to be dropped.")] = False,
 ) -> None:
-    """Rename the keys of an older configuration file.
+    """Rename the keys of an older configuration file, or of an earlier program that `recipe`'s family knows.
 
     Example: holonomy config migrate runs/old/config.yaml
     """
@@ -96,3 +97,5 @@ def migrate_file(
         replace_text(file, text)
     else:
         print(text, end="")
+    if strict and any("is dropped" in note for note in notes):
+        raise typer.Exit(1)
