@@ -20,6 +20,9 @@ def embed(
     dim: Annotated[int, typer.Option("--dim", min=2, max=1024, help="Dimension of the space.")] = 5,
     steps: Annotated[int, typer.Option("--steps", min=0, help="Updates; 0 is the layout in closed form.")] = 60,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the layout.")] = 0,
+    judged: Annotated[
+        int | None, typer.Option("--judge", min=1, help="Judge so many things instead of all of a large taxonomy.")
+    ] = None,
     threads: options.Threads = None,
     as_json: options.Json = False,
 ) -> None:
@@ -44,13 +47,13 @@ def embed(
     ball = to_ball(v, torch.tensor(-1.0, dtype=v.dtype)).tolist()
     lines = ("\t".join([name, *map(repr, row)]) for name, row in zip(relations.names, ball, strict=True))
     replace_text(points, "\n".join(lines) + "\n")
-    figures = reconstruction(v, relations)
+    figures = reconstruction(v, relations, judged=judged)
     if as_json:
         names, pairs = len(relations.names), len(relations.pairs)
         print_json({"out": str(points), "things": names, "relations": pairs, "cpu_seconds": spent, **figures})
         return
     out().print(
         f"{points}: {len(relations.names):,} things in {dim} dimensions, MAP {figures['map']:.4f}, mean rank "
-        f"{figures['mean_rank']:.3f} over {len(relations.pairs):,} relations, {spent:.1f} CPU-seconds",
+        f"{figures['mean_rank']:.3f} over {f'{judged:,} of them' if judged else 'all'}, {spent:.1f} CPU-seconds",
         markup=False,
     )

@@ -79,6 +79,10 @@ def test_figures_by_brute_force() -> None:
     found = reconstruction(v, relations)
     assert found["mean_rank"] == pytest.approx(np.mean(ranks))
     assert found["map"] == pytest.approx(np.mean(precisions))
+    assert reconstruction(v, relations, judged=39) == pytest.approx(found)
+    drawn = torch.randperm(39, generator=torch.Generator().manual_seed(0))[:10]
+    some = np.mean([precisions[at] for at in drawn])
+    assert reconstruction(v, relations, judged=10)["map"] == pytest.approx(some)
 
 
 def test_the_loss_by_its_sum() -> None:

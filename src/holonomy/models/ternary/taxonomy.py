@@ -142,8 +142,8 @@ class _Pairs:
         hidden[torch.arange(len(chosen)), self.things[chosen]] = True
         return _Rows(self.things[chosen], row, target, place, hidden)
 
-    def blocks(self) -> Iterator[_Rows]:
-        yield from map(self.rows, torch.arange(len(self.things)).split(max(1, AT_ONCE // self.count)))
+    def blocks(self, chosen: Tensor) -> Iterator[_Rows]:
+        yield from map(self.rows, chosen.split(max(1, AT_ONCE // self.count)))
 
 
 def embed_relations(
@@ -215,8 +215,16 @@ def _ranking_loss(x: Tensor, batch: _Rows, temperature: float, k: Tensor) -> Ten
     return (cost / share).sum() / len(batch.things)
 
 
-def reconstruction(v: Float[Tensor, "n dim"], relations: Relations, *, k: float = -1.0) -> dict[str, float]:
+def reconstruction(
+    v: Float[Tensor, "n dim"], relations: Relations, *, k: float = -1.0, judged: int | None = None
+) -> dict[str, float]:
     """How well distances give the relations back.
+
+    Args:
+        v: normal coordinates.
+        relations: what is to be found again.
+        k: curvature.
+        judged: judge so many things u, drawn with seed 0, against all others; None is every one.
 
     Returns:
         `mean_rank` over pairs (u, v): 1 and the number of things w, neither u nor above it, with d(u, w) <= d(u, v).
@@ -224,14 +232,17 @@ def reconstruction(v: Float[Tensor, "n dim"], relations: Relations, *, k: float 
         against the relations.
     """
     pairs, curvature = _Pairs(relations), torch.tensor(k, dtype=torch.float64)
-    x, total, precision = to_ball(v.double(), curvature), 0, 0.0
-    for batch in pairs.blocks():
+    chosen = torch.arange(len(pairs.things))
+    if judged is not None:
+        chosen = torch.randperm(len(chosen), generator=torch.Generator().manual_seed(0))[:judged]
+    x, ranks, precision = to_ball(v.double(), curvature), list[Tensor](), 0.0
+    for batch in pairs.blocks(chosen):
         d = pairwise_dist(x[batch.things], x, curvature)
         own = d.new_full((len(batch.things), int(batch.place.max()) + 1), math.inf)
         own[batch.row, batch.place] = d[batch.row, batch.target]
         own = own.sort(1).values
         before = torch.searchsorted(d.masked_fill(batch.hidden, math.inf).sort(1).values, own, right=True)
-        real, rank = own.isfinite(), torch.arange(1, own.shape[1] + 1)
-        total += int((before + 1)[real].sum())
-        precision += float(((rank / (rank + before)) * real).sum(1).div(real.sum(1)).sum())
-    return {"map": precision / len(pairs.things), "mean_rank": total / len(relations.pairs)}
+        real, at = own.isfinite(), torch.arange(1, own.shape[1] + 1)
+        ranks.append((before + 1)[real])
+        precision += float(((at / (at + before)) * real).sum(1).div(real.sum(1)).sum())
+    return {"map": precision / len(chosen), "mean_rank": float(torch.cat(ranks).double().mean())}
