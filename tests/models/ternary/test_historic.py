@@ -12,6 +12,7 @@ import yaml
 
 from holonomy.cli import main
 from holonomy.core.config import leaves, migrate, resolve, to_json
+from holonomy.core.errors import ConfigError
 from holonomy.models.ternary.config import TernaryConfig
 from holonomy.models.ternary.historic import KEY_SETS, recognise
 
@@ -97,6 +98,17 @@ def test_a_key_set_becomes_a_valid_configuration(name: str, tmp_path: Path) -> N
     assert [key for key in ends(old) if f"`{key}`" not in told and key not in epochs] == []
     assert "epochs are now" in told
     assert migrate(TernaryConfig, to_json(config), origin=name) == (to_json(config), [])
+
+
+def test_values_that_mean_nothing_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"radius in the ball is 1\.5"):
+        migrate(TernaryConfig, {"vae_a": {"beta": 1}, "max_radius": 1.5}, origin="t")
+    odd = {"vae_a": {"beta": 1}, "batch_size": "many", "total_epochs": "all", "seed": None}
+    found, notes = migrate(TernaryConfig, odd, origin="t")
+    assert found["data"]["batch"] == "many"
+    assert "train" not in found
+    assert "`seed` is dropped: it was empty" in notes
+    assert "`total_epochs` is dropped: no counterpart" in notes
 
 
 def test_every_program_is_told_from_the_others() -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from holonomy.core.errors import ConfigError
+
 OPERATIONS = 3**9
 NO_COUNTERPART = "no counterpart"
 Change = Callable[[Any], Any]
@@ -21,7 +23,9 @@ def _same(value: Any) -> Any:
     return value
 
 
-def _geodesic(radius: float) -> float:
+def _geodesic(radius: Any) -> float:
+    if not isinstance(radius, int | float) or not 0 <= radius < 1:
+        raise ConfigError(f"a radius in the ball is {radius!r}; wanted a number from 0 to below 1, such as 0.95")
     return 2 * math.atanh(radius)
 
 
@@ -177,6 +181,9 @@ def convert(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
     Returns:
         The tree, and a note for every key that was renamed, changed or dropped.
+
+    Raises:
+        ConfigError: a radius is not one of the ball.
     """
     keys = recognise(tree)
     if keys is None:
@@ -185,7 +192,9 @@ def convert(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     notes = [f"`{key}` is {value!r}: so did {keys.name}" for key, value in keys.fixed.items()]
     old = dict(_ends(tree))
     for key, value in old.items():
-        if key in keys.rows and value is not None:
+        if key in keys.rows and value is None:
+            notes.append(f"`{key}` is dropped: it was empty")
+        elif key in keys.rows:
             new, change = keys.rows[key]
             found[new] = change(value)
             notes.append(f"`{key}` = {value!r} is now `{new}` = {found[new]!r}")
@@ -208,15 +217,20 @@ def convert(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 _EPOCHS = ("total_epochs", "epochs", "training.epochs")
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _epochs(old: Mapping[str, Any], found: dict[str, Any], notes: list[str]) -> None:
     """Epochs as updates, and the start of a phase as a share of them."""
-    epochs = next((old[key] for key in _EPOCHS if old.get(key)), None)
-    if epochs is None:
+    epochs = next((old[key] for key in _EPOCHS if _positive(old.get(key))), None)
+    batch = found.get("data.batch", 1024)
+    if epochs is None or not _positive(batch):
         return
-    steps = found["train.budget.steps"] = epochs * math.ceil(OPERATIONS / found.get("data.batch", 1024))
+    steps = found["train.budget.steps"] = epochs * math.ceil(OPERATIONS / batch)
     notes.append(f"{epochs} epochs are now `train.budget.steps` = {steps}")
     start = old.get("loss.geodesic.phase_start_epoch")
-    if start and start < epochs:
+    if _positive(start) and start < epochs:
         found |= {"phases.geometry_start": start / epochs, "loss.padic_geodesic.structure": 0.0}
         notes.append(f"`loss.geodesic.phase_start_epoch` = {start} is now `phases.geometry_start` = {start / epochs}")
 
