@@ -17,7 +17,7 @@ Source = Annotated[str, typer.Argument(help="Known name, file, folder or token s
 
 @data_commands.command("list")
 def list_data(as_json: options.Json = False) -> None:
-    """List the texts that have a name, and where they are looked for.
+    """List the data that have a name, and where they are looked for.
 
     Example: holonomy data list
     """
