@@ -322,4 +322,4 @@ def test_data_is_listed_described_prepared_and_trained_on(tmp_path: Path, capfd,
     code, printed, _ = holonomy(capfd, monkeypatch, "data", "info", "sums.txt", "--json")
     assert json.loads(printed)["characters"] == found["tokens"]
     code, printed, _ = holonomy(capfd, monkeypatch, "data", "list", "--json")
-    assert {row["name"] for row in json.loads(printed)["data"]} == {"pydoc", "tinyshakespeare"}
+    assert {row["name"] for row in json.loads(printed)["data"]} == {"pydoc", "tinyshakespeare", "wordnet-mammals"}

@@ -49,6 +49,12 @@ def test_a_run_from_training_to_its_figures(here: Path, capfd, monkeypatch) -> N
     assert json.loads(out)["metrics"]["val/coverage"] == report["metrics"]["val/coverage"]
     assert json.loads(out)["missed"]
     assert "missed: coverage" in err
+    code, out, _ = holonomy(capfd, monkeypatch, "eval", "a", "--protocol", "doubt")
+    assert code == 0
+    assert "set coverage" in out
+    code, _, err = holonomy(capfd, monkeypatch, "eval", "a", "--protocol", "carried")
+    assert code == 2
+    assert "knows doubt" in err
     code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a", "--json", "--threads", "1")
     assert code == 0
     assert json.loads(out)["runs"][0]["valid"]

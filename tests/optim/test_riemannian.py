@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
+from holonomy.geometry import lorentz, normal
 from holonomy.geometry.euclidean import Euclidean
 from holonomy.geometry.lorentz import Lorentz
 from holonomy.geometry.manifold import Manifold
 from holonomy.geometry.poincare import Poincare
 from holonomy.geometry.sphere import Sphere
-from holonomy.optim.riemannian import RiemannianAdam, RiemannianSGD
+from holonomy.optim.riemannian import NormalAdam, RiemannianAdam, RiemannianSGD
 
 MANIFOLDS = [Poincare(-0.7), Lorentz(-0.7), Sphere(0.7), Euclidean()]
 
@@ -94,3 +95,47 @@ def test_refusals() -> None:
         RiemannianSGD([torch.nn.Parameter(torch.tensor([2.0, 0.0]))], Poincare(), lr=0.1)
     with pytest.raises(ConfigError, match="lr"):
         RiemannianAdam([torch.nn.Parameter(torch.zeros(2))], Poincare(), lr=0.0)
+
+
+def test_normal_coordinates_step_as_far_and_where_steepest() -> None:
+    """Adam's first step has length lr along the gradient: here the end of the geodesic, up to lr^2."""
+    k = torch.tensor(-0.7, dtype=torch.float64)
+    sheet = Lorentz(k)
+    start = torch.randn(20, 3, generator=torch.Generator().manual_seed(3)).double() * 2
+    target = lorentz.from_normal(torch.tensor([0.3, -1.0, 0.2], dtype=torch.float64), k)
+    off = []
+    for lr in (1e-2, 1e-3):
+        v = torch.nn.Parameter(start.clone())
+        optimiser = NormalAdam([v], k, lr=lr, max_radius=20.0, eps=0.0)
+        x = lorentz.from_normal(v, k)
+        sheet.dist(x, target.expand_as(x)).sum().backward()
+        optimiser.step()
+        x = x.detach()
+        towards = sheet.log(x, target.expand_as(x))
+        wanted = sheet.exp(x, lr * towards / sheet.norm(x, towards)[:, None])
+        off.append(float(sheet.dist(lorentz.from_normal(v.detach(), k), wanted).max()))
+    assert off[0] < 2e-4
+    assert off[1] < off[0] / 50
+
+
+def test_normal_coordinates_work_far_out() -> None:
+    """At radius 22 a ball's own coordinates keep 7 digits and its transport none: points still meet."""
+    k = torch.tensor(-1.0, dtype=torch.float64)
+    start = 22 * torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1.0, 1e-8]], dtype=torch.float64), dim=1)
+    v = torch.nn.Parameter(start.clone())
+    optimiser = NormalAdam([v], k, lr=0.05, max_radius=23.0)
+    begin = float(normal.dist(v[0], v[1], k).detach())
+    for _ in range(200):
+        optimiser.zero_grad()
+        (normal.dist(v[0], v[1], k) - 0.5).square().backward()
+        optimiser.step()
+    assert begin > 5
+    assert float(normal.dist(v[0], v[1], k).detach()) == pytest.approx(0.5, abs=0.05)
+    optimiser = NormalAdam([v], k, lr=2.0, max_radius=23.0)
+    for _ in range(5):
+        optimiser.zero_grad()
+        (-v.norm(dim=1)).sum().backward()
+        optimiser.step()
+    assert v.detach().norm(dim=1).tolist() == pytest.approx([23.0, 23.0])
+    with pytest.raises(ConfigError, match="lr"):
+        NormalAdam([v], k, lr=0.0, max_radius=23.0)

@@ -1,4 +1,4 @@
-"""`holonomy data`: known texts, what is in a text, and token stores."""
+"""`holonomy data`: known texts, what is in a text, token stores, and the nouns of WordNet."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Source = Annotated[str, typer.Argument(help="Known name, file, folder or token s
 
 @data_commands.command("list")
 def list_data(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
-    """List the texts that have a name, and where they are looked for.
+    """List the data that have a name, and where they are looked for.
 
     Example: holonomy data list
     """
@@ -76,3 +76,27 @@ def prepare_data(
         out().print(
             f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols", markup=False
         )
+
+
+@data_commands.command("wordnet")
+def wordnet(
+    folder: Annotated[Path, typer.Argument(help="Folder with data.noun and index.noun of a WordNet.")],
+    table: Annotated[Path, typer.Option("--out", help="File to write.")],
+    root: Annotated[str | None, typer.Option("--root", help="Only this noun and all below it.")] = None,
+    without: Annotated[list[str] | None, typer.Option("--without", help="Noun to leave out; may be repeated.")] = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Write every pair of nouns of which one is a kind of the other, as `embed` reads them.
+
+    Example: holonomy data wordnet /usr/share/wordnet --root mammal.n.01 --out mammals.tsv
+    """
+    from holonomy.core.config import replace_text
+    from holonomy.data.relations import relations_text, wordnet_relations
+
+    made = wordnet_relations(folder, root=root, without=without or ())
+    replace_text(table, relations_text(made))
+    if as_json:
+        print_json({"out": str(table), "nouns": len(made.names), "relations": len(made.pairs)})
+    elif not quiet:
+        out().print(f"{table}: {len(made.names):,} nouns, {len(made.pairs):,} relations", markup=False)

@@ -26,7 +26,9 @@ def evaluate(
     protocol: Annotated[
         str | None,
         typer.Option(
-            "--protocol", help="windows from rest, carried: one stream, or memory: a stream with associative memory."
+            "--protocol",
+            help="windows from rest, carried: one stream, memory: a stream with associative memory; "
+            "doubt: how sure a ternary run is of its entries.",
         ),
     ] = None,
     threads: options.Threads = None,

@@ -51,6 +51,7 @@ def _register() -> None:
         audit,
         chat,
         data,
+        embed,
         evaluate,
         generate,
         geometry_lint,
@@ -69,6 +70,7 @@ def _register() -> None:
     app.command("quickstart")(quickstart.quickstart)
     app.command("recipes")(recipes.recipes)
     app.command("audit")(audit.audit)
+    app.command("embed")(embed.embed)
     app.command("geometry-lint")(geometry_lint.geometry_lint)
     app.add_typer(recipes.config_commands, name="config")
     app.add_typer(runs.runs_commands, name="runs")

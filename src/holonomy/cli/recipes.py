@@ -85,10 +85,11 @@ def migrate_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file of any version.")],
     recipe: Recipe = "lior",
     write: Annotated[bool, typer.Option("--write", help="Change the file instead of printing it.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a key had to be dropped.")] = False,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Rename the keys of an older configuration file.
+    """Rename the keys of an older configuration file, or of an earlier program that `recipe`'s family knows.
 
     Example: holonomy config migrate runs/old/config.yaml
     """
@@ -103,3 +104,5 @@ def migrate_file(
         print_json({"file": str(file), "written": write, "renamed": notes, "config": tree})
     elif not write:
         print(text, end="")
+    if strict and any("is dropped" in note for note in notes):
+        raise typer.Exit(1)

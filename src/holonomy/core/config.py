@@ -29,6 +29,11 @@ class Config(BaseModel):
     moved: ClassVar[dict[int, dict[str, str]]] = {}
     """For a whole tree with a key `version`: by older version, which dotted keys the next one renamed."""
 
+    @classmethod
+    def adopt(cls, tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """A tree in the names of this package, should it be of another program, and what was changed, in words."""
+        return tree, []
+
 
 C = TypeVar("C", bound=Config)
 
@@ -210,7 +215,9 @@ def from_json(cls: type[C], tree: Mapping[str, Any], *, origin: str) -> C:
 
 
 def migrate(cls: type[Config], tree: Mapping[str, Any], *, origin: str) -> tuple[dict[str, Any], list[str]]:
-    """Renames the keys of an older tree, version by version; a tree without a version is of the first.
+    """Renames the keys of another program, then those of an older tree, version by version.
+
+    A tree without a version is of the first.
 
     Returns:
         The tree as this version names it, and what was renamed, in words.
@@ -219,13 +226,12 @@ def migrate(cls: type[Config], tree: Mapping[str, Any], *, origin: str) -> tuple
         ConfigError: the version is newer than this package, or no version at all.
     """
     current = max(cls.moved, default=0) + 1
-    found: dict[str, Any] = json.loads(json.dumps(tree))
+    found, notes = cls.adopt(json.loads(json.dumps(tree)))
     if not cls.moved:
-        return found, []
+        return found, notes
     version = found.get("version", 1)
     if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= current:
         raise ConfigError(f"{origin}: `version` = {version!r}; this package reads 1 to {current}, upgrade it")
-    notes: list[str] = []
     for number in range(version, current):
         for old, new in cls.moved[number].items():
             value = _take(found, old)

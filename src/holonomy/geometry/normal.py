@@ -49,6 +49,17 @@ def from_ball(x: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, "... n"]:
     return 2 * x * artanhc(-k * square_norm(x))
 
 
+def whiten(v: Float[Tensor, "... n"], w: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, "... n"]:
+    """g^(-1/2) w at v: derivatives by normal coordinates in an orthonormal frame, and frame vectors in coordinates.
+
+    In normal coordinates lengths along v are as they look; those across it are sinh(sqrt c |v|) / (sqrt c |v|) times as
+    long.
+    """
+    square = square_norm(v)
+    radial = (w * v).sum(-1, keepdim=True) / square.clamp_min(torch.finfo(v.dtype).tiny) * v
+    return radial + (w - radial) / sinhc(-k * square)
+
+
 def polar_half_chord(
     a: Float[Tensor, ...], b: Float[Tensor, ...], chord: Float[Tensor, ...], k: Tensor
 ) -> Float[Tensor, ...]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from holonomy.core.errors import ConfigError
+from holonomy.geometry import normal
 from holonomy.geometry.manifold import Manifold
 
 
@@ -101,3 +102,56 @@ class RiemannianAdam(_OnManifold):
         state["second"] = b2 * state.get("second", torch.zeros_like(square)) + (1 - b2) * square
         root = (state["second"] / (1 - b2**count)).sqrt() + group["eps"]
         (state["first"],) = self._follow(point, -group["lr"] * (first / (1 - b1**count)) / root, first)
+
+
+class NormalAdam(Optimizer):
+    """Adam for points of hyperbolic space in normal coordinates, at radii where the optimisers above fail.
+
+    A tangent in coordinates of the ball or of the hyperboloid loses its digits in float64 from radius 17 on: what is
+    left of it after cancellation is of size e^(-2r) or e^(2r). Here moments and steps live in the orthonormal frame
+    along and across the radius, where every length is as it is. A step is straight in normal coordinates, which is a
+    geodesic along the radius and one to first order across it; frames of near points are near, so moments stay.
+
+    Args:
+        params: normal coordinates [..., n].
+        k: curvature, below zero.
+        lr, betas, eps: as in `RiemannianAdam`.
+        max_radius: points beyond it are put back on it.
+
+    Raises:
+        ConfigError: lr is not above zero.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor],
+        k: Tensor,
+        *,
+        lr: float,
+        max_radius: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+    ) -> None:
+        if not lr > 0:
+            raise ConfigError(f"`lr` is {lr}; wanted a number above zero")
+        self.k, self.max_radius = k, max_radius
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Moves every parameter that has a gradient."""
+        for group in self.param_groups:
+            b1, b2 = group["betas"]
+            for v in group["params"]:
+                if v.grad is None:
+                    continue
+                state = self.state[v]
+                slope = normal.whiten(v, v.grad, self.k)
+                square = slope.square().sum(-1, keepdim=True)
+                count = state["count"] = state.get("count", 0) + 1
+                first = state["first"] = b1 * state.get("first", torch.zeros_like(v)) + (1 - b1) * slope
+                second = state["second"] = b2 * state.get("second", torch.zeros_like(square)) + (1 - b2) * square
+                root = (second / (1 - b2**count)).sqrt() + group["eps"]
+                v.sub_(normal.whiten(v, group["lr"] * (first / (1 - b1**count)) / root, self.k))
+                radius = v.norm(dim=-1, keepdim=True).clamp_min(torch.finfo(v.dtype).tiny)
+                v.mul_((self.max_radius / radius).clamp_max(1))

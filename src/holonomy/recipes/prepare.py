@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from holonomy.data.relations import MAMMALS
 from holonomy.data.splits import shared_documents
 from holonomy.data.store import TokenStore, is_store, open_store, write_store
 from holonomy.data.stream import DocumentFiles
@@ -82,11 +83,14 @@ def describe(source: str) -> dict[str, str | int | float]:
 
 
 def known() -> list[dict[str, str | bool]]:
-    """Texts that can be asked for by name, and where they are looked for."""
+    """Data that can be asked for by name, and where they are looked for."""
     rows: list[dict[str, str | bool]] = [
         {"name": "pydoc", "where": "part of every Python", "present": True, "url": ""},
     ]
     for name, text in KNOWN_TEXTS.items():
         path = data_directory() / text.file
         rows.append({"name": name, "where": str(path), "present": path.is_file(), "url": text.url})
+    path = data_directory() / f"{MAMMALS}.tsv"
+    made = "holonomy data wordnet"
+    rows.append({"name": MAMMALS, "where": str(path), "present": path.is_file(), "url": made})
     return rows

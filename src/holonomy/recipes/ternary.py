@@ -25,6 +25,7 @@ from holonomy.models.ternary.metrics import (
 )
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.models.ternary.pictures import ternary_pictures
+from holonomy.models.ternary.uncertainty import doubt
 from holonomy.recipes.work import Work, choose_device
 from holonomy.train.callbacks import Action, Callback
 from holonomy.train.checkpoint import Checkpoint, find, read
@@ -32,6 +33,8 @@ from holonomy.train.distributed import World
 from holonomy.train.run import RunDirectory
 
 SAMPLED_SEED = 0
+DOUBT = "doubt"
+"""The one protocol of evaluation besides the usual one."""
 COMPARED = (
     "coverage",
     "hierarchy",
@@ -284,16 +287,22 @@ def _evaluate(
     saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
 ) -> dict[str, float]:
     """Metrics of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
-    if data is not None or split is not None or protocol is not None:
+    if data is not None or split is not None:
         raise ConfigError(
-            "`--data`, `--split` and `--protocol` are about texts; a ternary run is evaluated on all operations, "
+            "`--data` and `--split` are about texts; a ternary run is evaluated on all operations, "
             "and on those it never saw where `data.holdout` is above 0: drop them"
         )
+    if protocol not in (None, DOUBT):
+        raise ConfigError(f"`--protocol` is {protocol}; a ternary run knows {DOUBT}: how sure it is of its entries")
     config = from_json(TernaryConfig, saved.state["config"], origin=str(saved.path))
     vae = _load(saved)
     own = config.data
     _, withheld = holdout(vae.space, own.holdout, seed=own.holdout_seed, always_train=own.always_train)
     metrics = held_out_metrics(vae, withheld, full=True)
+    if protocol == DOUBT:
+        metrics |= {
+            f"val/{name}": value for name, value in doubt(vae, withheld if own.holdout else vae.space.index).items()
+        }
     return {**metrics, **baseline_metrics(config, vae.space)} if with_baselines else metrics
 
 

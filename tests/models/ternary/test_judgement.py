@@ -14,6 +14,7 @@ from holonomy.models.ternary.grokking import change_point, find_grokking
 from holonomy.models.ternary.model import TernaryVAE, build_model
 from holonomy.models.ternary.uncertainty import (
     ConformalSets,
+    doubt,
     dropout_probabilities,
     ensemble_probabilities,
     entry_probabilities,
@@ -101,3 +102,27 @@ def test_conformal_sets_hold_the_truth_at_the_promised_rate(miss: float) -> None
         ConformalSets(p[:10], table[:10], miss=0.01)
     with pytest.raises(ConfigError, match="`miss`"):
         ConformalSets(p, table, miss=0.0)
+
+
+def test_doubt_is_measured_on_what_did_not_calibrate() -> None:
+    index = torch.arange(240)
+    plain, unsure = doubt(model(), index), doubt(model("model.encoder_dropout=0.5"), index)
+    assert set(unsure) - set(plain) == {"disagreement"}
+    assert unsure["disagreement"] > 1e-4
+    # Untrained, nothing short of all values holds 99 of 100 true ones.
+    assert plain["set_size"] > 2.5
+    assert plain["set_coverage"] > 0.97
+    fixed = model()
+    last = fixed.decoder.body[-1]
+    with torch.no_grad():
+        last.weight.zero_()
+        last.bias.zero_()
+    assert doubt(fixed, index)["entropy"] == pytest.approx(np.log(3), rel=1e-6)
+    with torch.no_grad():
+        last.bias.copy_(torch.tensor([9.0, 0.0, 0.0]).repeat(5))
+    # A model that is sure of the first value is wrong two times in three, and its sets say so.
+    wrong = doubt(fixed, index)
+    assert wrong["entropy"] < 0.01
+    assert wrong["set_size"] > 2.5
+    with pytest.raises(ConfigError, match="takes at least"):
+        doubt(fixed, torch.arange(8))

@@ -17,7 +17,7 @@ from holonomy.models.ternary.controller import WeightController
 from holonomy.models.ternary.curriculum import GROUPS, Curriculum
 from holonomy.models.ternary.homeostasis import Homeostasis
 from holonomy.models.ternary.learner import TernaryLearner
-from holonomy.models.ternary.metrics import coverage
+from holonomy.models.ternary.metrics import coverage, spearman
 from holonomy.recipes.ternary import Steering
 
 SMALL = ("data.digits=5", "data.batch=81", "data.extra_from_level=3", "model.latent_dim=6", "model.hidden=[32]")
@@ -235,6 +235,58 @@ def test_damage_to_the_coverage_path_is_caught_and_reversed() -> None:
     again.load_state(json.loads(json.dumps(steering.state())))
     assert not any(p.requires_grad for p in other.part("encoder_A").values())
     assert all(torch.equal(other.kept[n], learner.kept[n]) for n in learner.kept)
+
+
+def hierarchy_of(learner: TernaryLearner) -> float:
+    learner.module.eval()
+    radius = learner.vae.embed(learner.space.index).norm(dim=-1)
+    learner.module.train()
+    return spearman(learner.space.levels.double(), radius.double())
+
+
+def collapsed() -> tuple[TernaryLearner, StratifiedBatches, Steering]:
+    """A model whose hierarchy path stood still and was frozen, with its radii turned round since."""
+    learner, batches = learner_of(
+        "model.sharing=separate", "homeostasis.enabled=true", "homeostasis.warmup=0", "homeostasis.hysteresis=0",
+        "homeostasis.patience=2", "train.optim.lr=0.01",
+    )  # fmt: skip
+    steering = Steering(learner.config, learner)
+    for _ in range(120):
+        learner.train_step(batches.next(), progress=0.3)
+    assert hierarchy_of(learner) < -0.8
+    for _ in range(4):
+        steering.evaluated(0, {"val/coverage": 1.0, "val/hierarchy": hierarchy_of(learner), "val/Q": 1.0})
+    assert not any(p.requires_grad for p in learner.part("encoder_B").values())
+    last = learner.vae.projection["B"].radius[-1]
+    with torch.no_grad():
+        for param in last.parameters():
+            param.neg_()
+    return learner, batches, steering
+
+
+def test_a_collapse_of_the_hierarchy_is_caught_and_reversed() -> None:
+    for steered in (True, False):
+        learner, batches, steering = collapsed()
+        damaged = hierarchy_of(learner)
+        assert damaged > 0.5
+        if steered:
+            steering.evaluated(0, {"val/coverage": 1.0, "val/hierarchy": damaged, "val/Q": 0.0})
+            assert "released: hierarchy" in str(steering.log[-1])
+        for _ in range(120):
+            learner.train_step(batches.next(), progress=0.3)
+        # Without an evaluation nobody notices.
+        assert hierarchy_of(learner) < -0.8 if steered else hierarchy_of(learner) == damaged
+
+
+def test_no_weight_of_a_whole_model_runs_to_its_bound() -> None:
+    learner, batches = learner_of("weighting.kind=controller", "weighting.every=2", "weighting.lr=0.01")
+    control, reached = learner.controller, 0.0
+    assert control is not None
+    for at in range(150):
+        learner.train_step(batches.next(), progress=at / 150)
+        reached = max(reached, *(abs(float(f.log())) for f in control.factors().values()))
+    # One height at its bound and all others at the opposite one, with their mean taken off.
+    assert 0.1 < reached < 0.9 * 2 * control.reach * (1 - 1 / len(control.groups))
 
 
 HOMEOSTASIS_KEYS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -400,6 +400,13 @@ class TernaryConfig(Config):
                 if (key == prefix or key.startswith(f"{prefix}.")) and value != defaults[key]:
                     raise ValueError(f"{key} has no effect: {reason}")
         return self
+
+    @classmethod
+    def adopt(cls, tree: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Takes the keys of three earlier programs; see `holonomy.models.ternary.historic`."""
+        from holonomy.models.ternary.historic import convert
+
+        return convert(tree)
 
     def _inactive(self) -> Iterator[tuple[str, str]]:
         """Keys that nothing reads under the other choices, and why."""

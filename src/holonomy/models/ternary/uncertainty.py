@@ -98,3 +98,34 @@ class ConformalSets:
     def sets(self, probabilities: Float[Tensor, "B digits base"]) -> Bool[Tensor, "B digits base"]:
         """Which values each set holds."""
         return 1 - probabilities <= self.threshold
+
+
+MISS, MASKS = 0.01, 30
+
+
+def doubt(vae: TernaryVAE, index: Int[Tensor, " n"], *, seed: int = 0) -> dict[str, float]:
+    """Figures of how sure the model is about operations, the better those it was not trained on.
+
+    Half of them calibrate sets that miss one true value in a hundred; the other half is measured.
+
+    Returns:
+        `entropy`: mean over entries, in nats. `set_size`, `set_coverage`: mean number of values in a set, and share of
+        the sets that hold the true one. `disagreement`: what 30 masks of dropout differ by, in nats, where there is
+        dropout.
+
+    Raises:
+        ConfigError: too few operations.
+    """
+    order = torch.randperm(len(index), generator=torch.Generator().manual_seed(seed)).to(index.device)
+    known, asked = index[order].chunk(2)
+    fitted = ConformalSets(entry_probabilities(vae, known), vae.table_of(known), miss=MISS)
+    p, true = entry_probabilities(vae, asked), vae.table_of(asked).long().unsqueeze(-1)
+    held = fitted.sets(p)
+    figures = {
+        "entropy": float(split_entropy(p[None])[0].mean()),
+        "set_size": float(held.sum(-1).double().mean()),
+        "set_coverage": float(held.gather(-1, true).double().mean()),
+    }
+    if any(isinstance(m, nn.Dropout) for m in vae.modules()):
+        figures["disagreement"] = float(split_entropy(dropout_probabilities(vae, asked, samples=MASKS))[1].mean())
+    return figures
