@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from holonomy.core.errors import CheckpointError, DataError
 from holonomy.core.learner import IGNORE_INDEX
-from holonomy.data.tokens import WindowSampler, validation_batches
+from holonomy.data.tokens import ConsecutiveSampler, WindowSampler, validation_batches
 
 
 def sampler(length: int = 1000, seed: int = 3, batch: int = 4, seq_len: int = 10) -> WindowSampler:
@@ -81,3 +83,21 @@ def test_validation_predicts_each_token_once(length: int) -> None:
 def test_one_token_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="at least 2"):
         next(validation_batches(torch.tensor([1]), seq_len=4, batch=1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_consecutive_windows_go_on_where_the_last_ones_ended(workers: int) -> None:
+    source = ConsecutiveSampler(torch.arange(1003), seq_len=10, batch=4, seed=3, workers=workers)
+    again = ConsecutiveSampler(torch.arange(1003), seq_len=10, batch=4, seed=3)
+    batches = [source.next() for _ in range(75)]
+    assert [n for n, batch in enumerate(batches) if batch.fresh] == [0, 24, 48, 72]
+    for before, after in itertools.pairwise(batches):
+        assert torch.equal(after.targets, after.inputs + 1)
+        assert after.fresh or torch.equal(after.inputs[:, 0], before.targets[:, -1])
+    epoch = torch.cat([b.inputs for b in batches[:24]], 1)
+    assert len(epoch.unique()) == 960
+    assert len({int(batches[n].inputs[0, 0]) for n in (0, 24, 48, 72)}) > 1
+    again.load_state({"batches": 30})
+    assert torch.equal(again.next().inputs, batches[30].inputs)
+    with pytest.raises(DataError, match="one batch needs 41"):
+        ConsecutiveSampler(torch.arange(40), seq_len=10, batch=4, seed=3)

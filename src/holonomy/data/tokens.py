@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -22,11 +22,13 @@ class TokenBatch:
 
     Attributes:
         count: number of targets that count.
+        fresh: the sequences begin here; else they go on where those of the batch before ended.
     """
 
     inputs: Tensor
     targets: Tensor
     count: int
+    fresh: bool = field(default=True, kw_only=True)
 
 
 class WindowSampler:
@@ -57,13 +59,7 @@ class WindowSampler:
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
     ) -> None:
-        needed = seq_len * batch + 1
-        if len(tokens) < needed:
-            raise DataError(
-                f"the training part has {len(tokens):,} tokens, one batch needs {needed:,} "
-                f"(`data.batch` {batch} x `data.seq_len` {seq_len} + 1); give a longer text or "
-                "lower one of them with --set"
-            )
+        _check_length(tokens, seq_len, batch)
         self.seq_len, self.batch, self.seed, self.part = seq_len, batch, seed, part
         self._tokens = tokens
         # Every epoch has the same number of windows: what the largest offset leaves.
@@ -112,6 +108,70 @@ class WindowSampler:
             raise CheckpointError(f"`data` state is {dict(state)}; wanted {{'windows': number}}")
         self._ahead.load_state({"batches": 0})
         self._first = drawn
+
+
+class ConsecutiveSampler:
+    """Training windows that go on where those of the batch before ended.
+
+    The tokens are cut into as many streams of equal length as a batch has windows, and every stream is read from its
+    start to its end. Each epoch shifts the streams by a random offset, which follows from (seed, epoch): the number of
+    batches drawn is the whole state.
+
+    Args:
+        tokens: the training tokens, [n] of any integer type.
+        seq_len: tokens per window.
+        batch: windows per batch.
+        seed: start of the random offsets.
+        workers: threads that read batches ahead; the batches are the same for any number of them.
+
+    Raises:
+        DataError: the text is shorter than one batch.
+    """
+
+    def __init__(self, tokens: Tensor, *, seq_len: int, batch: int, seed: int, workers: int = 0) -> None:
+        _check_length(tokens, seq_len, batch)
+        self.seq_len, self.batch, self.seed = seq_len, batch, seed
+        self._tokens = tokens
+        self._stream = (len(tokens) - 1) // batch
+        # Every epoch has the same number of windows: what the largest offset leaves of the last stream.
+        self._room = len(tokens) - 1 - (batch - 1) * self._stream
+        self._per_epoch = max(1, (self._room + 1) // seq_len - 1)
+        self._first = torch.arange(batch, device=tokens.device)[:, None] * self._stream
+        self._reach = torch.arange(seq_len + 1, device=tokens.device)
+        self._ahead = Prefetch(self._batch_at, workers=workers)
+
+    def next(self) -> TokenBatch:
+        """The next batch; it is fresh where an epoch begins."""
+        return self._ahead.next()
+
+    def _batch_at(self, which: int) -> TokenBatch:
+        epoch, place = divmod(which, self._per_epoch)
+        spare = min(self._room - self._per_epoch * self.seq_len, self.seq_len - 1)
+        offset = int(np.random.default_rng([self.seed, epoch]).integers(spare + 1))
+        windows = self._tokens[self._first + self._reach + (offset + place * self.seq_len)].long()
+        return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), self.batch * self.seq_len, fresh=place == 0)
+
+    def state(self) -> dict[str, Json]:
+        """Number of batches drawn."""
+        return self._ahead.state()
+
+    def load_state(self, state: Mapping[str, Json]) -> None:
+        """Continues after the given number of batches.
+
+        Raises:
+            CheckpointError: the state is not one of this sampler.
+        """
+        self._ahead.load_state(state)
+
+
+def _check_length(tokens: Tensor, seq_len: int, batch: int) -> None:
+    needed = seq_len * batch + 1
+    if len(tokens) < needed:
+        raise DataError(
+            f"the training part has {len(tokens):,} tokens, one batch needs {needed:,} "
+            f"(`data.batch` {batch} x `data.seq_len` {seq_len} + 1); give a longer text or "
+            "lower one of them with --set"
+        )
 
 
 def validation_batches(tokens: Tensor, *, seq_len: int, batch: int) -> Iterator[TokenBatch]:

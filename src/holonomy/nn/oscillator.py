@@ -113,7 +113,7 @@ class OscillatorBank(EchoLayer):
         prop = self.propagator()
         q, after = scan(x, prop, z)
         if tape is not None:
-            tape.push(self, q, prop.within, prop.collect, prop.emit, prop.carry, *(() if z is None else (z,)))
+            tape.push(self, q, prop.within, prop.collect, prop.emit, prop.carry, *(() if z is None else (z, after)))
         return q, after
 
     def resume(
@@ -136,13 +136,14 @@ class OscillatorBank(EchoLayer):
         self, tape: Tape, g: Float[Tensor, "N batch time"], carry: Tensor | None, acc: StatBuffer
     ) -> tuple[Float[Tensor, "N batch time"], Tensor]:
         """Echo of a segment; what is carried is the nudge on the complex state."""
-        q, within, collect, emit, factor, *before = tape.pop(self)
+        q, within, collect, emit, factor, *ends = tape.pop(self)
         if carry is not None and g.shape[-1] % self.chunk:
             raise IllegalMix(
                 f"a segment of {g.shape[-1]} tokens that another one follows is no multiple of the chunk {self.chunk}; "
                 "set train.echo.segment to a multiple of model.chunk"
             )
-        mu, carry = mirror(g, Propagator(within, collect, emit, factor), carry)
+        later = carry
+        mu, carry = mirror(g, Propagator(within, collect, emit, factor), later)
         theta, gamma = self.angles()
         rho, sin, cos = torch.exp(-gamma), torch.sin(theta), torch.cos(theta)
         s = (-2 * torch.expm1(-2 * gamma)).sqrt()
@@ -154,10 +155,10 @@ class OscillatorBank(EchoLayer):
         )
         dtheta = -2 * rho * sin * by_one + by_output * cos * s
         dgamma = -2 * rho * (cos * by_one - rho * by_two) + by_output * sin * 2 * rho.square() / s
-        if before:
+        if ends:
             # The two outputs before the segment follow from its state: Im(e^{i theta} z) = sin(theta) y_{-1},
             # Im z = rho sin(theta) y_{-2}.
-            (z,) = before
+            z, z_after = ends
             first = (torch.polar(torch.ones_like(theta), theta)[:, None] * z).imag / sin[:, None]
             second = z.imag / (rho * sin)[:, None]
             by_one = (mu[..., 0] * first).sum(1)
@@ -166,6 +167,12 @@ class OscillatorBank(EchoLayer):
                 by_two = by_two + (mu[..., 1] * first).sum(1)
             dtheta = dtheta - 2 * rho * sin * by_one
             dgamma = dgamma - 2 * rho * (cos * by_one - rho * by_two)
+            # So far the outputs at both ends were held; but it is z that is handed over, and at given outputs it moves
+            # with the parameters: dz/dtheta = i e^{-i theta} Im z / sin(theta), dz/dgamma = -i dz/dtheta.
+            held = torch.polar(1 / sin, -theta) * (carry.conj() * z.imag).sum(1)
+            if later is not None:
+                held = held - torch.polar(1 / sin, -theta) * (later.conj() * z_after.imag).sum(1)
+            dtheta, dgamma = dtheta + held.imag, dgamma - held.real
         acc[self.turn].add_(dtheta * theta * (1 - theta / math.pi))
         acc[self.damping].add_(dgamma * gamma)
         return mu, carry

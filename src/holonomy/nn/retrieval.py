@@ -205,7 +205,7 @@ class Retrieval(Attention):
         p = p.view(len(k), *apart.shape)
         if self.shared:
             # A point pulls itself by exactly nothing; the sums below would leave rounding errors of it.
-            p.diagonal(dim1=1, dim2=2).zero_()
+            p.diagonal(apart.shape[1] - apart.shape[0], 1, 2).zero_()
         dk = torch.bmm(p, m).neg_().addcmul_(k, p.sum(2, keepdim=True)).mul_(2)
         dm = torch.bmm(p.mT, k).neg_().addcmul_(m, p.sum(1).unsqueeze(-1)).mul_(2)
         return dk, dm

@@ -223,6 +223,10 @@ class DataConfig(Config):
     source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
     seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
     batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
+    carried: bool = Field(
+        default=False,
+        description="read the text in order, each window beginning with the states that the one before it ended with",
+    )
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
     workers: int = Field(
         default=0, ge=0, le=64, description="threads that read batches ahead; speed only, the batches stay the same"
@@ -416,17 +420,23 @@ class LiorConfig(Config):
             for name in ("mode", "kappa", "allow_biased", "fixed"):
                 if getattr(echo, name) != getattr(plain, name):
                     raise ValueError(f"train.echo.{name} is for model.bank = hamiltonian, not {model.bank}; drop it")
+        if (
+            (self.data.carried or echo.memory != "full")
+            and "o" in model.letters
+            and model.bank in ("coupled", "kernel")
+        ):
+            key = "data.carried" if self.data.carried else f"train.echo.memory = {echo.memory}"
+            raise ValueError(f"{key} cannot learn model.bank = {model.bank}; choose another")
         if echo.memory == "full":
             if echo.segment != plain.segment:
                 raise ValueError("train.echo.segment is for train.echo.memory = segment or streamed; drop it")
             return
-        if "r" in model.letters:
+        if self.data.carried:
+            raise ValueError(f"data.carried goes with train.echo.memory = full, not {echo.memory}; drop one of them")
+        if echo.memory == "streamed" and "r" in model.letters:
             raise ValueError(
-                f"train.echo.memory = {echo.memory} cannot learn retrieval; set model.architecture = causal_field"
-            )
-        if model.bank in ("coupled", "kernel"):
-            raise ValueError(
-                f"train.echo.memory = {echo.memory} cannot learn model.bank = {model.bank}; choose another"
+                "train.echo.memory = streamed cannot learn retrieval, which forgets; set model.architecture = "
+                "causal_field, or memory = segment"
             )
         if echo.memory == "streamed" and (model.bank != "hamiltonian" or model.fir > 1 or model.dropout):
             raise ValueError(
@@ -435,5 +445,5 @@ class LiorConfig(Config):
             )
         if model.dropout:
             raise ValueError("train.echo.memory = segment runs every segment twice; set model.dropout = 0")
-        if model.bank == "diagonal" and echo.segment % model.chunk:
+        if "o" in model.letters and model.bank == "diagonal" and echo.segment % model.chunk:
             raise ValueError(f"train.echo.segment = {echo.segment} is no multiple of model.chunk = {model.chunk}")

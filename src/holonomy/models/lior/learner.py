@@ -27,6 +27,7 @@ def build_learner(
         accumulate=config.train.accumulate,
         segment=None if config.train.echo.memory == "full" else config.train.echo.segment,
         streamed=config.train.echo.memory == "streamed",
+        carried=config.data.carried,
         ema=optim.ema,
         replicas=replicas,
     )
