@@ -19,7 +19,7 @@ from holonomy.learn.autograd import AutogradLearner
 from holonomy.learn.echo import EchoLearner
 from holonomy.learn.hebbian import HebbianLearner
 from holonomy.learn.spsa import SPSALearner
-from holonomy.models.lior.config import DataConfig, LiorConfig, ModelConfig
+from holonomy.models.lior.config import DataConfig, LiorConfig, ModelConfig, PerturbationConfig
 from holonomy.models.lior.learner import build_learner, flat_adamw
 from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
@@ -32,6 +32,9 @@ from holonomy.train.run import RunDirectory
 VOCABULARY = 20
 CONFIG = LiorConfig(model=ModelConfig(d=8, n_osc=8, hidden=8, heads=2, dropout=0.1))
 CARRIED = CONFIG.model_copy(update={"data": DataConfig(carried=True)})
+MIXED = CONFIG.model_copy(
+    update={"train": CONFIG.train.model_copy(update={"spsa": PerturbationConfig(groups=("log_radius",))})}
+)
 OPTIM = CONFIG.train.optim
 
 
@@ -63,6 +66,7 @@ def hebbian() -> Learner:
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "echo": lambda: build_learner(CONFIG, vocab_size=VOCABULARY),
     "carried echo": lambda: build_learner(CARRIED, vocab_size=VOCABULARY),
+    "echo and spsa": lambda: build_learner(MIXED, vocab_size=VOCABULARY),
     "autograd": autograd,
     "spsa": spsa,
     "hebbian": hebbian,

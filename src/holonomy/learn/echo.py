@@ -23,6 +23,7 @@ from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.core.nograd import no_autograd
 from holonomy.core.tape import Tape
 from holonomy.learn.carry import CARRIED, continued_statistics, restored_states, state_tensors
+from holonomy.learn.perturbation import PerturbedGroups
 from holonomy.learn.segments import segmented_statistics
 from holonomy.optim.contrastive import AdamW
 
@@ -78,6 +79,7 @@ class EchoLearner:
         segment: tokens that are learned at a time, see `segmented_statistics`; None is whole sequences.
         streamed: with `segment`, keep no states but run the layers backwards.
         carried: begin with the states that the last batch ended with, unless a batch is fresh.
+        groups: makes, from the flat parameters, the few that are learned from differences of the loss instead.
         ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
             made, the plain mean of all weights so far.
         replicas: processes whose statistics are averaged before each update; None is this one alone.
@@ -94,6 +96,7 @@ class EchoLearner:
         segment: int | None = None,
         streamed: bool = False,
         carried: bool = False,
+        groups: Callable[[FlatParams], PerturbedGroups] | None = None,
         ema: float = 0.0,
         replicas: Replicas | None = None,
     ) -> None:
@@ -112,6 +115,9 @@ class EchoLearner:
         self._layers = [m for m in net.modules() if isinstance(m, EchoLayer)]
         drawing = {id(m.generator): m.generator for m in self._layers if m.generator is not None}
         self._generators = list(drawing.values())
+        self.groups = None if groups is None else groups(self.flat)
+        if self.groups is not None:
+            self._generators.append(self.groups.generator)
 
     def setup(self, example_batch: SequenceBatch) -> None:
         """Takes note of the number of sequences, whose states may be carried."""
@@ -159,6 +165,21 @@ class EchoLearner:
         return [self.net.start(sequences // self.accumulate) for _ in range(self.accumulate)]
 
     def _phases(self, batch: SequenceBatch, part: int) -> Tensor:
+        if self.groups is None:
+            return self._local(batch, part)
+        state = self._states[part] if self.carried else None
+        collected = self.groups.collected(self.stats)
+        loss = self._local(batch, part)
+        self.groups.estimate(lambda: self._value(batch, state), collected, self.stats)
+        return loss
+
+    def _value(self, batch: SequenceBatch, state: Any) -> Tensor:
+        ids = batch.inputs
+        logits = self.net.free(ids, None) if state is None else self.net.resume(ids, state, None)[0]
+        return self.loss.free(logits, batch.targets, None)
+
+    def _local(self, batch: SequenceBatch, part: int) -> Tensor:
+        """Both phases of a batch, or a part of it."""
         if self.carried:
             loss, self._states[part] = continued_statistics(
                 self.net, self.loss, batch.inputs, batch.targets, self._states[part], self.stats
@@ -179,7 +200,7 @@ class EchoLearner:
     def eval_step(self, batch: SequenceBatch) -> Metrics:
         """Loss of one batch, by the averaged weights where there are any; nothing changes."""
         with no_autograd(), self.averaged():
-            return Metrics(self.loss.free(self.net.free(batch.inputs, None), batch.targets, None), batch.count)
+            return Metrics(self._value(batch, None), batch.count)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

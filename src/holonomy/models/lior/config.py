@@ -286,19 +286,52 @@ class EchoConfig(Config):
         le=10,
         description="size of a finite nudge relative to the outputs; null is 1 for quadratic banks, 1e-3 with wells",
     )
+    nudge: Literal["cross_entropy", "target_embedding", "off"] = Field(
+        default="cross_entropy",
+        description="what the echo begins with: the error of the logits; also a pull of each last hidden state to the "
+        "vector of the token to predict; or nothing",
+    )
+    pull: float = Field(default=0.1, ge=0, le=100, description="strength of that pull, for nudge = target_embedding")
     allow_biased: bool = Field(default=False, description="permits mode = one_sided")
     fixed: bool = Field(default=False, description="hamiltonian states in 32-bit fixed point: the way back is exact")
 
+    @field_validator("nudge", mode="before")
+    @classmethod
+    def _read_nudge(cls, value: object) -> object:
+        return "off" if value is False else value
+
     @model_validator(mode="after")
     def _check(self) -> EchoConfig:
+        if self.pull != type(self).model_fields["pull"].default and self.nudge != "target_embedding":
+            raise ValueError(f"pull is for nudge = target_embedding, not {self.nudge}; drop it")
         if self.mode == "one_sided" and not self.allow_biased:
             raise ValueError("mode = one_sided is biased; use symmetric or tangent, or set allow_biased")
         if self.kappa is not None and self.mode in ("tangent", "complex"):
             raise ValueError(f"kappa is for mode = symmetric or one_sided; mode = {self.mode} has no size of a nudge")
         if self.memory != "full" and self.mode != "tangent":
             raise ValueError(f"memory = {self.memory} nudges by tangents; set mode = tangent")
+        if self.memory != "full" and self.nudge == "target_embedding":
+            raise ValueError(f"nudge = target_embedding sees whole sequences, not memory = {self.memory}; drop one")
         if self.fixed and self.mode != "tangent":
             raise ValueError("fixed states are nudged by tangents; set mode = tangent")
+        return self
+
+
+class PerturbationConfig(Config):
+    """Small groups of parameters that are learned from differences of the loss, by SPSA, instead of by the echo."""
+
+    groups: tuple[str, ...] = Field(
+        default=(), description="last parts of the names of these parameters, such as log_radius; none by default"
+    )
+    samples: int = Field(default=1, ge=1, le=4096, description="directions a batch, of two evaluations each")
+    epsilon: float = Field(default=0.01, gt=0, le=1, description="how far the parameters are moved")
+
+    @model_validator(mode="after")
+    def _check(self) -> PerturbationConfig:
+        plain = type(self).model_fields
+        odd = [n for n in ("samples", "epsilon") if getattr(self, n) != plain[n].default and not self.groups]
+        if odd:
+            raise ValueError(f"{', '.join(odd)} need groups; name some, or drop this")
         return self
 
 
@@ -308,6 +341,7 @@ class TrainConfig(Config):
     budget: Budget = Field(default=Budget(cpu_s=180.0), description="stop conditions, the first one reached wins")
     cadence: Cadence = Field(default=Cadence(), description="steps between logs, evaluations and checkpoints")
     echo: EchoConfig = Field(default=EchoConfig(), description="second phase of learning")
+    spsa: PerturbationConfig = Field(default=PerturbationConfig(), description="parameters that have no echo")
     optim: OptimConfig = Field(default=OptimConfig(), description="optimiser")
     schedule: Schedule = Field(default=Schedule(), description="learning rate over the budget")
     guard: Guard = Field(default=Guard(), description="what happens when training goes wrong or no longer helps")

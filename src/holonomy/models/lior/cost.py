@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from holonomy.core.errors import ConfigError
-from holonomy.core.modes import COUPLED
+from holonomy.core.modes import BUMPS, COUPLED
 from holonomy.models.lior.config import LiorConfig
 
 COPIES = 4
@@ -51,6 +51,8 @@ def _retrieval(config: LiorConfig) -> int:
         return 3 * d * d + 2 * heads * d + d * d + 3 * heads + heads * (d // heads // 2)
     points = geometry.n if geometry.chart == "shared" else 2 * d
     own = (points + d) * d + d * d + 2 * heads + (heads if geometry.stress else 0)
+    if geometry.source == "curvature" and "heights" in config.train.spsa.groups:
+        own += BUMPS
     if config.field.enabled:
         own += 2 * config.field.dim**2 * 2 * d
     return own + (0 if geometry.chart == "folded" else _chart(config))

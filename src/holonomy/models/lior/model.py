@@ -16,6 +16,7 @@ from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.coupled import CoupledBank
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.hamiltonian import HamiltonianBank
+from holonomy.nn.heads import TargetPull
 from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
@@ -45,6 +46,9 @@ def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
         for inner in (m for layer in layers for m in layer.modules() if isinstance(m, Linear)):
             inner.product_dtype = torch.bfloat16
     layers += [RMSNorm(), *([] if sites is None else [FieldProbe(sites)])]
+    if config.train.echo.nudge == "target_embedding":
+        assert isinstance(layers[0], Embedding)
+        layers.append(TargetPull(layers[0], config.train.echo.pull))
     layers += [Linear(model.d, vocab_size, std=0.5 * model.d**-0.5, generator=generator)]
     return Chain(layers)
 
@@ -132,7 +136,8 @@ def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
         rotor_layers=geometry.rotor_layers,
         generator=source,
     )
-    curved = CurvatureSource(n, generator=source) if geometry.source == "curvature" else None
+    learned = "heights" in config.train.spsa.groups
+    curved = CurvatureSource(n, learned=learned, generator=source) if geometry.source == "curvature" else None
     found = Retrieval(
         model.d,
         model.heads,
