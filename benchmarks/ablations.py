@@ -34,6 +34,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "hamiltonian bank": ("model.bank=hamiltonian",),
     "hamiltonian bank, wells": ("model.bank=hamiltonian", "model.wells=true"),
     "undamped": ("model.gamma_range=[0.0001, 0.001]",),
+    "settling units for the last map": ("model.pattern=omrmomoe",),
     "field": ("field.enabled=true",),
     "pull to the target's vector": ("train.echo.nudge=target_embedding",),
     "radius and interval by SPSA": ("train.spsa.groups=[log_radius, log_interval]",),

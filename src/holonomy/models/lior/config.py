@@ -24,8 +24,9 @@ class ModelConfig(Config):
     )
     pattern: str | None = Field(
         default=None,
-        pattern="^[omr]+$",
-        description="explicit blocks: o oscillator mixer, r retrieval, m gated map; overrides architecture and blocks",
+        pattern="^[omre]+$",
+        description="explicit blocks: o oscillator mixer, r retrieval, m gated map, e settling units; "
+        "overrides architecture and blocks",
     )
     blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
     d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")

@@ -18,6 +18,7 @@ def parameter_count(config: LiorConfig, *, vocab_size: int) -> int:
     """Number of learned scalars of the network of a configuration, without building it."""
     model = config.model
     mixers = {"o": _oscillators(config), "r": _retrieval(config), "m": 3 * model.d * model.hidden}
+    mixers["e"] = model.hidden * (2 * model.d + model.hidden)
     return 2 * vocab_size * model.d + sum(mixers[letter] for letter in model.letters)
 
 
@@ -102,6 +103,7 @@ def least_memory(config: LiorConfig, *, vocab_size: int) -> Memory:
     """
     model, data = config.model, config.data
     kept = {"o": model.d + 3 * model.n_osc, "r": 4 * model.d, "m": model.d + 3 * model.hidden}
+    kept["e"] = model.d + 2 * model.hidden
     tokens = data.batch * data.seq_len // config.train.accumulate
     if config.train.echo.memory != "full":
         tokens = min(tokens, data.batch * config.train.echo.segment)

@@ -15,6 +15,7 @@ from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.coupled import CoupledBank
 from holonomy.nn.embedding import Embedding
+from holonomy.nn.equilibrium import EquilibriumUnit
 from holonomy.nn.hamiltonian import HamiltonianBank
 from holonomy.nn.heads import TargetPull
 from holonomy.nn.kernel import KernelBank
@@ -68,6 +69,12 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
         return [
             Linear(model.d, 2 * model.hidden, std=model.d**-0.5, generator=generator),
             GatedUnit(),
+            Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
+        ]
+    if letter == "e":
+        return [
+            Linear(model.d, model.hidden, std=model.d**-0.5, generator=generator),
+            EquilibriumUnit(model.hidden, generator=generator),
             Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
         ]
     if letter == "r":
