@@ -38,7 +38,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "field": ("field.enabled=true",),
     "pull to the target's vector": ("train.echo.nudge=target_embedding",),
     "radius and interval by SPSA": ("train.spsa.groups=[log_radius, log_interval]",),
-    "carried states": ("data.carried=true",),
+    "carried states": ("data.carried=8",),
     "stress": ("geometry.stress=true",),
     "per-head chart, rotor": PER_HEAD,
     "per-head chart, blocks": (*PER_HEAD, "geometry.metric_mode=block_rot"),

@@ -9,7 +9,7 @@ import torch
 
 from holonomy.core.errors import CheckpointError, DataError
 from holonomy.core.learner import IGNORE_INDEX
-from holonomy.data.tokens import ConsecutiveSampler, WindowSampler, validation_batches
+from holonomy.data.tokens import PassageSampler, WindowSampler, validation_batches
 
 
 def sampler(length: int = 1000, seed: int = 3, batch: int = 4, seq_len: int = 10) -> WindowSampler:
@@ -86,18 +86,19 @@ def test_one_token_cannot_be_evaluated() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_consecutive_windows_go_on_where_the_last_ones_ended(workers: int) -> None:
-    source = ConsecutiveSampler(torch.arange(1003), seq_len=10, batch=4, seed=3, workers=workers)
-    again = ConsecutiveSampler(torch.arange(1003), seq_len=10, batch=4, seed=3)
-    batches = [source.next() for _ in range(75)]
-    assert [n for n, batch in enumerate(batches) if batch.fresh] == [0, 24, 48, 72]
+def test_windows_of_a_passage_go_on_where_the_last_ones_ended(workers: int) -> None:
+    options = {"windows": 5, "seq_len": 10, "batch": 4, "seed": 3}
+    source = PassageSampler(torch.arange(1003), workers=workers, **options)
+    batches = [source.next() for _ in range(95)]
+    assert [n for n, batch in enumerate(batches) if batch.fresh] == list(range(0, 95, 5))
     for before, after in itertools.pairwise(batches):
         assert torch.equal(after.targets, after.inputs + 1)
         assert after.fresh or torch.equal(after.inputs[:, 0], before.targets[:, -1])
-    epoch = torch.cat([b.inputs for b in batches[:24]], 1)
-    assert len(epoch.unique()) == 960
-    assert len({int(batches[n].inputs[0, 0]) for n in (0, 24, 48, 72)}) > 1
-    again.load_state({"batches": 30})
-    assert torch.equal(again.next().inputs, batches[30].inputs)
-    with pytest.raises(DataError, match="one batch needs 41"):
-        ConsecutiveSampler(torch.arange(40), seq_len=10, batch=4, seed=3)
+    # Nineteen passages an epoch: the first four batches of them and three of the fifth.
+    passages = torch.cat([torch.cat([b.inputs for b in batches[n : n + 5]], 1) for n in range(0, 25, 5)])
+    assert len(passages[:19].unique()) == 19 * 50
+    again = PassageSampler(torch.arange(1003), **options)
+    again.load_state({"batches": 33})
+    assert torch.equal(again.next().inputs, batches[33].inputs)
+    with pytest.raises(DataError, match="one batch needs 201"):
+        PassageSampler(torch.arange(200), **options)

@@ -22,7 +22,7 @@ from holonomy.nn.heads import SoftmaxCrossEntropy
 VOCABULARY, LENGTH, SIZE = 11, 24, 4
 CONFIG = LiorConfig(
     model=ModelConfig(d=16, n_osc=16, hidden=16, heads=2, chunk=8),
-    data=DataConfig(seq_len=LENGTH, batch=SIZE, carried=True),
+    data=DataConfig(seq_len=LENGTH, batch=SIZE, carried=8),
 )
 KINDS: dict[str, LiorConfig] = {
     "hybrid": CONFIG,
@@ -158,6 +158,6 @@ def test_a_damaged_window_is_forgotten() -> None:
     ],
 )
 def test_illegal_mixtures(model: dict[str, object], echo: dict[str, object], words: str) -> None:
-    body = {"model": model, "data": {"carried": True}, "train": {"echo": echo}}
+    body = {"model": model, "data": {"carried": 2}, "train": {"echo": echo}}
     with pytest.raises(ValueError, match=words):
         LiorConfig.model_validate(body)

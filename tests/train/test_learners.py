@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from holonomy.core.budget import Budget, Cadence
 from holonomy.core.errors import Interrupted
 from holonomy.core.learner import Learner
-from holonomy.data.tokens import ConsecutiveSampler, WindowSampler
+from holonomy.data.tokens import PassageSampler, WindowSampler
 from holonomy.learn.autograd import AutogradLearner
 from holonomy.learn.echo import EchoLearner
 from holonomy.learn.hebbian import HebbianLearner
@@ -31,7 +31,7 @@ from holonomy.train.run import RunDirectory
 
 VOCABULARY = 20
 CONFIG = LiorConfig(model=ModelConfig(d=8, n_osc=8, hidden=8, heads=2, dropout=0.1))
-CARRIED = CONFIG.model_copy(update={"data": DataConfig(carried=True)})
+CARRIED = CONFIG.model_copy(update={"data": DataConfig(carried=8)})
 MIXED = CONFIG.model_copy(
     update={"train": CONFIG.train.model_copy(update={"spsa": PerturbationConfig(groups=("log_radius",))})}
 )
@@ -85,8 +85,9 @@ def trained(learner: Learner, run: RunDirectory, stop_at: int | None = None) -> 
 
     learner.train_step = counted
     found = checkpoint.steps(run.checkpoints)
-    carried = isinstance(learner, EchoLearner) and learner.carried
-    sampler = (ConsecutiveSampler if carried else WindowSampler)(tokens, seq_len=16, batch=2, seed=5)
+    sampler = WindowSampler(tokens, seq_len=16, batch=2, seed=5)
+    if isinstance(learner, EchoLearner) and learner.carried:
+        sampler = PassageSampler(tokens, windows=8, seq_len=16, batch=2, seed=5)
     with run:
         fit(
             learner,

@@ -59,7 +59,13 @@ class WindowSampler:
         part: tuple[int, int] = (0, 1),
         workers: int = 0,
     ) -> None:
-        _check_length(tokens, seq_len, batch)
+        needed = seq_len * batch + 1
+        if len(tokens) < needed:
+            raise DataError(
+                f"the training part has {len(tokens):,} tokens, one batch needs {needed:,} "
+                f"(`data.batch` {batch} x `data.seq_len` {seq_len} + 1); give a longer text or "
+                "lower one of them with --set"
+            )
         self.seq_len, self.batch, self.seed, self.part = seq_len, batch, seed, part
         self._tokens = tokens
         # Every epoch has the same number of windows: what the largest offset leaves.
@@ -67,7 +73,7 @@ class WindowSampler:
         self._first = 0
         self._starts = lru_cache(maxsize=2)(self._epoch_starts)
         self._reach = torch.arange(seq_len + 1, device=tokens.device)
-        self._ahead = Prefetch(self._batch_at, workers=workers)
+        self._ahead = Prefetch(self.batch_at, workers=workers)
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
         order = np.random.default_rng([self.seed, epoch])
@@ -79,7 +85,8 @@ class WindowSampler:
         """The next batch; a batch may end one epoch and begin the next."""
         return self._ahead.next()
 
-    def _batch_at(self, which: int) -> TokenBatch:
+    def batch_at(self, which: int) -> TokenBatch:
+        """Batch number `which` after the state that was loaded last."""
         starts: list[int] = []
         drawn = self._first + which * self.batch
         while len(starts) < self.batch:
@@ -110,46 +117,40 @@ class WindowSampler:
         self._first = drawn
 
 
-class ConsecutiveSampler:
-    """Training windows that go on where those of the batch before ended.
+class PassageSampler:
+    """Training windows that go on where those of the batch before ended, for the length of a passage.
 
-    The tokens are cut into as many streams of equal length as a batch has windows, and every stream is read from its
-    start to its end. Each epoch shifts the streams by a random offset, which follows from (seed, epoch): the number of
-    batches drawn is the whole state.
+    Passages are drawn as `WindowSampler` draws windows, without replacement and in random order, and read window by
+    window: the number of batches drawn is the whole state.
 
     Args:
         tokens: the training tokens, [n] of any integer type.
+        windows: windows of a passage.
         seq_len: tokens per window.
         batch: windows per batch.
-        seed: start of the random offsets.
+        seed: start of the random order.
         workers: threads that read batches ahead; the batches are the same for any number of them.
 
     Raises:
-        DataError: the text is shorter than one batch.
+        DataError: the text is shorter than one batch of passages.
     """
 
-    def __init__(self, tokens: Tensor, *, seq_len: int, batch: int, seed: int, workers: int = 0) -> None:
-        _check_length(tokens, seq_len, batch)
-        self.seq_len, self.batch, self.seed = seq_len, batch, seed
-        self._tokens = tokens
-        self._stream = (len(tokens) - 1) // batch
-        # Every epoch has the same number of windows: what the largest offset leaves of the last stream.
-        self._room = len(tokens) - 1 - (batch - 1) * self._stream
-        self._per_epoch = max(1, (self._room + 1) // seq_len - 1)
-        self._first = torch.arange(batch, device=tokens.device)[:, None] * self._stream
-        self._reach = torch.arange(seq_len + 1, device=tokens.device)
+    def __init__(self, tokens: Tensor, *, windows: int, seq_len: int, batch: int, seed: int, workers: int = 0) -> None:
+        self.windows, self.seq_len = windows, seq_len
+        passages = WindowSampler(tokens, seq_len=windows * seq_len, batch=batch, seed=seed)
+        self._passages = lru_cache(maxsize=2)(passages.batch_at)
         self._ahead = Prefetch(self._batch_at, workers=workers)
 
     def next(self) -> TokenBatch:
-        """The next batch; it is fresh where an epoch begins."""
+        """The next batch; it is fresh where passages begin."""
         return self._ahead.next()
 
     def _batch_at(self, which: int) -> TokenBatch:
-        epoch, place = divmod(which, self._per_epoch)
-        spare = min(self._room - self._per_epoch * self.seq_len, self.seq_len - 1)
-        offset = int(np.random.default_rng([self.seed, epoch]).integers(spare + 1))
-        windows = self._tokens[self._first + self._reach + (offset + place * self.seq_len)].long()
-        return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), self.batch * self.seq_len, fresh=place == 0)
+        number, window = divmod(which, self.windows)
+        whole = self._passages(number)
+        part = slice(window * self.seq_len, (window + 1) * self.seq_len)
+        ids, targets = (side[:, part].contiguous() for side in (whole.inputs, whole.targets))
+        return TokenBatch(ids, targets, ids.numel(), fresh=window == 0)
 
     def state(self) -> dict[str, Json]:
         """Number of batches drawn."""
@@ -162,16 +163,6 @@ class ConsecutiveSampler:
             CheckpointError: the state is not one of this sampler.
         """
         self._ahead.load_state(state)
-
-
-def _check_length(tokens: Tensor, seq_len: int, batch: int) -> None:
-    needed = seq_len * batch + 1
-    if len(tokens) < needed:
-        raise DataError(
-            f"the training part has {len(tokens):,} tokens, one batch needs {needed:,} "
-            f"(`data.batch` {batch} x `data.seq_len` {seq_len} + 1); give a longer text or "
-            "lower one of them with --set"
-        )
 
 
 def validation_batches(tokens: Tensor, *, seq_len: int, batch: int) -> Iterator[TokenBatch]:

@@ -21,7 +21,7 @@ from holonomy.data.splits import split_text
 from holonomy.data.store import is_store, open_store
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
-from holonomy.data.tokens import ConsecutiveSampler, TokenBatch, WindowSampler
+from holonomy.data.tokens import PassageSampler, TokenBatch, WindowSampler
 from holonomy.infer.evaluation import evaluate_tokens, loss_metrics, stream_loss
 from holonomy.infer.memory import RecallingModel
 from holonomy.infer.sampling import Sampling
@@ -191,13 +191,13 @@ def _check_tokens(config: DataConfig, tokenizer: TextTokenizer) -> None:
 
 def choose_sampler(
     config: LiorConfig, corpus: Corpus, device: torch.device, world: World | None = None
-) -> WindowSampler | ConsecutiveSampler:
-    """Windows of the training part, in the order of the configuration's seed or one after the other."""
+) -> WindowSampler | PassageSampler:
+    """Windows of the training part, in the order of the configuration's seed, or passages of them."""
     world, data = world or World(), config.data
     tokens = torch.from_numpy(corpus.train).to(device)
     common = {"seq_len": data.seq_len, "seed": config.train.seed, "workers": data.workers}
-    if data.carried:
-        return ConsecutiveSampler(tokens, batch=data.batch, **common)
+    if data.carried > 1:
+        return PassageSampler(tokens, windows=data.carried, batch=data.batch, **common)
     return WindowSampler(tokens, batch=data.batch * world.size, part=(world.rank, world.size), **common)
 
 

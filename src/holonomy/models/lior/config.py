@@ -224,9 +224,11 @@ class DataConfig(Config):
     source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
     seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
     batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
-    carried: bool = Field(
-        default=False,
-        description="read the text in order, each window beginning with the states that the one before it ended with",
+    carried: int = Field(
+        default=1,
+        ge=1,
+        le=2**20,
+        description="windows of a passage, read in order: each begins with the states that the one before ended with",
     )
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
     workers: int = Field(
@@ -456,17 +458,17 @@ class LiorConfig(Config):
                 if getattr(echo, name) != getattr(plain, name):
                     raise ValueError(f"train.echo.{name} is for model.bank = hamiltonian, not {model.bank}; drop it")
         if (
-            (self.data.carried or echo.memory != "full")
+            (self.data.carried > 1 or echo.memory != "full")
             and "o" in model.letters
             and model.bank in ("coupled", "kernel")
         ):
-            key = "data.carried" if self.data.carried else f"train.echo.memory = {echo.memory}"
+            key = "data.carried" if self.data.carried > 1 else f"train.echo.memory = {echo.memory}"
             raise ValueError(f"{key} cannot learn model.bank = {model.bank}; choose another")
         if echo.memory == "full":
             if echo.segment != plain.segment:
                 raise ValueError("train.echo.segment is for train.echo.memory = segment or streamed; drop it")
             return
-        if self.data.carried:
+        if self.data.carried > 1:
             raise ValueError(f"data.carried goes with train.echo.memory = full, not {echo.memory}; drop one of them")
         if echo.memory == "streamed" and "r" in model.letters:
             raise ValueError(

@@ -36,7 +36,7 @@ def build_learner(
         segment=None if config.train.echo.memory == "full" else config.train.echo.segment,
         streamed=config.train.echo.memory == "streamed",
         groups=groups if spsa.groups else None,
-        carried=config.data.carried,
+        carried=config.data.carried > 1,
         ema=optim.ema,
         replicas=replicas,
     )
