@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
 from holonomy.core.errors import CheckpointError, DataError
 from holonomy.core.learner import IGNORE_INDEX
-from holonomy.data.tokens import WindowSampler, validation_batches
+from holonomy.data.tokens import PassageSampler, WindowSampler, validation_batches
 
 
 def sampler(length: int = 1000, seed: int = 3, batch: int = 4, seq_len: int = 10) -> WindowSampler:
@@ -81,3 +83,22 @@ def test_validation_predicts_each_token_once(length: int) -> None:
 def test_one_token_cannot_be_evaluated() -> None:
     with pytest.raises(DataError, match="at least 2"):
         next(validation_batches(torch.tensor([1]), seq_len=4, batch=1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_windows_of_a_passage_go_on_where_the_last_ones_ended(workers: int) -> None:
+    options = {"windows": 5, "seq_len": 10, "batch": 4, "seed": 3}
+    source = PassageSampler(torch.arange(1003), workers=workers, **options)
+    batches = [source.next() for _ in range(95)]
+    assert [n for n, batch in enumerate(batches) if batch.fresh] == list(range(0, 95, 5))
+    for before, after in itertools.pairwise(batches):
+        assert torch.equal(after.targets, after.inputs + 1)
+        assert after.fresh or torch.equal(after.inputs[:, 0], before.targets[:, -1])
+    # Nineteen passages an epoch: the first four batches of them and three of the fifth.
+    passages = torch.cat([torch.cat([b.inputs for b in batches[n : n + 5]], 1) for n in range(0, 25, 5)])
+    assert len(passages[:19].unique()) == 19 * 50
+    again = PassageSampler(torch.arange(1003), **options)
+    again.load_state({"batches": 33})
+    assert torch.equal(again.next().inputs, batches[33].inputs)
+    with pytest.raises(DataError, match="one batch needs 201"):
+        PassageSampler(torch.arange(200), **options)

@@ -13,10 +13,12 @@ from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.flat import FlatParams
 from holonomy.core.layer import decayed_names
 from holonomy.core.nograd import no_autograd
-from holonomy.learn.echo import echo_statistics
+from holonomy.learn.echo import EchoLearner, echo_statistics
 from holonomy.learn.hebbian import HebbianLearner
+from holonomy.learn.perturbation import PerturbedGroups
 from holonomy.learn.spsa import SPSALearner
-from holonomy.models.lior.learner import flat_adamw
+from holonomy.models.lior.config import GeometryConfig, LiorConfig, PerturbationConfig
+from holonomy.models.lior.learner import build_learner, flat_adamw
 from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
 
@@ -79,6 +81,71 @@ def test_spsa_learns_a_little_and_resumes_exactly() -> None:
         split.load_state({k: v for k, v in whole.state().items() if k != "random"})
     with pytest.raises(ConfigError, match="`epsilon`"):
         spsa(epsilon=0.0)
+
+
+def grouped(names: tuple[str, ...], samples: int, **geometry: object) -> EchoLearner:
+    train = SMALL.train.model_copy(update={"spsa": PerturbationConfig(groups=names)})
+    config = LiorConfig(model=SMALL.model, geometry=GeometryConfig(**geometry), train=train)  # type: ignore[arg-type]
+    learner = build_learner(config, vocab_size=VOCABULARY)
+    # Differences of losses want all digits.
+    net = learner.release().double()
+    return EchoLearner(
+        net,
+        SoftmaxCrossEntropy(),
+        optimiser=lambda p, n: flat_adamw(train.optim, p, n),
+        schedule=lambda progress: 1e-3,
+        groups=(lambda f: PerturbedGroups(f, names, epsilon=1e-5, samples=samples, seed=4)) if names else None,
+    )
+
+
+def test_groups_are_estimated_around_their_gradient_and_nothing_else_changes() -> None:
+    """Of two scalars a sample is g_i + s_i s_j g_j: its deviation from g_i is |g_j|."""
+    samples, data = 100, batch(2, 6)
+    mixed, plain = grouped(("log_radius",), samples), grouped((), 1)
+    with no_autograd():
+        for learner in (mixed, plain):
+            learner.stats.zero_()
+            learner._statistics(data)
+    found, exact = (dict(one.flat.named_views(one.stats.buffer)) for one in (mixed, plain))
+    (name,) = [n for n in exact if n.endswith("log_radius")]
+    assert len(exact[name]) == 2 and not torch.equal(found[name], exact[name])
+    errors = (found[name] - exact[name]).abs()
+    assert (errors <= 3 * exact[name].flip(0).abs() / samples**0.5).all()
+    assert all(torch.equal(found[n], exact[n]) for n in exact if n != name)
+    assert torch.equal(mixed.flat.buffer, plain.flat.buffer)
+
+
+def test_bumps_of_curvature_are_learned_by_differences_alone() -> None:
+    geometry = {"chart": "shared", "n": 4, "source": "curvature"}
+    data, samples = batch(2, 6), 200
+    learner, fixed = grouped(("heights",), samples, **geometry), grouped((), 1, **geometry)
+    (name,) = [n for n in learner.flat.names if n.endswith("heights")]
+    assert not any(n.endswith("heights") for n in fixed.flat.names)
+    heights = learner.flat.named_views(learner.flat.buffer)[name]
+    exact = torch.zeros_like(heights)
+    with no_autograd():
+        for n, middle in enumerate(heights.tolist()):
+            sides = []
+            for move in (1e-5, -1e-5):
+                heights[n] = middle + move
+                sides.append(learner.eval_step(data).loss)
+            heights[n] = middle
+            exact[n] = (sides[0] - sides[1]) / 2e-5
+        learner.stats.zero_()
+        learner._statistics(data)
+    found = learner.flat.named_views(learner.stats.buffer)[name]
+    deviation = (exact.norm().square() - exact.square()).sqrt() / samples**0.5
+    assert ((found - exact).abs() <= 4 * deviation).all()
+    assert exact.norm() > 1e-4 and F.cosine_similarity(found, exact, dim=0) > 0.9
+
+
+def test_groups_that_cannot_be_estimated_are_refused() -> None:
+    with pytest.raises(ConfigError, match="names bend, which this model has not; it has .*log_radius"):
+        grouped(("bend",), 1)
+    with pytest.raises(ConfigError, match=r"hold [0-9,]+ scalars, at most 512"):
+        grouped(("weight",), 1)
+    with pytest.raises(ValueError, match="samples need groups"):
+        PerturbationConfig(samples=3)
 
 
 def previous_token(inputs: Tensor) -> Tensor:

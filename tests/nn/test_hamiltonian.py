@@ -21,7 +21,7 @@ from holonomy.models.lior.config import EchoConfig, LiorConfig, ModelConfig, Tra
 from holonomy.models.lior.model import build_network
 from holonomy.nn.hamiltonian import HamiltonianBank, log_cosh
 from holonomy.nn.heads import SoftmaxCrossEntropy
-from holonomy.nn.retrieval import Retrieval
+from holonomy.nn.kernel import KernelBank
 
 MODES = 16
 
@@ -158,7 +158,7 @@ def test_refusals(options: dict[str, object], words: str) -> None:
 def network(kind: str, *, fixed: bool = False, fir: int = 1) -> EchoLayer:
     config = LiorConfig(
         model=ModelConfig(
-            architecture="causal_field",
+            architecture="hybrid" if "retrieval" in kind else "causal_field",
             blocks=2,
             d=16,
             n_osc=MODES,
@@ -166,7 +166,7 @@ def network(kind: str, *, fixed: bool = False, fir: int = 1) -> EchoLayer:
             fir=fir,
             bank=kind.split()[0],  # type: ignore[arg-type]
             wells="wells" in kind,
-            **({"chunk": 8} if kind == "diagonal" else {}),
+            **({"chunk": 8} if "diagonal" in kind else {}),
         ),
         train=TrainConfig(echo=EchoConfig(fixed=fixed)),
     )
@@ -187,7 +187,9 @@ def statistics(net: EchoLayer, length: int | None, *, streamed: bool = False, to
     return acc.buffer, float(value)
 
 
-@pytest.mark.parametrize("kind", ["diagonal", "selective", "hamiltonian", "hamiltonian wells"])
+@pytest.mark.parametrize(
+    "kind", ["diagonal", "selective", "hamiltonian", "hamiltonian wells", "diagonal and retrieval"]
+)
 @pytest.mark.parametrize("length", [16, 32, 40, 64])
 def test_segments_give_the_statistics_of_the_whole(kind: str, length: int) -> None:
     net = network(kind, fir=4).double()
@@ -219,8 +221,8 @@ def test_what_cannot_go_back_says_so() -> None:
         statistics(network("diagonal"), 16, streamed=True)
     with pytest.raises(IllegalMix, match="CausalFIR cannot be run backwards"):
         statistics(network("hamiltonian", fir=4), 16, streamed=True)
-    layer = Retrieval(8, 2, window=4, out_scale=0.5, generator=torch.Generator())
-    with pytest.raises(IllegalMix, match="Retrieval cannot learn by segments"):
+    layer = KernelBank(8, generator=torch.Generator())
+    with pytest.raises(IllegalMix, match="KernelBank cannot learn by segments"):
         layer.resume(torch.zeros(8, 1, 4), layer.start(1), None)
 
 
@@ -229,7 +231,7 @@ def test_what_cannot_go_back_says_so() -> None:
     [
         ({}, {"mode": "symmetric"}, "for model.bank = hamiltonian"),
         ({}, {"segment": 64}, "segment or streamed"),
-        ({}, {"memory": "segment"}, "cannot learn retrieval"),
+        ({}, {"memory": "streamed"}, "cannot learn retrieval"),
         ({"architecture": "causal_field"}, {"memory": "streamed"}, "wants model.bank = hamiltonian"),
         ({"architecture": "causal_field", "dropout": 0.1}, {"memory": "segment"}, "model.dropout = 0"),
         ({"architecture": "causal_field"}, {"memory": "segment", "segment": 33}, "no multiple"),

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from holonomy.nn.oscillator import OscillatorBank, mirror, scan
+from holonomy.nn.oscillator import OscillatorBank
+from holonomy.nn.scan import mirror, scan
 
 LENGTHS = (1, 31, 32, 33, 128, 500)
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-12}

@@ -163,6 +163,29 @@ def test_dropout_hides_the_same_places_from_both_phases(dtype: torch.dtype) -> N
     assert torch.equal(layer.free(x, None), x)
 
 
+@pytest.mark.parametrize("name", [n for n in LAYERS if "retriev" in n or "chart" in n])
+@pytest.mark.parametrize("lengths", [(7, 1, 40, 16), (3, 3, 3, 55)])
+def test_segments_of_retrieval_equal_the_whole(name: str, lengths: tuple[int, ...]) -> None:
+    """Nudges on keys and values cross the borders, also where the window is shorter than a segment, or longer."""
+    layer, x = LAYERS[name]().double(), drawn((WIDTH, 2, sum(lengths)))
+    whole, parts, tape = statistics(layer), statistics(layer), Tape()
+    with torch.no_grad():
+        y = layer.free(x, tape)
+        g = drawn(tuple(y.shape), seed=1)
+        below = layer.echo(tape, g, whole)
+        state, tapes, outputs = layer.start(2), [Tape() for _ in lengths], []
+        for part, own in zip(x.split(lengths, -1), tapes, strict=True):
+            found, state = layer.resume(part, state, own)
+            outputs.append(found)
+        carry, nudges = None, []
+        for part, own in zip(reversed(g.split(lengths, -1)), reversed(tapes), strict=True):
+            nudge, carry = layer.echo_segment(own, part, carry, parts)
+            nudges.append(nudge)
+    assert relative(torch.cat(outputs, -1), y) <= 1e-13
+    assert relative(torch.cat(nudges[::-1], -1), below) <= 1e-12
+    assert all(relative(parts[p], whole[p]) <= 1e-12 for p in layer.parameters())
+
+
 @pytest.mark.parametrize("vocabulary", [VOCABULARY, 1500])
 def test_embedding_statistic_equals_autograd(vocabulary: int, dtype: torch.dtype) -> None:
     layer = Embedding(vocabulary, WIDTH, std=0.5, generator=generator()).to(dtype)

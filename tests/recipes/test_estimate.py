@@ -37,6 +37,8 @@ VARIANTS: tuple[tuple[str, ...], ...] = (
     ("geometry.chart=shared", "geometry.rotor_mode=derived"),
     ("geometry.chart=per_head", "geometry.frame_mode=derived", "geometry.rotor_mode=off"),
     ("geometry.chart=shared", "geometry.source=curvature", "geometry.rotor_layers=3"),
+    ("geometry.chart=shared", "geometry.source=curvature", "train.spsa.groups=[heights]"),
+    ("model.pattern=omre",),
 )
 
 

@@ -14,11 +14,12 @@ from torch.nn import functional as F
 from holonomy.core.budget import Budget, Cadence
 from holonomy.core.errors import Interrupted
 from holonomy.core.learner import Learner
-from holonomy.data.tokens import WindowSampler
+from holonomy.data.tokens import PassageSampler, WindowSampler
 from holonomy.learn.autograd import AutogradLearner
+from holonomy.learn.echo import EchoLearner
 from holonomy.learn.hebbian import HebbianLearner
 from holonomy.learn.spsa import SPSALearner
-from holonomy.models.lior.config import LiorConfig, ModelConfig
+from holonomy.models.lior.config import DataConfig, LiorConfig, ModelConfig, PerturbationConfig
 from holonomy.models.lior.learner import build_learner, flat_adamw
 from holonomy.models.lior.model import build_network
 from holonomy.nn.heads import SoftmaxCrossEntropy
@@ -30,6 +31,10 @@ from holonomy.train.run import RunDirectory
 
 VOCABULARY = 20
 CONFIG = LiorConfig(model=ModelConfig(d=8, n_osc=8, hidden=8, heads=2, dropout=0.1))
+CARRIED = CONFIG.model_copy(update={"data": DataConfig(carried=8)})
+MIXED = CONFIG.model_copy(
+    update={"train": CONFIG.train.model_copy(update={"spsa": PerturbationConfig(groups=("log_radius",))})}
+)
 OPTIM = CONFIG.train.optim
 
 
@@ -60,6 +65,8 @@ def hebbian() -> Learner:
 
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "echo": lambda: build_learner(CONFIG, vocab_size=VOCABULARY),
+    "carried echo": lambda: build_learner(CARRIED, vocab_size=VOCABULARY),
+    "echo and spsa": lambda: build_learner(MIXED, vocab_size=VOCABULARY),
     "autograd": autograd,
     "spsa": spsa,
     "hebbian": hebbian,
@@ -78,10 +85,13 @@ def trained(learner: Learner, run: RunDirectory, stop_at: int | None = None) -> 
 
     learner.train_step = counted
     found = checkpoint.steps(run.checkpoints)
+    sampler = WindowSampler(tokens, seq_len=16, batch=2, seed=5)
+    if isinstance(learner, EchoLearner) and learner.carried:
+        sampler = PassageSampler(tokens, windows=8, seq_len=16, batch=2, seed=5)
     with run:
         fit(
             learner,
-            WindowSampler(tokens, seq_len=16, batch=2, seed=5),
+            sampler,
             run=run,
             plan=Plan(Budget(steps=100), Cadence(log_every=5, eval_every=40, save_every=30)),
             evaluate=lambda stop: {"val/loss": 1.0},

@@ -6,6 +6,8 @@ COUPLED = 32
 """Oscillators of a head of coupled ones."""
 STRONGEST_COUPLED = 1.2
 """Damping of coupled oscillators up to which one range of stiffness fits all of a head's band."""
+BUMPS = 16
+"""Bumps of a field of curvature."""
 LEGAL_ROTORS = {
     "derived": ("off", "derived"),
     "learned_lowrank": ("off", "stateful"),

@@ -12,6 +12,7 @@ class Tape:
 
     def __init__(self) -> None:
         self._records: list[tuple[object, tuple[Tensor, ...]]] = []
+        self._notes: dict[object, tuple[Tensor, ...]] = {}
 
     def __len__(self) -> int:
         return len(self._records)
@@ -43,3 +44,19 @@ class Tape:
             )
         self._records.pop()
         return tensors
+
+    def leave(self, reader: object, *tensors: Tensor) -> None:
+        """Leaves a note for a layer that has pushed its record already: what only the loss knows."""
+        self._notes[reader] = tensors
+
+    def take(self, reader: object) -> tuple[Tensor, ...]:
+        """Takes the note that was left for `reader`.
+
+        Raises:
+            TapeError: there is none.
+        """
+        if reader not in self._notes:
+            raise TapeError(
+                f"`tape` holds no note for {type(reader).__name__}: give the loss this tape, and this layer as `pull`"
+            )
+        return self._notes.pop(reader)

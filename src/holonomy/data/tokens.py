@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -22,11 +22,13 @@ class TokenBatch:
 
     Attributes:
         count: number of targets that count.
+        fresh: the sequences begin here; else they go on where those of the batch before ended.
     """
 
     inputs: Tensor
     targets: Tensor
     count: int
+    fresh: bool = field(default=True, kw_only=True)
 
 
 class WindowSampler:
@@ -71,7 +73,7 @@ class WindowSampler:
         self._first = 0
         self._starts = lru_cache(maxsize=2)(self._epoch_starts)
         self._reach = torch.arange(seq_len + 1, device=tokens.device)
-        self._ahead = Prefetch(self._batch_at, workers=workers)
+        self._ahead = Prefetch(self.batch_at, workers=workers)
 
     def _epoch_starts(self, epoch: int) -> np.ndarray:
         order = np.random.default_rng([self.seed, epoch])
@@ -83,7 +85,8 @@ class WindowSampler:
         """The next batch; a batch may end one epoch and begin the next."""
         return self._ahead.next()
 
-    def _batch_at(self, which: int) -> TokenBatch:
+    def batch_at(self, which: int) -> TokenBatch:
+        """Batch number `which` after the state that was loaded last."""
         starts: list[int] = []
         drawn = self._first + which * self.batch
         while len(starts) < self.batch:
@@ -112,6 +115,54 @@ class WindowSampler:
             raise CheckpointError(f"`data` state is {dict(state)}; wanted {{'windows': number}}")
         self._ahead.load_state({"batches": 0})
         self._first = drawn
+
+
+class PassageSampler:
+    """Training windows that go on where those of the batch before ended, for the length of a passage.
+
+    Passages are drawn as `WindowSampler` draws windows, without replacement and in random order, and read window by
+    window: the number of batches drawn is the whole state.
+
+    Args:
+        tokens: the training tokens, [n] of any integer type.
+        windows: windows of a passage.
+        seq_len: tokens per window.
+        batch: windows per batch.
+        seed: start of the random order.
+        workers: threads that read batches ahead; the batches are the same for any number of them.
+
+    Raises:
+        DataError: the text is shorter than one batch of passages.
+    """
+
+    def __init__(self, tokens: Tensor, *, windows: int, seq_len: int, batch: int, seed: int, workers: int = 0) -> None:
+        self.windows, self.seq_len = windows, seq_len
+        passages = WindowSampler(tokens, seq_len=windows * seq_len, batch=batch, seed=seed)
+        self._passages = lru_cache(maxsize=2)(passages.batch_at)
+        self._ahead = Prefetch(self._batch_at, workers=workers)
+
+    def next(self) -> TokenBatch:
+        """The next batch; it is fresh where passages begin."""
+        return self._ahead.next()
+
+    def _batch_at(self, which: int) -> TokenBatch:
+        number, window = divmod(which, self.windows)
+        whole = self._passages(number)
+        part = slice(window * self.seq_len, (window + 1) * self.seq_len)
+        ids, targets = (side[:, part].contiguous() for side in (whole.inputs, whole.targets))
+        return TokenBatch(ids, targets, ids.numel(), fresh=window == 0)
+
+    def state(self) -> dict[str, Json]:
+        """Number of batches drawn."""
+        return self._ahead.state()
+
+    def load_state(self, state: Mapping[str, Json]) -> None:
+        """Continues after the given number of batches.
+
+        Raises:
+            CheckpointError: the state is not one of this sampler.
+        """
+        self._ahead.load_state(state)
 
 
 def validation_batches(tokens: Tensor, *, seq_len: int, batch: int) -> Iterator[TokenBatch]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
 from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.core.nograd import no_autograd
 from holonomy.core.tape import Tape
+from holonomy.learn.carry import CARRIED, continued_statistics, restored_states, state_tensors
+from holonomy.learn.perturbation import PerturbedGroups
 from holonomy.learn.segments import segmented_statistics
 from holonomy.optim.contrastive import AdamW
 
@@ -31,6 +33,11 @@ class SequenceBatch(Protocol):
 
     @property
     def inputs(self) -> Tensor: ...
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the sequences begin here, instead of where those of the last batch ended."""
+        ...
 
     @property
     def targets(self) -> Tensor: ...
@@ -46,6 +53,7 @@ class Part:
     inputs: Tensor
     targets: Tensor
     count: int
+    fresh: bool = True
 
 
 def echo_statistics(net: EchoLayer, loss: EchoLoss, batch: SequenceBatch, acc: StatBuffer) -> Tensor:
@@ -70,6 +78,8 @@ class EchoLearner:
         accumulate: parts that a batch is computed in, one after the other; must divide its size.
         segment: tokens that are learned at a time, see `segmented_statistics`; None is whole sequences.
         streamed: with `segment`, keep no states but run the layers backwards.
+        carried: begin with the states that the last batch ended with, unless a batch is fresh.
+        groups: makes, from the flat parameters, the few that are learned from differences of the loss instead.
         ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
             made, the plain mean of all weights so far.
         replicas: processes whose statistics are averaged before each update; None is this one alone.
@@ -85,6 +95,8 @@ class EchoLearner:
         accumulate: int = 1,
         segment: int | None = None,
         streamed: bool = False,
+        carried: bool = False,
+        groups: Callable[[FlatParams], PerturbedGroups] | None = None,
         ema: float = 0.0,
         replicas: Replicas | None = None,
     ) -> None:
@@ -95,15 +107,21 @@ class EchoLearner:
         self.stats = self.flat.statistics()
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
         self.schedule, self.accumulate, self.ema = schedule, accumulate, ema
-        self.segment, self.streamed = segment, streamed
+        self.segment, self.streamed, self.carried = segment, streamed, carried
+        self._states: list[Any] = []
+        self._batch_size = 0
         self.rate_scale, self.replicas = 1.0, replicas
         self.average = self.flat.buffer.clone() if ema else None
         self._layers = [m for m in net.modules() if isinstance(m, EchoLayer)]
         drawing = {id(m.generator): m.generator for m in self._layers if m.generator is not None}
         self._generators = list(drawing.values())
+        self.groups = None if groups is None else groups(self.flat)
+        if self.groups is not None:
+            self._generators.append(self.groups.generator)
 
     def setup(self, example_batch: SequenceBatch) -> None:
-        """Nothing depends on the shape of a batch."""
+        """Takes note of the number of sequences, whose states may be carried."""
+        self._batch_size = len(example_batch.inputs)
 
     def train_step(self, batch: SequenceBatch, *, progress: float) -> Metrics:
         """Free phase, echo phase, one update, projection of the parameters into their domains."""
@@ -129,15 +147,44 @@ class EchoLearner:
         return Metrics(loss, batch.count * copies, extra)
 
     def _statistics(self, batch: SequenceBatch) -> Tensor:
+        if self.carried and (batch.fresh or not self._states):
+            self._states = self._at_rest(len(batch.inputs))
         if self.accumulate == 1:
-            return self._phases(batch)
-        parts = zip(batch.inputs.chunk(self.accumulate), batch.targets.chunk(self.accumulate), strict=True)
-        count = batch.count // self.accumulate
-        losses = [self._phases(Part(*part, count)) for part in parts]
-        self.stats.buffer.div_(self.accumulate)
-        return torch.stack(losses).mean()
+            loss = self._phases(batch, 0)
+        else:
+            parts = zip(batch.inputs.chunk(self.accumulate), batch.targets.chunk(self.accumulate), strict=True)
+            count = batch.count // self.accumulate
+            loss = torch.stack([self._phases(Part(*part, count), n) for n, part in enumerate(parts)]).mean()
+            self.stats.buffer.div_(self.accumulate)
+        if self.carried and not bool(torch.isfinite(loss)):
+            # A damaged window must not spoil all that follow.
+            self._states = []
+        return loss
 
-    def _phases(self, batch: SequenceBatch) -> Tensor:
+    def _at_rest(self, sequences: int) -> list[Any]:
+        return [self.net.start(sequences // self.accumulate) for _ in range(self.accumulate)]
+
+    def _phases(self, batch: SequenceBatch, part: int) -> Tensor:
+        if self.groups is None:
+            return self._local(batch, part)
+        state = self._states[part] if self.carried else None
+        collected = self.groups.collected(self.stats)
+        loss = self._local(batch, part)
+        self.groups.estimate(lambda: self._value(batch, state), collected, self.stats)
+        return loss
+
+    def _value(self, batch: SequenceBatch, state: Any) -> Tensor:
+        ids = batch.inputs
+        logits = self.net.free(ids, None) if state is None else self.net.resume(ids, state, None)[0]
+        return self.loss.free(logits, batch.targets, None)
+
+    def _local(self, batch: SequenceBatch, part: int) -> Tensor:
+        """Both phases of a batch, or a part of it."""
+        if self.carried:
+            loss, self._states[part] = continued_statistics(
+                self.net, self.loss, batch.inputs, batch.targets, self._states[part], self.stats
+            )
+            return loss
         if self.segment is None:
             return echo_statistics(self.net, self.loss, batch, self.stats)
         return segmented_statistics(
@@ -153,7 +200,7 @@ class EchoLearner:
     def eval_step(self, batch: SequenceBatch) -> Metrics:
         """Loss of one batch, by the averaged weights where there are any; nothing changes."""
         with no_autograd(), self.averaged():
-            return Metrics(self.loss.free(self.net.free(batch.inputs, None), batch.targets, None), batch.count)
+            return Metrics(self._value(batch, None), batch.count)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -186,7 +233,7 @@ class EchoLearner:
         state.update({f"buffer.{name}": tensor for name, tensor in self.net.named_buffers()})
         state.update({f"optimiser.{name}": tensor for name, tensor in self.optimiser.state().items()})
         state.update({f"random.{n}": generator.get_state() for n, generator in enumerate(self._generators)})
-        return state | {"rate_scale": self.rate_scale}
+        return state | state_tensors(self._states) | {"rate_scale": self.rate_scale}
 
     def load_state(self, state: Mapping[str, Tensor | Json]) -> None:
         """Copies a state in, exactly.
@@ -194,9 +241,11 @@ class EchoLearner:
         Raises:
             CheckpointError: a name is missing or unknown, or a shape or dtype differs; nothing was changed.
         """
-        mine = self.state()
-        tensors = {k: v for k, v in state.items() if k != "rate_scale"}
+        mine = {name: value for name, value in self.state().items() if not name.startswith(CARRIED)}
+        begun = self.carried and any(name.startswith(CARRIED) for name in state)
+        tensors = {k: v for k, v in state.items() if k != "rate_scale" and not (begun and k.startswith(CARRIED))}
         check_tensors({k: v for k, v in mine.items() if isinstance(v, Tensor)}, tensors)
+        self._states = restored_states(self._template(), state) if begun else []
         self.rate_scale = stored_scale(state)
         with torch.no_grad():
             for name, tensor in mine.items():
@@ -206,6 +255,12 @@ class EchoLearner:
             stored = mine[f"random.{n}"]
             assert isinstance(stored, Tensor)
             generator.set_state(stored)
+
+    def _template(self) -> list[Any]:
+        """States as they are after a token, where some hold more than at rest."""
+        ids = torch.zeros(self._batch_size // self.accumulate, 1, dtype=torch.long, device=self.flat.buffer.device)
+        with no_autograd():
+            return [self.net.resume(ids, state, None)[1] for state in self._at_rest(self._batch_size)]
 
 
 def stored_scale(state: Mapping[str, Tensor | Json]) -> float:

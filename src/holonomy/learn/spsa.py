@@ -1,9 +1,4 @@
-"""Learning from differences of the loss alone: simultaneous perturbation (Spall 1992).
-
-Two losses with all parameters moved by +e D and -e D, D random signs, estimate the slope along D; the estimate of the
-gradient is that slope times D. Unbiased up to e^2, but its variance grows with the number of parameters: meant for
-small groups of them, and as the baseline that other rules must beat.
-"""
+"""Learning from differences of the loss alone: the baseline that other rules must beat, see `learn.perturbation`."""
 
 from __future__ import annotations
 
@@ -12,12 +7,12 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from holonomy.core.errors import ConfigError
 from holonomy.core.flat import FlatParams
 from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
 from holonomy.core.learner import Json, Metrics, State
 from holonomy.core.nograd import no_autograd
 from holonomy.learn.echo import SequenceBatch, check_tensors, stored_scale
+from holonomy.learn.perturbation import check_moves, estimated_slopes
 from holonomy.optim.contrastive import AdamW
 
 
@@ -48,14 +43,12 @@ class SPSALearner:
         samples: int = 1,
         seed: int = 0,
     ) -> None:
-        if not epsilon > 0 or samples < 1:
-            raise ConfigError(f"`epsilon` is {epsilon}, `samples` {samples}; wanted both above zero")
+        check_moves(epsilon, samples)
         self.net, self.loss, self.schedule = net, loss, schedule
         self.epsilon, self.samples, self.rate_scale = epsilon, samples, 1.0
         net.requires_grad_(False)
         self.flat = FlatParams(net, decayed_names(net))
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
-        self._estimate = torch.zeros_like(self.flat.buffer)
         self._generator = torch.Generator(self.flat.buffer.device).manual_seed(seed)
 
     def setup(self, example_batch: SequenceBatch) -> None:
@@ -66,19 +59,14 @@ class SPSALearner:
 
     def estimate(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         """An estimate of the gradient, [P], and the mean of the losses it took; the parameters come back exactly."""
-        kept, total = self.flat.buffer.clone(), torch.zeros((), dtype=torch.float64, device=self.flat.buffer.device)
-        self._estimate.zero_()
-        for _ in range(self.samples):
-            signs = torch.empty_like(kept).bernoulli_(0.5, generator=self._generator).mul_(2).sub_(1)
-            values = []
-            for side in (self.epsilon, -self.epsilon):
-                torch.add(kept, signs, alpha=side, out=self.flat.buffer)
-                values.append(self._value(batch))
-            slope = (values[0] - values[1]) / (2 * self.epsilon * self.samples)
-            self._estimate.addcmul_(signs, slope)
-            total += (values[0] + values[1]).double() / (2 * self.samples)
-        self.flat.buffer.copy_(kept)
-        return self._estimate, total
+        (found,), mean = estimated_slopes(
+            lambda: self._value(batch),
+            [self.flat.buffer],
+            epsilon=self.epsilon,
+            samples=self.samples,
+            generator=self._generator,
+        )
+        return found, mean
 
     def train_step(self, batch: SequenceBatch, *, progress: float) -> Metrics:
         """2 x `samples` evaluations, one update, projection of the parameters into their domains."""

@@ -7,6 +7,7 @@ Boltzmann distribution is the derivative of the loss: dL/dscore_ij = w_ij (e_ij 
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import Any, NamedTuple
 
@@ -49,6 +50,23 @@ class Past(NamedTuple):
     carry: Any
     fixed: tuple[Tensor, ...] = ()
     scales: tuple[Tensor, ...] = ()
+
+
+class Seen(NamedTuple):
+    """What the tokens of a sequence leave for later ones.
+
+    Attributes:
+        key, value: [batch * heads, T, ...].
+        time: position of the last of them that fit into the window.
+        source: factor of each key, [batch, heads, T], or an empty tensor.
+        carry: what the factors of the next tokens depend on.
+    """
+
+    key: Float[Tensor, "BH time features"]
+    value: Float[Tensor, "BH time d"]
+    time: Int[Tensor, " held"]
+    source: Tensor
+    carry: Any
 
 
 class Attention(EchoLayer):
@@ -142,12 +160,20 @@ class Attention(EchoLayer):
         return heads.reshape(-1, batch, y.shape[2])
 
     def weights(
-        self, k: Tensor, m: Tensor, apart: Tensor, source: Tensor, scales: tuple[Tensor, ...]
+        self,
+        k: Tensor,
+        m: Tensor,
+        apart: Tensor,
+        source: Tensor,
+        scales: tuple[Tensor, ...],
+        *,
+        all_seen: bool = False,
     ) -> tuple[Float[Tensor, "BH L S"], tuple[Tensor, ...]]:
-        """Boltzmann weights of all pairs; places whose age is outside [0, window) are not seen."""
+        """Boltzmann weights of all pairs; places whose age is outside [0, window) are not seen, if there can be any."""
         score, kept = self.score(k, m, apart, source, scales)
-        seen = (apart >= 0) & (apart < self.window)
-        return torch.where(seen, score, MASKED).softmax(-1).view(len(k), *apart.shape), kept
+        if not all_seen:
+            score = torch.where((apart >= 0) & (apart < self.window), score, MASKED)
+        return score.softmax(-1).view(len(k), *apart.shape), kept
 
     def _fixed(self, batch: int, tape: Tape | None) -> tuple[Tensor, ...]:
         """Keys and values of the sites, for every sequence."""
@@ -168,37 +194,85 @@ class Attention(EchoLayer):
 
     def free(self, x: Float[Tensor, "D batch time"], tape: Tape | None) -> Float[Tensor, "D batch time"]:
         """Retrieves from the past of the same sequence."""
+        return self._retrieve(x, None, tape)[0]
+
+    def _retrieve(
+        self, x: Tensor, before: Past | None, tape: Tape | None, *, unchanged: bool = False
+    ) -> tuple[Tensor, Seen]:
+        """The result, and what of these tokens later ones may see; `unchanged` parameters need not be read anew."""
         mapped, features = self.inp.free(x, tape), self._features()
         k, m = self.compared(mapped[:features], tape)
         (v,) = self.split(mapped[features:], 1)
-        time, source = torch.arange(x.shape[-1], device=x.device), self.sources(x, m, None)[0]
-        if fixed := self._fixed(x.shape[1], tape):
-            m, v = (torch.cat(pair, 1) for pair in zip(fixed, (m, v), strict=True))
-        w, kept = self.weights(k, m, self._apart(time, time, fixed), source, self.scales())
-        y = torch.bmm(w, v)
+        fresh, carry = self.sources(x, m, before and before.carry)
+        time = torch.arange(x.shape[-1], device=x.device)
+        keys, values, ages, source = m, v, time, fresh
+        if before is not None:
+            time = time + before.position
+            keys, values = torch.cat([before.keys, m], 1), torch.cat([before.values, v], 1)
+            ages, source = torch.cat([before.time, time]), torch.cat([before.source, fresh], -1)
+        fixed = before.fixed if before and unchanged else self._fixed(x.shape[1], tape)
+        if fixed:
+            keys, values = torch.cat([fixed[0], keys], 1), torch.cat([fixed[1], values], 1)
+        apart = self._apart(time, ages, fixed)
+        scales = before.scales if before and unchanged else self.scales()
+        w, kept = self.weights(k, keys, apart, source, scales)
+        y = torch.bmm(w, values)
+        latest = time[-self.window :]
         if tape is not None:
-            tape.push(self, v, w, *kept)
-        return self.out.free(self.join(y.unsqueeze(0), x.shape[1]), tape)
+            tape.push(self, values, w, apart, latest % self.window, *kept)
+        return self.out.free(self.join(y.unsqueeze(0), x.shape[1]), tape), Seen(m, v, latest, fresh, carry)
+
+    def resume(
+        self, x: Float[Tensor, "D batch time"], state: Past, tape: Tape | None
+    ) -> tuple[Float[Tensor, "D batch time"], Past]:
+        """Retrieves from the carried keys and values too; the given state stays as it is."""
+        y, seen = self._retrieve(x, state, tape)
+        return y, self._after(state, seen)
+
+    def _after(self, state: Past, seen: Seen) -> Past:
+        """The newest tokens in the places of the oldest."""
+        place, held = seen.time % self.window, len(seen.time)
+        source = state.source
+        return state._replace(
+            keys=state.keys.index_copy(1, place, seen.key[:, -held:]),
+            values=state.values.index_copy(1, place, seen.value[:, -held:]),
+            time=state.time.index_copy(0, place, seen.time),
+            position=state.position + seen.key.shape[1],
+            source=source.index_copy(2, place, seen.source[..., -held:]) if len(source) else source,
+            carry=seen.carry,
+        )
 
     def echo(self, tape: Tape, g: Float[Tensor, "D batch time"], acc: StatBuffer) -> Float[Tensor, "D batch time"]:
         """Contrast of the nudged and the free distribution."""
+        return self.echo_segment(tape, g, None, acc)[0]
+
+    def echo_segment(
+        self, tape: Tape, g: Float[Tensor, "D batch time"], carry: Tensor | None, acc: StatBuffer
+    ) -> tuple[Float[Tensor, "D batch time"], Tensor]:
+        """Echo of a segment; what is carried are the nudges on the keys and values before it, side by side."""
         batch, time = g.shape[1:]
         g = self.out.echo(tape, g, acc)
-        v, w, *kept = tape.pop(self)
+        v, w, apart, place, *kept = tape.pop(self)
         (g,) = self.split(g, 1)
         dv = torch.bmm(w.mT, g)
-        num_sites = v.shape[1] - time
         dscore = boltzmann_contrast(w, torch.bmm(g, v.mT)).view(batch, self.heads, time, -1)
-        age = torch.arange(time, device=g.device)
-        apart = self._apart(age, age, (v[:, :num_sites],) if num_sites else ())
         dk, dm = self.pull_score(dscore, apart, tuple(kept), acc)
-        if self.site_map is not None:
+        if self.sites is not None and self.site_map is not None:
             # Every sequence reads the same sites.
+            num_sites = math.prod(self.sites.options.size)
             both = torch.stack([dm[:, :num_sites], dv[:, :num_sites]]).unflatten(1, (batch, self.heads)).sum(1)
             self.site_map.echo(tape, self.join(both, 1).squeeze(1), acc)
             dm, dv = dm[:, num_sites:], dv[:, num_sites:]
+        older = dm.shape[1] - time
+        before = torch.cat([dm[:, :older], dv[:, :older]], -1)
+        dm, dv = dm[:, older:], dv[:, older:]
+        if carry is not None:
+            later = carry.index_select(1, place)
+            dm[:, -len(place) :] += later[..., : dm.shape[-1]]
+            dv[:, -len(place) :] += later[..., dm.shape[-1] :]
+            before += carry.index_fill(1, place, 0.0)
         below = self.pull_compared(tape, dk, dm, acc)
-        return self.inp.echo(tape, torch.cat([below, self.join(dv.unsqueeze(0), batch)]), acc)
+        return self.inp.echo(tape, torch.cat([below, self.join(dv.unsqueeze(0), batch)]), acc), before
 
     def start(self, batch: int) -> Past:
         """Nothing seen yet."""
@@ -213,27 +287,11 @@ class Attention(EchoLayer):
 
     def advance(self, x: Float[Tensor, "D batch time"], state: Past) -> tuple[Float[Tensor, "D batch time"], Past]:
         """Continues by any number of tokens, a window's length at a time."""
-        results, features = [], self._features()
+        results = []
         for part in x.split(self.window, -1):
-            mapped = self.inp.free(part, None)
-            k, m = self.compared(mapped[:features], None)
-            (v,) = self.split(mapped[features:], 1)
-            end = state.position + part.shape[-1]
-            time = torch.arange(state.position, end, device=x.device)
-            apart = self._apart(time, torch.cat([state.time, time]), state.fixed)
-            fresh, carry = self.sources(part, m, state.carry)
-            source = torch.cat([state.source, fresh], -1)
-            keys = torch.cat([*state.fixed[:1], state.keys, m], 1)
-            w, _ = self.weights(k, keys, apart, source, state.scales)
-            y = torch.bmm(w, torch.cat([*state.fixed[1:], state.values, v], 1))
-            place = time % self.window
-            state.keys.index_copy_(1, place, m)
-            state.values.index_copy_(1, place, v)
-            state.time.index_copy_(0, place, time)
-            if len(source):
-                state.source.index_copy_(2, place, fresh)
-            state = state._replace(position=end, carry=carry)
-            results.append(self.out.free(self.join(y.unsqueeze(0), x.shape[1]), None))
+            y, seen = self._retrieve(part, state, None, unchanged=True)
+            state = self._after(state, seen)
+            results.append(y)
         return torch.cat(results, -1), state
 
     def step(self, x: Float[Tensor, "D batch"], state: Past) -> tuple[Float[Tensor, "D batch"], Past]:
@@ -254,7 +312,8 @@ class Attention(EchoLayer):
         if state.fixed:
             apart = torch.cat([apart.new_zeros(1, state.fixed[0].shape[1]), apart], 1)
             keys, values = (torch.cat(pair, 1) for pair in zip(state.fixed, (keys, values), strict=True))
-        w, _ = self.weights(k, keys, apart, state.source, state.scales)
+        full = state.position + 1 >= self.window
+        w, _ = self.weights(k, keys, apart, state.source, state.scales, all_seen=full)
         y = torch.bmm(w, values).view(-1, self.heads * self.width).T
         return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry)
 

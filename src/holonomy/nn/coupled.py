@@ -21,7 +21,8 @@ from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.geometry.frames import Rotor, butterfly, framed, framed_pull
-from holonomy.nn.oscillator import Propagator, chunk_propagator, log_spaced, mirror, scan
+from holonomy.nn.oscillator import chunk_propagator, log_spaced
+from holonomy.nn.scan import Propagator, mirror, scan
 
 BAND = 1.5
 """A head's damping stays within this factor of its centre."""
@@ -126,7 +127,7 @@ class CoupledBank(EchoLayer):
         q, _ = scan(self._turn(x, modes.basis.mT), prop, None)
         y = q / modes.gain[:, None, None]
         if tape is not None:
-            tape.push(self, y, prop.within, prop.collect, prop.emit, prop.carry, *modes)
+            tape.push(self, y, *prop, *modes)
         return self._turn(y, modes.basis)
 
     def echo(self, tape: Tape, g: Float[Tensor, "N batch time"], acc: StatBuffer) -> Float[Tensor, "N batch time"]:

@@ -22,6 +22,7 @@ from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.dynamics.kernels import power_law
 from holonomy.nn.oscillator import log_spaced
+from holonomy.nn.scan import Propagator, mirror, scan
 
 RATE_BOUNDS = (1e-4, 4.0)
 CHUNK = 32
@@ -119,64 +120,37 @@ class KernelBank(EchoLayer):
         """What a token multiplies each part of a channel's kernel by: the decays are real, the wave is not."""
         return self._poles()[0]
 
-    def _propagator(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a chunk does, as in `nn.oscillator.Propagator`, with J poles."""
+    def _propagator(self) -> Propagator:
+        """What a chunk does."""
         poles, weights = self._poles()
         within = F.pad(self.kernel(CHUNK), (CHUNK - 1, 0)).unfold(1, CHUNK, 1).flip(1)
         powers = poles.unsqueeze(1) ** torch.arange(CHUNK + 1, device=poles.device)[:, None]
         collect = torch.view_as_real(powers[:, :CHUNK].flip(1)).flatten(2)
         ahead = weights.unsqueeze(1) * powers[:, 1:]
         emit = torch.stack([ahead.real, -ahead.imag], -1).flatten(2).mT
-        return within, collect, emit, powers[:, -1:]
+        return Propagator(within, collect, emit, powers[:, -1:])
 
     def free(self, x: Float[Tensor, "N batch time"], tape: Tape | None) -> Float[Tensor, "N batch time"]:
-        """Convolves from a zero past; the record is the input and its convolution."""
-        mixed, _ = self._scan(x, None)
+        """Convolves from a zero past; the record is the input, its convolution and the propagator."""
+        prop = self._propagator()
+        mixed, _ = scan(x, prop, None)
         if tape is not None:
-            tape.push(self, x, mixed)
+            tape.push(self, x, mixed, *prop)
+        return self._beside(x, mixed)
+
+    def _beside(self, x: Tensor, mixed: Tensor) -> Tensor:
         w = torch.sigmoid(self.direct)[:, None, None]
         return w * x + (1 - w) * mixed
 
-    def _scan(self, x: Tensor, s: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Convolution of a sequence that follows the states s, and the states at the end of its last whole chunk."""
-        within, collect, emit, carry = self._propagator()
-        modes, batch, length = x.shape
-        chunks = -(-length // CHUNK)
-        f = F.pad(x, (0, chunks * CHUNK - length)).reshape(modes, batch * chunks, CHUNK)
-        gathered = torch.view_as_complex(torch.bmm(f, collect).view(modes, batch, chunks, -1, 2))
-        s = torch.zeros_like(gathered[:, :, 0]) if s is None else s
-        entering = []
-        for c in range(chunks):
-            entering.append(s)
-            s = torch.addcmul(gathered[:, :, c], carry, s)
-        before = torch.view_as_real(torch.stack(entering, 2)).reshape(modes, batch * chunks, -1)
-        y = torch.baddbmm(torch.bmm(f, within), before, emit)
-        return y.view(modes, batch, -1)[..., :length], s
-
-    def _mirror(self, g: Tensor) -> Tensor:
-        """Transpose of `_scan` from a zero past."""
-        within, collect, emit, carry = self._propagator()
-        modes, batch, length = g.shape
-        chunks = -(-length // CHUNK)
-        g = F.pad(g, (0, chunks * CHUNK - length)).reshape(modes, batch * chunks, CHUNK)
-        emitted = torch.view_as_complex(torch.bmm(g, emit.mT.contiguous()).view(modes, batch, chunks, -1, 2))
-        a, leaving = torch.zeros_like(emitted[:, :, 0]), []
-        for c in reversed(range(chunks)):
-            leaving.append(a)
-            a = torch.addcmul(emitted[:, :, c], carry.conj(), a)
-        after = torch.view_as_real(torch.stack(leaving[::-1], 2)).reshape(modes, batch * chunks, -1)
-        mu = torch.baddbmm(torch.bmm(g, within.mT), after, collect.mT)
-        return mu.view(modes, batch, -1)[..., :length]
-
     def echo(self, tape: Tape, g: Float[Tensor, "N batch time"], acc: StatBuffer) -> Float[Tensor, "N batch time"]:
         """Correlates nudges with the kernel and with the inputs."""
-        x, mixed = tape.pop(self)
+        x, mixed, *prop = tape.pop(self)
         length = x.shape[-1]
         size = 2 * length
         w = torch.sigmoid(self.direct)
         acc[self.direct].add_((g * (x - mixed)).sum((1, 2)) * w * (1 - w))
         mixed_g = g * (1 - w)[:, None, None]
-        below = self._mirror(mixed_g) + w[:, None, None] * g
+        below = mirror(mixed_g, Propagator(*prop))[0] + w[:, None, None] * g
         g_spectrum = torch.fft.rfft(mixed_g, size)
         dk = torch.fft.irfft((g_spectrum * torch.fft.rfft(x, size).conj()).sum(1), size)[..., :length]
         tau, parts = self._times(length), self._parts(self._times(length))
@@ -211,18 +185,9 @@ class KernelBank(EchoLayer):
     def advance(
         self, x: Float[Tensor, "N batch time"], state: KernelState
     ) -> tuple[Float[Tensor, "N batch time"], KernelState]:
-        """Convolves with what came before in the poles' states: whole chunks at once, the rest token by token."""
-        whole = x.shape[-1] - x.shape[-1] % CHUNK
-        parts = []
-        if whole:
-            mixed, s = self._scan(x[..., :whole], state.s)
-            w = torch.sigmoid(self.direct)[:, None, None]
-            parts.append(w * x[..., :whole] + (1 - w) * mixed)
-            state = state._replace(s=s)
-        for t in range(whole, x.shape[-1]):
-            y, state = self.step(x[..., t], state)
-            parts.append(y.unsqueeze(-1))
-        return torch.cat(parts, -1), state
+        """Convolves with what came before in the poles' states."""
+        mixed, s = scan(x, self._propagator(), state.s)
+        return self._beside(x, mixed), state._replace(s=s)
 
     def step(self, x: Float[Tensor, "N batch"], state: KernelState) -> tuple[Float[Tensor, "N batch"], KernelState]:
         """One token: s <- z s + x, y = Re sum c s."""

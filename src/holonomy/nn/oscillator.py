@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -26,6 +25,7 @@ from holonomy.core.errors import IllegalMix
 from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
+from holonomy.nn.scan import Propagator, mirror, scan
 from holonomy.nn.static import CausalFIR, FIRState, Linear, silu_product
 
 THETA_MARGIN = 1e-3
@@ -35,23 +35,6 @@ CONTROL_SCALE = 0.1
 """Of the rows that control a bank, at the start: it begins close to a bank that does not listen."""
 DECAY_LIMIT = 80.0
 """exp(-80) is the last factor worth keeping; below it float32 would only produce denormals."""
-
-
-@dataclass
-class Propagator:
-    """What a chunk of length C does to the bank: built once per update.
-
-    Attributes:
-        within: response inside a chunk, [N, C, C], indexed (source, target).
-        collect: drive of a chunk to its final state (real, imaginary), [N, C, 2].
-        emit: state before a chunk to the outputs of the chunk, [N, 2, C].
-        carry: factor of the state over a chunk, complex [N, 1].
-    """
-
-    within: Float[Tensor, "N C C"]
-    collect: Float[Tensor, "N C 2"]
-    emit: Float[Tensor, "N 2 C"]
-    carry: Complex[Tensor, "N 1"]
 
 
 class BankState(NamedTuple):
@@ -118,7 +101,7 @@ class OscillatorBank(EchoLayer):
         prop = self.propagator()
         q, after = scan(x, prop, z)
         if tape is not None:
-            tape.push(self, q, prop.within, prop.collect, prop.emit, prop.carry, *(() if z is None else (z,)))
+            tape.push(self, q, *prop, *(() if z is None else (z, after)))
         return q, after
 
     def resume(
@@ -141,13 +124,14 @@ class OscillatorBank(EchoLayer):
         self, tape: Tape, g: Float[Tensor, "N batch time"], carry: Tensor | None, acc: StatBuffer
     ) -> tuple[Float[Tensor, "N batch time"], Tensor]:
         """Echo of a segment; what is carried is the nudge on the complex state."""
-        q, within, collect, emit, factor, *before = tape.pop(self)
+        q, within, collect, emit, factor, *ends = tape.pop(self)
         if carry is not None and g.shape[-1] % self.chunk:
             raise IllegalMix(
                 f"a segment of {g.shape[-1]} tokens that another one follows is no multiple of the chunk {self.chunk}; "
                 "set train.echo.segment to a multiple of model.chunk"
             )
-        mu, carry = mirror(g, Propagator(within, collect, emit, factor), carry)
+        later = carry
+        mu, carry = mirror(g, Propagator(within, collect, emit, factor), later)
         theta, gamma = self.angles()
         rho, sin, cos = torch.exp(-gamma), torch.sin(theta), torch.cos(theta)
         s = (-2 * torch.expm1(-2 * gamma)).sqrt()
@@ -159,10 +143,10 @@ class OscillatorBank(EchoLayer):
         )
         dtheta = -2 * rho * sin * by_one + by_output * cos * s
         dgamma = -2 * rho * (cos * by_one - rho * by_two) + by_output * sin * 2 * rho.square() / s
-        if before:
+        if ends:
             # The two outputs before the segment follow from its state: Im(e^{i theta} z) = sin(theta) y_{-1},
             # Im z = rho sin(theta) y_{-2}.
-            (z,) = before
+            z, z_after = ends
             first = (torch.polar(torch.ones_like(theta), theta)[:, None] * z).imag / sin[:, None]
             second = z.imag / (rho * sin)[:, None]
             by_one = (mu[..., 0] * first).sum(1)
@@ -171,6 +155,12 @@ class OscillatorBank(EchoLayer):
                 by_two = by_two + (mu[..., 1] * first).sum(1)
             dtheta = dtheta - 2 * rho * sin * by_one
             dgamma = dgamma - 2 * rho * (cos * by_one - rho * by_two)
+            # So far the outputs at both ends were held; but it is z that is handed over, and at given outputs it moves
+            # with the parameters: dz/dtheta = i e^{-i theta} Im z / sin(theta), dz/dgamma = -i dz/dtheta.
+            held = torch.polar(1 / sin, -theta) * (carry.conj() * z.imag).sum(1)
+            if later is not None:
+                held = held - torch.polar(1 / sin, -theta) * (later.conj() * z_after.imag).sum(1)
+            dtheta, dgamma = dtheta + held.imag, dgamma - held.real
         acc[self.turn].add_(dtheta * theta * (1 - theta / math.pi))
         acc[self.damping].add_(dgamma * gamma)
         return mu, carry
@@ -220,62 +210,6 @@ def chunk_propagator(theta: Float[Tensor, " N"], gamma: Float[Tensor, " N"], siz
 def log_spaced(bounds: tuple[float, float], count: int) -> Float[Tensor, " count"]:
     """Values from the first to the second bound, evenly spaced in the logarithm, float64."""
     return torch.logspace(math.log10(bounds[0]), math.log10(bounds[1]), count, dtype=torch.float64)
-
-
-def scan(
-    f: Float[Tensor, "N batch time"], prop: Propagator, state: Complex[Tensor, "N batch"] | None
-) -> tuple[Float[Tensor, "N batch time"], Complex[Tensor, "N batch"]]:
-    """Response of the bank, chunk by chunk, and its state after the last input."""
-    modes, batch, length = f.shape
-    size = prop.within.shape[1]
-    chunks = -(-length // size)
-    f = F.pad(f, (0, chunks * size - length)).reshape(modes, batch * chunks, size)
-    gathered = torch.view_as_complex(torch.bmm(f, prop.collect)).view(modes, batch, chunks)
-    z = torch.zeros_like(gathered[..., 0]) if state is None else state
-    entering = []
-    for c in range(chunks):
-        entering.append(z)
-        z = torch.addcmul(gathered[..., c], prop.carry, z)
-    before = torch.view_as_real(torch.stack(entering, -1)).view(modes, batch * chunks, 2)
-    q = torch.baddbmm(torch.bmm(f, prop.within), before, prop.emit)
-    if used := length % size:
-        # The last chunk was filled with zeros: its own inputs, and the state before it, shorter by the zeros.
-        last = f.view(modes, batch, chunks, size)[:, :, -1, :used]
-        z = torch.view_as_complex(torch.bmm(last, prop.collect[:, size - used :]))
-        # The first of `collect` turns by size - 1 tokens, that of the used part by used - 1: one more is the pole.
-        pole = torch.view_as_complex(prop.collect[:, -2:].contiguous())[:, :1] if size > 1 else prop.carry
-        shrink = torch.view_as_complex(prop.collect[:, size - used : size - used + 1].contiguous()) * pole
-        z = torch.addcmul(z, shrink, entering[-1])
-    return q.view(modes, batch, -1)[..., :length], z
-
-
-def mirror(
-    g: Float[Tensor, "N batch time"], prop: Propagator, a: Complex[Tensor, "N batch"] | None = None
-) -> tuple[Float[Tensor, "N batch time"], Complex[Tensor, "N batch"]]:
-    """Transpose of `scan`: the response to the nudges reversed in time.
-
-    Args:
-        g: nudges on the outputs.
-        prop: the propagator of the free phase.
-        a: nudge on the state after the last chunk; zero if None.
-
-    Returns:
-        The nudge on the drive, and on the state before.
-    """
-    modes, batch, length = g.shape
-    size = prop.within.shape[1]
-    chunks = -(-length // size)
-    g = F.pad(g, (0, chunks * size - length)).reshape(modes, batch * chunks, size)
-    emitted = torch.view_as_complex(torch.bmm(g, prop.emit.mT.contiguous())).view(modes, batch, chunks)
-    a = torch.zeros_like(emitted[..., 0]) if a is None else a
-    carry = prop.carry.conj().resolve_conj()
-    leaving = []
-    for c in reversed(range(chunks)):
-        leaving.append(a)
-        a = torch.addcmul(emitted[..., c], carry, a)
-    after = torch.view_as_real(torch.stack(leaving[::-1], -1)).view(modes, batch * chunks, 2)
-    mu = torch.baddbmm(torch.bmm(g, prop.within.mT), after, prop.collect.mT)
-    return mu.view(modes, batch, -1)[..., :length], a
 
 
 def lagged_dot(a: Float[Tensor, "N batch time"], b: Float[Tensor, "N batch time"], lag: int) -> Float[Tensor, " N"]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from holonomy.core.flat import StatBuffer
+from holonomy.core.modes import BUMPS
 from holonomy.core.tape import Tape
 from holonomy.geometry.curvature import collapse_scalar, conformal_scalar
 from holonomy.nn.attention import Attention
@@ -31,7 +32,7 @@ STRESS_RATE = 0.1
 
 
 class CurvatureSource(nn.Module):
-    """Factors of the keys from the curvature of e^(2f) g at their places, f a sum of Gaussian bumps; not learned.
+    """Factors of the keys from the curvature of e^(2f) g at their places, f a sum of Gaussian bumps.
 
     R_sc = sqrt(|scalar curvature| / n^2 + eps) in the flat coordinates y of the chart, with
     f = sum_k a_k exp(-|y - mu_k|^2 / (2 s^2)).
@@ -40,16 +41,24 @@ class CurvatureSource(nn.Module):
         n: dimensions of the chart.
         bumps: number of bumps.
         width: s.
+        learned: the heights are parameters, for a rule that knows only the loss (`learn.perturbation`): they have no
+            local statistic.
         generator: source of heights and centres.
     """
 
     heights: Tensor
     centres: Tensor
 
-    def __init__(self, n: int, *, bumps: int = 16, width: float = 1.0, generator: torch.Generator) -> None:
+    def __init__(
+        self, n: int, *, bumps: int = BUMPS, width: float = 1.0, learned: bool = False, generator: torch.Generator
+    ) -> None:
         super().__init__()
         self.n, self.bend = n, width
-        self.register_buffer("heights", 0.1 * torch.randn(bumps, generator=generator))
+        heights = 0.1 * torch.randn(bumps, generator=generator)
+        if learned:
+            self.heights = nn.Parameter(heights)
+        else:
+            self.register_buffer("heights", heights)
         self.register_buffer("centres", torch.randn(bumps, n, generator=generator))
 
     def factors(self, y: Float[Tensor, "*batch rows"]) -> Float[Tensor, "*batch"]:
@@ -219,7 +228,7 @@ class Retrieval(Attention):
         p = p.view(len(k), *apart.shape)
         if self.shared:
             # A point pulls itself by exactly nothing; the sums below would leave rounding errors of it.
-            p.diagonal(dim1=1, dim2=2).zero_()
+            p.diagonal(apart.shape[1] - apart.shape[0], 1, 2).zero_()
         dk = torch.bmm(p, m).neg_().addcmul_(k, p.sum(2, keepdim=True)).mul_(2)
         dm = torch.bmm(p.mT, k).neg_().addcmul_(m, p.sum(1).unsqueeze(-1)).mul_(2)
         return dk, dm

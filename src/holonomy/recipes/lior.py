@@ -21,7 +21,7 @@ from holonomy.data.splits import split_text
 from holonomy.data.store import is_store, open_store
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
-from holonomy.data.tokens import TokenBatch, WindowSampler
+from holonomy.data.tokens import PassageSampler, TokenBatch, WindowSampler
 from holonomy.infer.evaluation import evaluate_tokens, loss_metrics, stream_loss
 from holonomy.infer.memory import RecallingModel
 from holonomy.infer.sampling import Sampling
@@ -130,10 +130,10 @@ def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: 
 def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
     device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
-    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived"):
+    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried):
         raise ConfigError(
-            f"torchrun started {world.size} processes, but `field.enabled` and `geometry.frame_mode` derived follow "
-            "the batches of one; turn them off, or train in one process"
+            f"torchrun started {world.size} processes, but `field.enabled`, `geometry.frame_mode` derived and "
+            "`data.carried` follow the batches of one; turn them off, or train in one process"
         )
     origin = saved or start
     tokenizer = None if origin is None else tokenizer_of(origin)
@@ -192,17 +192,14 @@ def _check_tokens(config: DataConfig, tokenizer: TextTokenizer) -> None:
 
 def choose_sampler(
     config: LiorConfig, corpus: Corpus, device: torch.device, world: World | None = None
-) -> WindowSampler:
-    """Windows of the training part, in the order of the configuration's seed."""
-    world = world or World()
-    return WindowSampler(
-        torch.from_numpy(corpus.train).to(device),
-        seq_len=config.data.seq_len,
-        batch=config.data.batch * world.size,
-        seed=config.train.seed,
-        part=(world.rank, world.size),
-        workers=config.data.workers,
-    )
+) -> WindowSampler | PassageSampler:
+    """Windows of the training part, in the order of the configuration's seed, or passages of them."""
+    world, data = world or World(), config.data
+    tokens = torch.from_numpy(corpus.train).to(device)
+    common = {"seq_len": data.seq_len, "seed": config.train.seed, "workers": data.workers}
+    if data.carried > 1:
+        return PassageSampler(tokens, windows=data.carried, batch=data.batch, **common)
+    return WindowSampler(tokens, batch=data.batch * world.size, part=(world.rank, world.size), **common)
 
 
 def token_vectors(net: EchoLayer) -> Tensor:

@@ -24,8 +24,9 @@ class ModelConfig(Config):
     )
     pattern: str | None = Field(
         default=None,
-        pattern="^[omr]+$",
-        description="explicit blocks: o oscillator mixer, r retrieval, m gated map; overrides architecture and blocks",
+        pattern="^[omre]+$",
+        description="explicit blocks: o oscillator mixer, r retrieval, m gated map, e settling units; "
+        "overrides architecture and blocks",
     )
     blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
     d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")
@@ -223,6 +224,12 @@ class DataConfig(Config):
     source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
     seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
     batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
+    carried: int = Field(
+        default=1,
+        ge=1,
+        le=2**20,
+        description="windows of a passage, read in order: each begins with the states that the one before ended with",
+    )
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
     workers: int = Field(
         default=0, ge=0, le=64, description="threads that read batches ahead; speed only, the batches stay the same"
@@ -282,19 +289,52 @@ class EchoConfig(Config):
         le=10,
         description="size of a finite nudge relative to the outputs; null is 1 for quadratic banks, 1e-3 with wells",
     )
+    nudge: Literal["cross_entropy", "target_embedding", "off"] = Field(
+        default="cross_entropy",
+        description="what the echo begins with: the error of the logits; also a pull of each last hidden state to the "
+        "vector of the token to predict; or nothing",
+    )
+    pull: float = Field(default=0.1, ge=0, le=100, description="strength of that pull, for nudge = target_embedding")
     allow_biased: bool = Field(default=False, description="permits mode = one_sided")
     fixed: bool = Field(default=False, description="hamiltonian states in 32-bit fixed point: the way back is exact")
 
+    @field_validator("nudge", mode="before")
+    @classmethod
+    def _read_nudge(cls, value: object) -> object:
+        return "off" if value is False else value
+
     @model_validator(mode="after")
     def _check(self) -> EchoConfig:
+        if self.pull != type(self).model_fields["pull"].default and self.nudge != "target_embedding":
+            raise ValueError(f"pull is for nudge = target_embedding, not {self.nudge}; drop it")
         if self.mode == "one_sided" and not self.allow_biased:
             raise ValueError("mode = one_sided is biased; use symmetric or tangent, or set allow_biased")
         if self.kappa is not None and self.mode in ("tangent", "complex"):
             raise ValueError(f"kappa is for mode = symmetric or one_sided; mode = {self.mode} has no size of a nudge")
         if self.memory != "full" and self.mode != "tangent":
             raise ValueError(f"memory = {self.memory} nudges by tangents; set mode = tangent")
+        if self.memory != "full" and self.nudge == "target_embedding":
+            raise ValueError(f"nudge = target_embedding sees whole sequences, not memory = {self.memory}; drop one")
         if self.fixed and self.mode != "tangent":
             raise ValueError("fixed states are nudged by tangents; set mode = tangent")
+        return self
+
+
+class PerturbationConfig(Config):
+    """Small groups of parameters that are learned from differences of the loss, by SPSA, instead of by the echo."""
+
+    groups: tuple[str, ...] = Field(
+        default=(), description="last parts of the names of these parameters, such as log_radius; none by default"
+    )
+    samples: int = Field(default=1, ge=1, le=4096, description="directions a batch, of two evaluations each")
+    epsilon: float = Field(default=0.01, gt=0, le=1, description="how far the parameters are moved")
+
+    @model_validator(mode="after")
+    def _check(self) -> PerturbationConfig:
+        plain = type(self).model_fields
+        odd = [n for n in ("samples", "epsilon") if getattr(self, n) != plain[n].default and not self.groups]
+        if odd:
+            raise ValueError(f"{', '.join(odd)} need groups; name some, or drop this")
         return self
 
 
@@ -304,6 +344,7 @@ class TrainConfig(Config):
     budget: Budget = Field(default=Budget(cpu_s=180.0), description="stop conditions, the first one reached wins")
     cadence: Cadence = Field(default=Cadence(), description="steps between logs, evaluations and checkpoints")
     echo: EchoConfig = Field(default=EchoConfig(), description="second phase of learning")
+    spsa: PerturbationConfig = Field(default=PerturbationConfig(), description="parameters that have no echo")
     optim: OptimConfig = Field(default=OptimConfig(), description="optimiser")
     schedule: Schedule = Field(default=Schedule(), description="learning rate over the budget")
     guard: Guard = Field(default=Guard(), description="what happens when training goes wrong or no longer helps")
@@ -416,17 +457,23 @@ class LiorConfig(Config):
             for name in ("mode", "kappa", "allow_biased", "fixed"):
                 if getattr(echo, name) != getattr(plain, name):
                     raise ValueError(f"train.echo.{name} is for model.bank = hamiltonian, not {model.bank}; drop it")
+        if (
+            (self.data.carried > 1 or echo.memory != "full")
+            and "o" in model.letters
+            and model.bank in ("coupled", "kernel")
+        ):
+            key = "data.carried" if self.data.carried > 1 else f"train.echo.memory = {echo.memory}"
+            raise ValueError(f"{key} cannot learn model.bank = {model.bank}; choose another")
         if echo.memory == "full":
             if echo.segment != plain.segment:
                 raise ValueError("train.echo.segment is for train.echo.memory = segment or streamed; drop it")
             return
-        if "r" in model.letters:
+        if self.data.carried > 1:
+            raise ValueError(f"data.carried goes with train.echo.memory = full, not {echo.memory}; drop one of them")
+        if echo.memory == "streamed" and "r" in model.letters:
             raise ValueError(
-                f"train.echo.memory = {echo.memory} cannot learn retrieval; set model.architecture = causal_field"
-            )
-        if model.bank in ("coupled", "kernel"):
-            raise ValueError(
-                f"train.echo.memory = {echo.memory} cannot learn model.bank = {model.bank}; choose another"
+                "train.echo.memory = streamed cannot learn retrieval, which forgets; set model.architecture = "
+                "causal_field, or memory = segment"
             )
         if echo.memory == "streamed" and (model.bank != "hamiltonian" or model.fir > 1 or model.dropout):
             raise ValueError(
@@ -435,5 +482,5 @@ class LiorConfig(Config):
             )
         if model.dropout:
             raise ValueError("train.echo.memory = segment runs every segment twice; set model.dropout = 0")
-        if model.bank == "diagonal" and echo.segment % model.chunk:
+        if "o" in model.letters and model.bank == "diagonal" and echo.segment % model.chunk:
             raise ValueError(f"train.echo.segment = {echo.segment} is no multiple of model.chunk = {model.chunk}")

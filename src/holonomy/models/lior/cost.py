@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from holonomy.core.errors import ConfigError
-from holonomy.core.modes import COUPLED
+from holonomy.core.modes import BUMPS, COUPLED
 from holonomy.models.lior.config import LiorConfig
 
 COPIES = 4
@@ -18,6 +18,7 @@ def parameter_count(config: LiorConfig, *, vocab_size: int) -> int:
     """Number of learned scalars of the network of a configuration, without building it."""
     model = config.model
     mixers = {"o": _oscillators(config), "r": _retrieval(config), "m": 3 * model.d * model.hidden}
+    mixers["e"] = model.hidden * (2 * model.d + model.hidden)
     return 2 * vocab_size * model.d + sum(mixers[letter] for letter in model.letters)
 
 
@@ -51,6 +52,8 @@ def _retrieval(config: LiorConfig) -> int:
         return 3 * d * d + 2 * heads * d + d * d + 3 * heads + heads * (d // heads // 2)
     points = geometry.n if geometry.chart == "shared" else 2 * d
     own = (points + d) * d + d * d + 2 * heads + (heads if geometry.stress else 0)
+    if geometry.source == "curvature" and "heights" in config.train.spsa.groups:
+        own += BUMPS
     if config.field.enabled:
         own += 2 * config.field.dim**2 * 2 * d
     return own + (0 if geometry.chart == "folded" else _chart(config))
@@ -100,6 +103,7 @@ def least_memory(config: LiorConfig, *, vocab_size: int) -> Memory:
     """
     model, data = config.model, config.data
     kept = {"o": model.d + 3 * model.n_osc, "r": 4 * model.d, "m": model.d + 3 * model.hidden}
+    kept["e"] = model.d + 2 * model.hidden
     tokens = data.batch * data.seq_len // config.train.accumulate
     if config.train.echo.memory != "full":
         tokens = min(tokens, data.batch * config.train.echo.segment)

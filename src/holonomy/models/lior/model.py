@@ -15,7 +15,9 @@ from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.coupled import CoupledBank
 from holonomy.nn.embedding import Embedding
+from holonomy.nn.equilibrium import EquilibriumUnit
 from holonomy.nn.hamiltonian import HamiltonianBank
+from holonomy.nn.heads import TargetPull
 from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
@@ -45,6 +47,9 @@ def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
         for inner in (m for layer in layers for m in layer.modules() if isinstance(m, Linear)):
             inner.product_dtype = torch.bfloat16
     layers += [RMSNorm(), *([] if sites is None else [FieldProbe(sites)])]
+    if config.train.echo.nudge == "target_embedding":
+        assert isinstance(layers[0], Embedding)
+        layers.append(TargetPull(layers[0], config.train.echo.pull))
     layers += [Linear(model.d, vocab_size, std=0.5 * model.d**-0.5, generator=generator)]
     return Chain(layers)
 
@@ -64,6 +69,12 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
         return [
             Linear(model.d, 2 * model.hidden, std=model.d**-0.5, generator=generator),
             GatedUnit(),
+            Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
+        ]
+    if letter == "e":
+        return [
+            Linear(model.d, model.hidden, std=model.d**-0.5, generator=generator),
+            EquilibriumUnit(model.hidden, generator=generator),
             Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
         ]
     if letter == "r":
@@ -132,7 +143,8 @@ def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
         rotor_layers=geometry.rotor_layers,
         generator=source,
     )
-    curved = CurvatureSource(n, generator=source) if geometry.source == "curvature" else None
+    learned = "heights" in config.train.spsa.groups
+    curved = CurvatureSource(n, learned=learned, generator=source) if geometry.source == "curvature" else None
     found = Retrieval(
         model.d,
         model.heads,
