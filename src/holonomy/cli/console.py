@@ -42,7 +42,7 @@ def print_json(value: Mapping[str, Any]) -> None:
 
 def token_unit(metrics: Mapping[str, float]) -> str:
     """What the losses are per: a character, a word, or a token where characters were counted besides."""
-    if "val/perplexity_known" in metrics:
+    if any(name in metrics for name in ("val/perplexity_known", "val/perplexity_known_online")):
         return "word"
     return "token" if "val/characters" in metrics else "char"
 
@@ -58,6 +58,9 @@ def loss_table(metrics: Mapping[str, float], title: str) -> Table:
         "Kneser-Ney, order 5": "baseline/kn5",
         "Kneser-Ney, order 7": "baseline/kn7",
         "this model": "val/loss",
+        "Kneser-Ney, order 5, learning": "baseline/kn5_online",
+        "Kneser-Ney, order 7, learning": "baseline/kn7_online",
+        "this model, learning": "val/loss_online",
     }
     for label, key in rows.items():
         if key in metrics:
@@ -67,10 +70,12 @@ def loss_table(metrics: Mapping[str, float], title: str) -> Table:
 
 def print_words(metrics: Mapping[str, float]) -> None:
     """What a loss over words needs beside it: how many are unknown, ranks, and how honest the confidence is."""
+    suffix = "_online" if "val/loss_online" in metrics else ""
+    of = {name.removeprefix("val/").removesuffix(suffix): value for name, value in metrics.items()}
     out().print(
-        f"perplexity {metrics['val/perplexity']:.1f}, without unknown words ({metrics['val/unknown_share']:.2%}) "
-        f"{metrics['val/perplexity_known']:.1f}; first choice right {metrics['val/top1']:.1%}, among five "
-        f"{metrics['val/top5']:.1%}; calibration error {metrics['val/ece']:.3f} (chance {metrics['val/ece_floor']:.3f})"
+        f"perplexity {of['perplexity']:.1f}, without unknown words ({of['unknown_share']:.2%}) "
+        f"{of['perplexity_known']:.1f}; first choice right {of['top1']:.1%}, among five "
+        f"{of['top5']:.1%}; calibration error {of['ece']:.3f} (chance {of['ece_floor']:.3f})"
     )
 
 

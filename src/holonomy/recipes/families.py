@@ -11,6 +11,7 @@ from holonomy.core.registry import Registry
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.lior.config import LiorConfig
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.recipes.mixture_config import MixtureRunConfig
 
 if TYPE_CHECKING:
     from holonomy.recipes.work import FamilyParts
@@ -44,6 +45,7 @@ FAMILIES: Registry[Family] = Registry("model family")
 for _family in (
     Family("lior", LiorConfig, "holonomy.recipes.lior", speaks=True, unit="token"),
     Family("holographic", HolographicRunConfig, "holonomy.recipes.holographic", speaks=True, unit="word"),
+    Family("mixture", MixtureRunConfig, "holonomy.recipes.mixture", speaks=True, unit="token"),
     Family("ternary", TernaryConfig, "holonomy.recipes.ternary", speaks=False, unit="op"),
 ):
     FAMILIES.register(_family.name, _family)

@@ -17,28 +17,14 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordSplit, WordTokenizer, split_characters, split_words, tokenizer_from_json
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
-from holonomy.models.holographic.metrics import Report, predict
+from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into
-from holonomy.recipes.work import Work, no_targets
+from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 
 TOKENIZER_FILE = "tokenizer.json"
-FIGURES = {
-    "nats": "loss",
-    "perplexity": "perplexity",
-    "perplexity_known": "perplexity_known",
-    "top1": "top1",
-    "top5": "top5",
-    "reciprocal_rank": "mrr",
-    "calibration": "ece",
-    "floor": "ece_floor",
-    "separation": "separation",
-    "unknown": "unknown_share",
-    "words": "tokens",
-}
-"""Names of the figures of a report among the metrics."""
 
 
 @dataclass(frozen=True)
@@ -85,22 +71,20 @@ def read_words(
     return WordCorpus(split, found)
 
 
-def figures(report: Report) -> dict[str, float]:
-    """A report as metrics."""
-    values = report.values()
-    return {f"val/{name}": float(values[key]) for key, name in FIGURES.items() if np.isfinite(values[key])}
-
-
-def held_out(model: HolographicModel, split: WordSplit, positions: np.ndarray) -> dict[str, float]:
-    """Figures of some held-out words, each predicted from everything before it, nothing learned.
+def held_out(
+    model: HolographicModel, split: WordSplit, positions: np.ndarray, *, online: bool = False
+) -> dict[str, float]:
+    """Figures of some held-out words, each predicted from everything before it.
 
     Args:
         model: what predicts.
         split: the words.
         positions: places in the held-out part.
+        online: learn each block after it was predicted, and forget all of them in the end.
     """
     whole = np.concatenate([split.train, split.test])
-    return figures(predict(model, whole, len(split.train) + positions).report(model))
+    found = predict(model, whole, len(split.train) + positions, online=online)
+    return figures(report_of(model, found), model.tokenizer, online=online)
 
 
 def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
@@ -163,11 +147,11 @@ def _load(saved: Checkpoint) -> HolographicModel:
 
 
 def _evaluate(
-    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None, mode: str
 ) -> dict[str, float]:
     """Held-out figures of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
-    if protocol not in (None, "static"):
-        raise ConfigError(f"`--protocol` is {protocol}; a holographic run is evaluated static: nothing is learned")
+    if protocol is not None:
+        raise ConfigError(f"`--protocol` is {protocol}; a holographic run has --mode static or online instead")
     config, model = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path)), _load(saved)
     words = config.data if data is None else config.data.model_copy(update={"source": data})
     found = read_words(words, model.tokenizer).split
@@ -175,15 +159,29 @@ def _evaluate(
     chosen = split or ("validation" if data is None else "all")
     if chosen not in parts:
         raise ConfigError(f"`--split` is {chosen}; wanted one of {', '.join(parts)}")
+    online = mode == "online"
     if chosen == "validation":
-        metrics = held_out(model, found, np.arange(len(found.test)))
+        metrics = held_out(model, found, np.arange(len(found.test)), online=online)
     else:
-        metrics = figures(predict(model, parts[chosen], np.arange(len(parts[chosen]))).report(model))
-    if with_baselines:
-        own = found if data is None else read_words(config.data, model.tokenizer).split
-        learned = own.train[: max(1, int(len(own.train) * config.train.share))]
-        metrics |= baselines(learned, parts[chosen], model.vocab_size)
-    return metrics
+        said = predict(model, parts[chosen], np.arange(len(parts[chosen])), online=online)
+        metrics = figures(report_of(model, said), model.tokenizer, online=online)
+    if not with_baselines:
+        return metrics
+    own = found if data is None else read_words(config.data, model.tokenizer).split
+    learned = own.train[: max(1, int(len(own.train) * config.train.share))]
+    if not online:
+        return metrics | baselines(learned, parts[chosen], model.vocab_size)
+    block = config.model.evaluation.block
+    return metrics | online_baseline(learned, parts[chosen], model.tokenizer, block=block)
+
+
+def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
+    """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    words = config.data if data is None else config.data.model_copy(update={"source": data})
+    found = read_words(words, vocabulary_of(saved))
+    learned = max(1, int(len(found.split.train) * config.train.share))
+    return Texts(found.split.tokenizer, found.split.train[:learned], found.split.test, found.digest)
 
 
 def _check_data(saved: Checkpoint) -> None:
@@ -204,6 +202,7 @@ class HolographicParts:
     evaluate = staticmethod(_evaluate)
     missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
+    texts = staticmethod(_texts)
 
 
 PARTS = HolographicParts()

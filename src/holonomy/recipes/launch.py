@@ -24,6 +24,9 @@ from holonomy.train.monitor import Progress
 from holonomy.train.report import FitReport, Plan
 from holonomy.train.run import RunDirectory
 
+MODES = ("static", "online")
+"""Whether a text is learned while it is evaluated; losses of both never stand in one column."""
+
 
 def train(
     config: Config,
@@ -216,6 +219,7 @@ def evaluate(
     split: str | None = None,
     with_baselines: bool = False,
     protocol: str | None = None,
+    mode: str = "static",
 ) -> dict[str, float]:
     """Held-out metrics of a run.
 
@@ -226,13 +230,25 @@ def evaluate(
         split: which part of it; None is what was held out of the run's own data, and all of another text.
         with_baselines: adds plain baselines on the same data.
         protocol: how the data is read, in the words of the family; None is as while training.
+        mode: static, or online: each block of a text is learned after it was predicted.
 
     Raises:
         ConfigError, DataError, CheckpointError.
     """
+    if mode not in MODES:
+        raise ConfigError(f"`--mode` is {mode}; wanted one of {', '.join(MODES)}")
     saved = read_checkpoint(run, root)
-    parts = family_of(saved).parts
-    return parts.evaluate(saved, data=data, split=split, with_baselines=with_baselines, protocol=protocol)
+    how = {"data": data, "split": split, "with_baselines": with_baselines, "protocol": protocol, "mode": mode}
+    return family_of(saved).parts.evaluate(saved, **how)
+
+
+def mix(runs: tuple[str, str], *, run: str, root: Path, progress: Progress, data: str | None = None) -> FitReport:
+    """Fits a mixture of two runs and saves it as a run; see `holonomy.recipes.mixture.mix`."""
+    from holonomy.recipes import mixture
+
+    return mixture.mix(
+        runs, run=run, root=root, read=lambda name: read_checkpoint(name, root), progress=progress, data=data
+    )
 
 
 def missed_targets(run: str, metrics: dict[str, float], *, root: Path) -> list[str]:

@@ -280,13 +280,13 @@ def _load(saved: Checkpoint) -> TernaryVAE:
 
 
 def _evaluate(
-    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None, mode: str
 ) -> dict[str, float]:
     """Metrics of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
-    if data is not None or split is not None or protocol is not None:
+    if data is not None or split is not None or protocol is not None or mode != "static":
         raise ConfigError(
-            "`--data`, `--split` and `--protocol` are about texts; a ternary run is evaluated on all operations, "
-            "and on those it never saw where `data.holdout` is above 0: drop them"
+            "`--data`, `--split`, `--protocol` and `--mode` are about texts; a ternary run is evaluated on all "
+            "operations, and on those it never saw where `data.holdout` is above 0: drop them"
         )
     config = from_json(TernaryConfig, saved.state["config"], origin=str(saved.path))
     vae = _load(saved)

@@ -34,6 +34,8 @@ from holonomy.models.holographic.kernels import (
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
 LARGEST = 2**31 - 1
+MOST_CUT = 3
+"""Largest cut-off: discounts tell counts of 1 and 2 from larger ones."""
 
 
 class Pairs(NamedTuple):
@@ -82,6 +84,7 @@ class CountTrie:
         # Row 0 is the empty gram, which no search looks for.
         self._sizes = np.array([1, 0, 0, 0], dtype=np.int64)
         self._tally = np.zeros((self.order, 5), dtype=np.int64)
+        self._cut = np.ones(self.order, dtype=np.int64)
         self.learned = 0
         self._changed()
 
@@ -110,6 +113,9 @@ class CountTrie:
         taken = self._taken
         if taken is None:
             taken = np.array([discounts_of(row[1:].tolist()) for row in self._tally])
+            # Below a cut-off the whole count is taken.
+            below = np.arange(taken.shape[1]) < self._cut[:, None]
+            taken = np.where(below, np.arange(taken.shape[1]), taken)
             self._taken = taken
         return taken
 
@@ -348,30 +354,36 @@ class CountTrie:
     def prune(self, least: int, *, lowest: int = 3) -> int:
         """Drops grams of the higher orders that occurred fewer than `least` times, unless a longer gram needs them.
 
-        What they counted as predecessors of shorter grams stays. Pairs they came from can no longer be unlearned.
+        Contexts keep their totals, so the probability of what was dropped goes to shorter contexts: these are cut-offs
+        as Kneser-Ney models have them, and grams below one have no probability of their own from now on. Discounts stay
+        those of all grams. Pairs that were dropped can no longer be unlearned.
 
         Args:
-            least: occurrences that a gram needs to stay.
+            least: occurrences that a gram needs to stay, up to 3.
             lowest: order below which nothing is dropped.
 
         Returns:
             How many were dropped.
+
+        Raises:
+            ConfigError: a cut-off that discounts cannot tell from larger counts.
         """
+        if not 1 <= least <= MOST_CUT:
+            raise ConfigError(f"`least` is {least}; wanted 1 to {MOST_CUT}")
         before = self.num_grams
+        self._cut[lowest - 1 :] = np.maximum(self._cut[lowest - 1 :], least)
         inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
         if self.order >= lowest:
-            gone = leaf[:, RAW] < least
-            self._uncount(inner, self.order, leaf[gone, PARENT], leaf[gone, RAW])
-            leaf = leaf[~gone]
-        for order in range(self.order - 1, lowest - 1, -1):
-            # Without a longer gram nothing points at a row, so it can go.
+            leaf = leaf[leaf[:, RAW] >= least]
+        depths = self._depths_of(inner)
+        for order in range(self.order - 1, 1, -1):
+            # Without a longer gram nothing points at a row, so it can go: one that is a context only goes at any order.
             needed = np.zeros(len(inner), dtype=bool)
             needed[leaf[:, PARENT]] = True
             needed[inner[1:, PARENT]] = True
-            gone = (self._depths_of(inner) == order) & ~needed & (inner[:, RAW] < least)
-            self._uncount(inner, order, inner[gone, PARENT], inner[gone, PRECEDED])
+            gone = (depths == order) & ~needed & (inner[:, RAW] < (least if order >= lowest else 1))
             place = np.cumsum(~gone) - 1
-            inner, leaf = inner[~gone], leaf.copy()
+            inner, leaf, depths = inner[~gone], leaf.copy(), depths[~gone]
             inner[:, PARENT], leaf[:, PARENT] = place[inner[:, PARENT]], place[leaf[:, PARENT]]
         self._inner, self._leaf = inner.copy(), leaf if len(leaf) else self._leaf[:1]
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(inner), len(leaf)
@@ -379,14 +391,6 @@ class CountTrie:
         self.arrange()
         self._changed()
         return before - self.num_grams
-
-    def _uncount(self, inner: np.ndarray, order: int, contexts: np.ndarray, counts: np.ndarray) -> None:
-        there = counts > 0
-        contexts, counts = contexts[there], counts[there]
-        np.subtract.at(inner[:, TOTAL], contexts, counts)
-        for kind in (1, 2, 3):
-            np.subtract.at(inner[:, TOTAL + kind], contexts[np.minimum(counts, 3) == kind], 1)
-        self._tally[order - 1] -= np.bincount(np.minimum(counts, 5), minlength=6)[:5]
 
     def arrange(self) -> None:
         """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
@@ -420,7 +424,7 @@ class CountTrie:
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that `load_state` reads back."""
         used = self._sizes[:2]
-        counts = np.append(self._tally.reshape(-1), self.learned)
+        counts = np.concatenate([self._tally.reshape(-1), self._cut, [self.learned]])
         return {"inner": self._inner[: used[0]].copy(), "leaf": self._leaf[: used[1]].copy(), "tally": counts}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -430,7 +434,9 @@ class CountTrie:
             CheckpointError: arrays are missing, misshapen, or point outside.
         """
         wanted = {"inner": INNER_WIDTH, "leaf": LEAF_WIDTH}
-        if set(state) != {*wanted, "tally"} or state["tally"].shape != (5 * self.order + 1,):
+        # Checkpoints older than cut-offs do not hold any.
+        sizes = ((5 * self.order + 1,), (6 * self.order + 1,))
+        if set(state) != {*wanted, "tally"} or state["tally"].shape not in sizes:
             raise CheckpointError(
                 f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders"
             )
@@ -451,5 +457,9 @@ class CountTrie:
         self.clear()
         self._inner, self._leaf = state["inner"].copy(), state["leaf"].copy()
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(self._inner), len(self._leaf)
-        self._tally, self.learned = state["tally"][:-1].reshape(self.order, 5).copy(), int(state["tally"][-1])
+        tally, self.learned = state["tally"][: 5 * self.order], int(state["tally"][-1])
+        cut = state["tally"][5 * self.order : -1] if state["tally"].shape == sizes[1] else self._cut
+        self._tally, self._cut = tally.reshape(self.order, 5).copy(), cut.copy()
+        if self._cut.min() < 1 or self._cut.max() > MOST_CUT:
+            raise CheckpointError("`tally` holds impossible cut-offs; the checkpoint is damaged")
         self._index()

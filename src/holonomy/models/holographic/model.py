@@ -245,13 +245,13 @@ class HolographicModel:
         array = checked_ids("ids", ids.numpy(), self.num_ids)
         rows, width = array.shape
         joined = np.concatenate([state.ids, array], 1)
-        whole = of_rows(
-            np.repeat(joined, width, 0).reshape(rows * width, -1), np.zeros(rows * width, dtype=np.int64), self.pad_id
-        )
-        ends = whole.ends - np.tile(np.arange(width)[::-1], rows)
+        limit, size = self.context_limit or joined.shape[1], joined.shape[1]
+        whole = of_windows(joined, self.pad_id)
+        last = np.arange(rows * size).reshape(rows, size)[:, size - width :].reshape(-1)
         kept = np.repeat(state.lengths, width) + np.tile(np.arange(1, width + 1), rows)
-        limit = self.context_limit or joined.shape[1]
-        found = self.distributions(Contexts(whole.tokens, ends - np.minimum(kept, limit), ends))
+        ends = whole.ends[last]
+        begins = np.maximum(whole.begins[last], ends - np.minimum(kept, limit))
+        found = self.distributions(Contexts(whole.tokens, begins, ends))
         return found.view(rows, width, self.vocab_size), state.take(array, limit)
 
     def step(self, ids: Int[Tensor, " B"], state: History) -> tuple[Float[Tensor, "B V"], History]:
