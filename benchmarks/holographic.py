@@ -32,6 +32,7 @@ from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import Gate, shares_of, simplex_search
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.recency import Recency
+from holonomy.models.holographic.sleep import sleep
 
 ONE = np.zeros(1, dtype=np.int64)
 REFERENCE_POWER, REFERENCE_SLOPE = 0.95, 3.1
@@ -284,6 +285,12 @@ def run(name: str) -> None:
     print(f"static: { ({k: round(v, 4) for k, v in report.values().items()}) }")
     print(f"bytes: {model.stats()}; exponents {model.mixture.power:.3f}, {model.mixture.slope:.3f}")
     ablations(model, fit, task, table)
+    slept = sleep(model, task.train, starts=task.train_starts)
+    table.row(
+        f"after a sleep, {slept.bytes_after / slept.bytes_before:.0%} of the bytes",
+        predict(model, tokens, positions, starts=starts).losses,
+    )
+    print(slept)
     if name == "pydoc":
         superposed(task)
 

@@ -47,11 +47,26 @@ def main(
 
 
 def _register() -> None:
-    from holonomy.cli import chat, data, evaluate, generate, geometry_lint, mix, quickstart, recipes, runs, train
+    from holonomy.cli import (
+        chat,
+        data,
+        evaluate,
+        generate,
+        geometry_lint,
+        memories,
+        mix,
+        quickstart,
+        recipes,
+        runs,
+        train,
+    )
 
     app.command("train")(train.train)
     app.command("eval")(evaluate.evaluate)
     app.command("mix")(mix.mix)
+    app.command("merge")(memories.merge)
+    app.command("forget")(memories.forget)
+    app.command("sleep")(memories.sleep)
     app.command("generate")(generate.generate)
     app.command("chat")(chat.chat)
     app.command("quickstart")(quickstart.quickstart)

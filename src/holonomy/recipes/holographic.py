@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -40,6 +40,50 @@ class WordCorpus:
     digest: str
 
 
+@dataclass(frozen=True)
+class LearnedText:
+    """A text that a run has learned.
+
+    Attributes:
+        source: known name or path.
+        sha256: of the whole text.
+        vocab_size: words that were known then; later ones were unknown to it.
+    """
+
+    source: str
+    sha256: str
+    vocab_size: int
+
+
+def learned_texts(saved: Checkpoint) -> list[LearnedText]:
+    """The texts of a run, in the order in which they were learned."""
+    found = saved.state.get("texts")
+    if found is not None:
+        return [LearnedText(**text) for text in found]
+    # Checkpoints older than second texts have one.
+    source, size = str(saved.state["config"]["data"]["source"]), vocabulary_of(saved).vocab_size
+    return [LearnedText(source, saved.state["text_sha256"], size)]
+
+
+def learned_words(
+    config: HolographicRunConfig, texts: Sequence[LearnedText], tokenizer: WordTokenizer | CharTokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a run has learned of its texts, end to end, and where each begins.
+
+    Raises:
+        DataError: a text is not there, or has changed.
+    """
+    parts = list[np.ndarray]()
+    for text in texts:
+        source = config.data.model_copy(update={"source": text.source})
+        words = read_words(source, tokenizer, digest=text.sha256).split.train
+        words = words[: max(1, int(len(words) * config.train.share))]
+        if tokenizer.unknown_id is not None:
+            words = np.where(words < text.vocab_size, words, tokenizer.unknown_id)
+        parts.append(words)
+    return np.concatenate(parts), np.cumsum([0, *(len(p) for p in parts[:-1])])
+
+
 def read_words(
     config: WordsConfig, tokenizer: WordTokenizer | CharTokenizer | None = None, *, digest: str | None = None
 ) -> WordCorpus:
@@ -60,6 +104,8 @@ def read_words(
             f"`data.source` {config.source} is not the text that the run was trained on; "
             "bring the old text back, or start a run of its own"
         )
+    if tokenizer is None and config.vocabulary is not None:
+        tokenizer = _vocabulary(config)
     if config.tokens == "chars":
         split = split_characters(text, train_share=config.train_share, unk=config.unk, tokenizer=tokenizer)
         return WordCorpus(split, found)
@@ -69,6 +115,14 @@ def read_words(
         cut = len(split.train)
         split = WordSplit(tokenizer, words[:cut], words[cut:])
     return WordCorpus(split, found)
+
+
+def _vocabulary(config: WordsConfig) -> WordTokenizer | CharTokenizer:
+    """Words or characters of another text, so that runs on its parts have one vocabulary and can be merged."""
+    text = load_text(str(config.vocabulary)).text
+    if config.tokens == "chars":
+        return CharTokenizer.from_text(text, unk=config.unk)
+    return WordTokenizer.train([text], min_count=config.min_count)
 
 
 def held_out(
@@ -93,12 +147,21 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
     if world.size > 1:
         raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
-    tokenizer = None if saved is None else vocabulary_of(saved)
-    corpus = read_words(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
+    if saved is None:
+        corpus = read_words(config.data)
+        texts = [LearnedText(config.data.source, corpus.digest, corpus.split.tokenizer.vocab_size)]
+    else:
+        corpus = read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
+        texts = learned_texts(saved)
     split = corpus.split
-    words = split.train[: max(1, int(len(split.train) * config.train.share))]
+    words, starts = learned_words(config, texts, split.tokenizer)
     model = HolographicModel(config.model, split.tokenizer)
-    sampler = OnePass(words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id)
+    sampler = OnePass(
+        words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id, starts=starts
+    )
+    # What was forgotten, or slept, took steps without batches.
+    extra = 0 if saved is None else saved.step - saved.state["data"]["drawn"]
+    budget = Budget(steps=sampler.count + extra)
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
         places = np.arange(len(split.test))
@@ -113,17 +176,22 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         sampler=sampler,
         evaluate=evaluate,
         header={
-            "data": config.data.source,
+            "data": ", ".join(text.source for text in texts),
             "training words": len(words),
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
-        facts={"config": to_json(config), "text_sha256": corpus.digest, "budget": {"steps": sampler.count}},
+        facts={
+            "config": to_json(config),
+            "text_sha256": corpus.digest,
+            "texts": [asdict(text) for text in texts],
+            "budget": {"steps": budget.steps},
+        },
         callbacks=lambda directory: (),
         closing=lambda: baselines(words, split.test, model.vocab_size),
-        budget=Budget(steps=sampler.count),
+        budget=budget,
     )
 
 

@@ -95,26 +95,38 @@ def _weights_of(saved: Checkpoint, state: State) -> dict[str, Tensor]:
     return found | averages
 
 
-def resume(run: str, *, root: Path, progress: Progress) -> FitReport:
+def resume(run: str, *, root: Path, progress: Progress, data: str | None = None) -> FitReport:
     """Continues a run from its newest whole checkpoint, or from the start when it has none.
+
+    Args:
+        run: name or directory of the run.
+        root: where run directories live.
+        progress: told about the run.
+        data: a further text that a holographic run learns after those it has learned.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
         TrainingDiverged, Interrupted: while training.
     """
     with joined() as world:
-        return _resume(run, root, progress, world)
+        return _resume(run, root, progress, world, data)
 
 
-def _resume(run: str, root: Path, progress: Progress, world: World) -> FitReport:
+def _resume(run: str, root: Path, progress: Progress, world: World, data: str | None = None) -> FitReport:
     directory = RunDirectory.open(run, root)
     with directory if world.leads else nullcontext():
         if not steps(directory.checkpoints):
+            if data is not None:
+                raise ConfigError(f"`--data`: `{run}` has learned nothing yet; continue it without --data first")
             work, saved = _prepare(config_of_run(run, root), world=world), None
         else:
             saved, faults = newest_valid(directory.checkpoints)
             for fault in faults:
                 progress.notice(f"passed over a damaged checkpoint: {fault}")
+            if data is not None:
+                from holonomy.recipes.holographic_runs import extended
+
+                saved = extended(saved, data)
             work = _prepare(config_of(saved), saved=saved, world=world)
             progress.notice(f"continuing {directory.path} at step {saved.step}")
         # Nobody may prune checkpoints while another process still reads them.

@@ -119,6 +119,11 @@ class CountTrie:
             self._taken = taken
         return taken
 
+    @property
+    def cut_off(self) -> bool:
+        """Whether grams were dropped, so that not every pair can be unlearned."""
+        return bool((self._cut > 1).any())
+
     def learn(self, pairs: Pairs) -> None:
         """Adds pairs.
 
