@@ -16,8 +16,9 @@ from holonomy.data.text import load_text
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
 from holonomy.models.holographic.model import HolographicModel
-from holonomy.recipes import configure, launch
+from holonomy.recipes import configure, launch, mixture
 from holonomy.train.catalogue import Catalogue
+from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.monitor import SilentProgress
 
 LIOR = ["model.d=16", "model.n_osc=16", "model.hidden=16", "model.heads=2", "data.seq_len=32", "data.batch=4"]
@@ -48,7 +49,10 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def mixed(root: Path, name: str, runs: tuple[str, str] = ("network", "memory"), data: str | None = None):
-    return launch.mix(runs, run=name, root=root, progress=SilentProgress(), data=data)
+    def read(run: str) -> Checkpoint:
+        return launch.read_checkpoint(run, root)
+
+    return mixture.mix(runs, run=name, root=root, read=read, progress=SilentProgress(), data=data)
 
 
 def test_a_mixture_is_a_run_like_any_other(root: Path) -> None:

@@ -95,7 +95,7 @@ def sleep(
     if not quiet:
         done = "kept" if report.kept else "rolled back: it costs more than --bound allows; the run is as it was"
         out().print(
-            f"{report.dropped:,} grams dropped, {report.bytes_before:,} bytes to {report.bytes_after:,}, loss on the "
-            f"end of the text {report.loss_before:.4f} to {report.loss_after:.4f}: {done}",
+            f"{report.dropped:,} grams dropped, {report.bytes_before:,} bytes to {report.bytes_after:,}, loss on "
+            f"unlearned pieces {report.loss_before:.4f} to {report.loss_after:.4f}: {done}",
             markup=False,
         )

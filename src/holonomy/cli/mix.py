@@ -32,11 +32,18 @@ def mix(
     is used; half of a text named with --data fits, the other half is held out.
     """
     from holonomy.cli.process import tune_process
-    from holonomy.recipes import launch
+    from holonomy.recipes import launch, mixture
 
     tune_process(threads=options.thread_count(threads) or "auto")
     progress = ConsoleProgress(quiet=quiet or as_json, unit="token")
-    report = launch.mix((run_a, run_b), run=run, root=root, progress=progress, data=data)
+    report = mixture.mix(
+        (run_a, run_b),
+        run=run,
+        root=root,
+        read=lambda name: launch.read_checkpoint(name, root),
+        progress=progress,
+        data=data,
+    )
     if as_json:
         print_json(report_json(report))
     elif not quiet:

@@ -23,7 +23,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.geometry.compiled import compiled
 from holonomy.infer.language_model import LanguageModel, Tokenizer
-from holonomy.models.holographic.metrics import Predictions, joined, judged
+from holonomy.models.holographic.metrics import Predictions, chained, judged
 from holonomy.models.holographic.mixture import Gate
 
 SHARES = (0.3, 0.03)
@@ -273,4 +273,4 @@ def read_through(
         if learn is not None:
             learn(at, at + len(panel.targets))
         at += len(panel.targets)
-    return joined(parts)
+    return chained(parts)

@@ -254,15 +254,6 @@ def evaluate(
     return family_of(saved).parts.evaluate(saved, **how)
 
 
-def mix(runs: tuple[str, str], *, run: str, root: Path, progress: Progress, data: str | None = None) -> FitReport:
-    """Fits a mixture of two runs and saves it as a run; see `holonomy.recipes.mixture.mix`."""
-    from holonomy.recipes import mixture
-
-    return mixture.mix(
-        runs, run=run, root=root, read=lambda name: read_checkpoint(name, root), progress=progress, data=data
-    )
-
-
 def missed_targets(run: str, metrics: dict[str, float], *, root: Path) -> list[str]:
     """Which targets of its configuration a run misses, in words.
 

@@ -25,6 +25,7 @@ from holonomy.models.holographic.kernels import (
     PARENT,
     PRECEDED,
     RAW,
+    RELEASED,
     STEPS,
     SYMBOL,
     TOTAL,
@@ -34,8 +35,6 @@ from holonomy.models.holographic.kernels import (
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
 LARGEST = 2**31 - 1
-MOST_CUT = 3
-"""Largest cut-off: discounts tell counts of 1 and 2 from larger ones."""
 
 
 class Pairs(NamedTuple):
@@ -84,7 +83,6 @@ class CountTrie:
         # Row 0 is the empty gram, which no search looks for.
         self._sizes = np.array([1, 0, 0, 0], dtype=np.int64)
         self._tally = np.zeros((self.order, 5), dtype=np.int64)
-        self._cut = np.ones(self.order, dtype=np.int64)
         self.learned = 0
         self._changed()
 
@@ -113,16 +111,8 @@ class CountTrie:
         taken = self._taken
         if taken is None:
             taken = np.array([discounts_of(row[1:].tolist()) for row in self._tally])
-            # Below a cut-off the whole count is taken.
-            below = np.arange(taken.shape[1]) < self._cut[:, None]
-            taken = np.where(below, np.arange(taken.shape[1]), taken)
             self._taken = taken
         return taken
-
-    @property
-    def cut_off(self) -> bool:
-        """Whether grams were dropped, so that not every pair can be unlearned."""
-        return bool((self._cut > 1).any())
 
     def learn(self, pairs: Pairs) -> None:
         """Adds pairs.
@@ -280,6 +270,7 @@ class CountTrie:
 
     def distinct(self, found: np.ndarray) -> np.ndarray:
         """Numbers of distinct followers of each found context, [B, order]; zero where it is unknown."""
+        # A dropped follower counts as often as it occurred, which is once as a rule.
         counts = self._inner[np.maximum(found, 0), TOTAL + 1 :].sum(-1)
         return np.where(found >= 0, counts, 0)
 
@@ -359,27 +350,22 @@ class CountTrie:
     def prune(self, least: int, *, lowest: int = 3) -> int:
         """Drops grams of the higher orders that occurred fewer than `least` times, unless a longer gram needs them.
 
-        Contexts keep their totals, so the probability of what was dropped goes to shorter contexts: these are cut-offs
-        as Kneser-Ney models have them, and grams below one have no probability of their own from now on. Discounts stay
+        Contexts keep their totals, so the probability of what was dropped goes to shorter contexts, and discounts stay
         those of all grams. Pairs that were dropped can no longer be unlearned.
 
         Args:
-            least: occurrences that a gram needs to stay, up to 3.
+            least: occurrences that a gram needs to stay.
             lowest: order below which nothing is dropped.
 
         Returns:
             How many were dropped.
-
-        Raises:
-            ConfigError: a cut-off that discounts cannot tell from larger counts.
         """
-        if not 1 <= least <= MOST_CUT:
-            raise ConfigError(f"`least` is {least}; wanted 1 to {MOST_CUT}")
         before = self.num_grams
-        self._cut[lowest - 1 :] = np.maximum(self._cut[lowest - 1 :], least)
         inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
         if self.order >= lowest:
-            leaf = leaf[leaf[:, RAW] >= least]
+            gone = leaf[:, RAW] < least
+            self._release(inner, leaf[gone, PARENT], leaf[gone, RAW])
+            leaf = leaf[~gone]
         depths = self._depths_of(inner)
         for order in range(self.order - 1, 1, -1):
             # Without a longer gram nothing points at a row, so it can go: one that is a context only goes at any order.
@@ -387,6 +373,7 @@ class CountTrie:
             needed[leaf[:, PARENT]] = True
             needed[inner[1:, PARENT]] = True
             gone = (depths == order) & ~needed & (inner[:, RAW] < (least if order >= lowest else 1))
+            self._release(inner, inner[gone, PARENT], inner[gone, PRECEDED])
             place = np.cumsum(~gone) - 1
             inner, leaf, depths = inner[~gone], leaf.copy(), depths[~gone]
             inner[:, PARENT], leaf[:, PARENT] = place[inner[:, PARENT]], place[leaf[:, PARENT]]
@@ -396,6 +383,17 @@ class CountTrie:
         self.arrange()
         self._changed()
         return before - self.num_grams
+
+    @staticmethod
+    def _release(inner: np.ndarray, contexts: np.ndarray, counts: np.ndarray) -> None:
+        np.add.at(inner[:, RELEASED], contexts, counts)
+        for kind in (1, 2, 3):
+            np.subtract.at(inner[:, TOTAL + kind], contexts[np.minimum(counts, 3) == kind], 1)
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether grams were dropped, so that not every pair can be unlearned."""
+        return bool(self._inner[: self._sizes[INNER_USED], RELEASED].any())
 
     def arrange(self) -> None:
         """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
@@ -429,7 +427,7 @@ class CountTrie:
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that `load_state` reads back."""
         used = self._sizes[:2]
-        counts = np.concatenate([self._tally.reshape(-1), self._cut, [self.learned]])
+        counts = np.append(self._tally.reshape(-1), self.learned)
         return {"inner": self._inner[: used[0]].copy(), "leaf": self._leaf[: used[1]].copy(), "tally": counts}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
@@ -439,12 +437,13 @@ class CountTrie:
             CheckpointError: arrays are missing, misshapen, or point outside.
         """
         wanted = {"inner": INNER_WIDTH, "leaf": LEAF_WIDTH}
-        # Checkpoints older than cut-offs do not hold any.
-        sizes = ((5 * self.order + 1,), (6 * self.order + 1,))
-        if set(state) != {*wanted, "tally"} or state["tally"].shape not in sizes:
+        if set(state) != {*wanted, "tally"} or state["tally"].shape != (5 * self.order + 1,):
             raise CheckpointError(
                 f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders"
             )
+        if state["inner"].ndim == 2 and state["inner"].shape[1] == RELEASED:
+            # Nothing was dropped before there was a place to note it.
+            state = {**state, "inner": np.pad(state["inner"], ((0, 0), (0, 1)))}
         for name, width in wanted.items():
             array = state[name]
             if array.ndim != 2 or array.shape[1] != width or array.dtype != np.int32:
@@ -462,9 +461,5 @@ class CountTrie:
         self.clear()
         self._inner, self._leaf = state["inner"].copy(), state["leaf"].copy()
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(self._inner), len(self._leaf)
-        tally, self.learned = state["tally"][: 5 * self.order], int(state["tally"][-1])
-        cut = state["tally"][5 * self.order : -1] if state["tally"].shape == sizes[1] else self._cut
-        self._tally, self._cut = tally.reshape(self.order, 5).copy(), cut.copy()
-        if self._cut.min() < 1 or self._cut.max() > MOST_CUT:
-            raise CheckpointError("`tally` holds impossible cut-offs; the checkpoint is damaged")
+        self._tally, self.learned = state["tally"][:-1].reshape(self.order, 5).copy(), int(state["tally"][-1])
         self._index()

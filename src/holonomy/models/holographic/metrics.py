@@ -143,7 +143,7 @@ def judged(log_probs: Float[Tensor, "B V"], targets: np.ndarray) -> Predictions:
     return Predictions(-own.squeeze(1).double().numpy(), confidence, ranks.double().numpy(), targets)
 
 
-def joined(parts: Sequence[Predictions]) -> Predictions:
+def chained(parts: Sequence[Predictions]) -> Predictions:
     """Predictions one after the other."""
     columns = ("losses", "confidence", "ranks", "targets")
     return Predictions(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
@@ -194,7 +194,7 @@ def predict(
             learned = min(begin + step, len(positions))
     if learned:
         model.change(contexts.part(slice(0, learned)), targets[:learned], sign=-1)
-    return joined(parts)
+    return chained(parts)
 
 
 def online_kneser_ney(

@@ -12,6 +12,9 @@ from holonomy.models.holographic.metrics import predict
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into, state_of
 
+PIECES = 16
+"""Of the text, spread over all of it: texts repeat themselves in some places and not in others."""
+
 
 @dataclass(frozen=True)
 class SleepReport:
@@ -42,41 +45,44 @@ def sleep(
     least: int = 2,
     lowest: int = 3,
     bound: float = 0.01,
-    share: float = 0.05,
+    share: float = 0.1,
 ) -> SleepReport:
     """Forgets long grams that occurred fewer than `least` times, if that costs next to nothing.
 
-    The end of the text decides: it is unlearned, and predicted before and after on trial. What then goes from the
-    whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`.
+    Pieces from all over the text decide: they are unlearned, and predicted before and after on trial. What then goes
+    from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`.
 
     Args:
         model: has learned `tokens`.
         tokens: documents end to end.
         starts: where documents begin; one document by default.
-        least: occurrences that a gram needs to stay, up to 3.
+        least: occurrences that a gram needs to stay.
         lowest: order below which no gram is forgotten; where that costs too much, higher ones are tried.
-        bound: largest relative rise of the perplexity of that end; a larger one leaves the model as it was.
-        share: of the text at its end.
+        bound: largest relative rise of the perplexity of those pieces; a larger one leaves the model as it was.
+        share: of the text that they make up.
 
     Raises:
-        ConfigError: a bound below zero, a text too short to hold anything out, or a cut-off out of range.
+        ConfigError: a bound below zero, a text too short to hold anything out.
     """
-    first = int(len(tokens) * (1 - share))
-    if bound < 0 or not 1 < first < len(tokens):
+    size = int(len(tokens) * share / PIECES)
+    if bound < 0 or size < 1:
         raise ConfigError(f"`bound` is {bound} and `tokens` holds {len(tokens)}; wanted 0 or more, and a longer text")
     begins = np.zeros(1, dtype=np.int64) if starts is None else starts
-    held, places = of_text(tokens, begins, np.arange(first, len(tokens))), np.arange(first, len(tokens))
-    saved, size = state_of(model), _bytes(model)
+    # As far apart as they can be; one that follows its own beginning would be too easy.
+    firsts = np.linspace(0, len(tokens), PIECES, endpoint=False).astype(int) + (len(tokens) // PIECES - size)
+    places = (firsts[:, None] + np.arange(size)).reshape(-1)
+    saved, bytes_before = state_of(model), _bytes(model)
     try:
-        model.change(held, tokens[first:], sign=-1)
+        model.change(of_text(tokens, begins, places), tokens[places], sign=-1)
         unlearned = True
     except DataError:
         # Some of it went in an earlier sleep: then it is predicted as it is.
         load_into(model, saved)
         unlearned = False
     if unlearned:
-        # Vectors and classes must not know the held-out end either.
-        model.consolidate(tokens[:first], begins[begins < first])
+        # Vectors and classes must not know the pieces either.
+        rest = np.setdiff1d(np.arange(len(tokens)), places)
+        model.memories.refresh(of_text(tokens, begins, rest), tokens[rest])
     before = float(predict(model, tokens, places, starts=begins).losses.mean())
     rested, after = state_of(model), before
     for order in range(lowest, model.memories.counts.order + 1):
@@ -87,12 +93,12 @@ def sleep(
         load_into(model, rested)
     else:
         load_into(model, saved)
-        return SleepReport(False, before, after, size, size, 0, 0)
+        return SleepReport(False, before, after, bytes_before, bytes_before, 0, 0)
     if unlearned:
-        # The trial was on counts without that end: what it holds may have occurred before, and then it stays.
+        # The trial was on counts without the pieces: what they hold may have occurred elsewhere, and then it stays.
         load_into(model, saved)
         dropped = _prune(model, least, order)
-    return SleepReport(True, before, after, size, _bytes(model), dropped, order)
+    return SleepReport(True, before, after, bytes_before, _bytes(model), dropped, order)
 
 
 def _prune(model: HolographicModel, least: int, lowest: int) -> int:
