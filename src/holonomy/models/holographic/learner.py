@@ -135,7 +135,10 @@ class HolographicLearner:
         }
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
-        if isinstance(batch, LastBatch):
+        if isinstance(batch, LastBatch) and counts.cut_off:
+            # What was dropped in a sleep cannot be unlearned, so the mixture stays as it was fitted.
+            self.model.consolidate(batch.text, batch.starts)
+        elif isinstance(batch, LastBatch):
             self.model.fit(batch.text, batch.starts)
         return Metrics(torch.tensor(loss), len(targets), extra)
 
