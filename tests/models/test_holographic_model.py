@@ -18,6 +18,7 @@ from holonomy.models.holographic.metrics import (
     calibration_error,
     calibration_floor,
     predict,
+    report_of,
     separation,
 )
 from holonomy.models.holographic.model import HolographicModel
