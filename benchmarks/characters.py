@@ -20,9 +20,8 @@ from holonomy.data.text import load_text
 from holonomy.data.words import WordSplit, split_characters
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
 from holonomy.models.holographic.fit import MixtureFit
-from holonomy.models.holographic.metrics import bootstrap, predict
+from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
 from holonomy.recipes import holographic_chars
@@ -53,24 +52,6 @@ def kneser_ney(split: WordSplit) -> np.ndarray:
         alone = KneserNey(counts, order=order).loss(split.test)
         row(f"Kneser-Ney {order}", float(found.mean()), None, f"test text alone {alone:.4f}")
     return losses[7]
-
-
-def online_kneser_ney(split: WordSplit, block: int = 64) -> float:
-    """Kneser-Ney 7 that learns each block of characters after it has predicted it."""
-    tokens = np.concatenate([split.train, split.test])
-    trie, contexts, ones = (
-        CountTrie(7, split.tokenizer.vocab_size),
-        of_text(tokens, ONE),
-        np.ones(len(tokens), np.int64),
-    )
-    total, cut = 0.0, slice(0, len(split.train))
-    while cut.start < len(tokens):
-        pairs = Pairs(*contexts.part(cut).symbols(6), tokens[cut], ones[cut])
-        if cut.start:
-            total -= float(np.log(trie.score(trie.find(*pairs[:2]), pairs.targets)).sum())
-        trie.learn(pairs)
-        cut = slice(cut.stop, cut.stop + block)
-    return total / len(split.test)
 
 
 def without(model: HolographicModel, fit: MixtureFit, split: WordSplit) -> None:
@@ -117,7 +98,10 @@ def run(name: str, *, train_only: bool) -> None:
     print(f"{'':44}{'static':>10}{'online':>10}")
     plain = kneser_ney(split)
     warm(split, config)
-    row("Kneser-Ney 7, online", None, online_kneser_ney(split))
+    tokens = np.concatenate([split.train, split.test])
+    positions = np.arange(len(split.train), len(tokens))
+    following = online_kneser_ney(split.train, tokens, positions, order=7, vocab_size=split.tokenizer.vocab_size)
+    row("Kneser-Ney 7, online", None, float(following.mean()))
     model, seconds = HolographicModel(config, split.tokenizer), {}
 
     def timed(what: str, count: int, begin: float) -> float:
@@ -131,8 +115,6 @@ def run(name: str, *, train_only: bool) -> None:
     fit = MixtureFit(model.memories, model.mirror, config, of_text(split.train, ONE), split.train)
     model.mixture = fit.run()
     begin = timed("fitted", len(split.train), begin)
-    tokens = np.concatenate([split.train, split.test])
-    positions = np.arange(len(split.train), len(tokens))
     static = predict(model, tokens, positions)
     begin = timed("whole distributions", len(positions), begin)
     online = predict(model, tokens, positions, online=True)
@@ -140,7 +122,7 @@ def run(name: str, *, train_only: bool) -> None:
     low, high = bootstrap(static.losses - plain)
     row("holographic-chars", float(static.losses.mean()), float(online.losses.mean()))
     print(f"static less Kneser-Ney 7: 95 % interval {low:.4f} to {high:.4f}")
-    print(f"static: { ({k: round(v, 4) for k, v in static.report(model).values().items()}) }")
+    print(f"static: { ({k: round(v, 4) for k, v in report_of(model, static).values().items()}) }")
     print(f"bytes: {sum(model.stats().values()):,}")
     without(model, fit, split)
 

@@ -27,11 +27,12 @@ from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie, Pairs
 from holonomy.models.holographic.fit import MixtureFit, sharpened_targets
 from holonomy.models.holographic.memories import Memories
-from holonomy.models.holographic.metrics import bootstrap, predict
+from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import Gate, shares_of, simplex_search
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.recency import Recency
+from holonomy.models.holographic.sleep import sleep
 
 ONE = np.zeros(1, dtype=np.int64)
 REFERENCE_POWER, REFERENCE_SLOPE = 0.95, 3.1
@@ -121,22 +122,6 @@ def cached(task: Task, tokens: np.ndarray) -> np.ndarray:
 
     weights = shares_of(parts(task.train[:cut], task.train))
     return -np.log(parts(task.train, tokens) @ weights)
-
-
-def online_kneser_ney(task: Task, block: int = 64) -> np.ndarray:
-    """Kneser-Ney 5 that learns each block of words after it has predicted it."""
-    tokens, positions, starts = task.questions()
-    trie, found = CountTrie(5, task.tokenizer.vocab_size), []
-    learned = of_text(task.train, task.train_starts)
-    trie.learn(Pairs(*learned.symbols(4), task.train, np.ones(len(task.train), np.int64)))
-    contexts = of_text(tokens, starts, positions)
-    for begin in range(0, len(positions), block):
-        cut = slice(begin, begin + block)
-        pairs = contexts.part(cut).symbols(4)
-        targets = tokens[positions[cut]]
-        found.append(trie.score(trie.find(*pairs), targets))
-        trie.learn(Pairs(*pairs, targets, np.ones(len(targets), np.int64)))
-    return -np.log(np.concatenate(found))
 
 
 class Reference:
@@ -275,7 +260,10 @@ def run(name: str) -> None:
     task = load(name)
     table = Table(task)
     plain = kneser_ney(task, table)
-    following = online_kneser_ney(task)
+    asked = {"vocab_size": task.tokenizer.vocab_size, "order": 5}
+    tokens, positions, starts = task.questions()
+    documents_at = {"train_starts": task.train_starts, "starts": starts}
+    following = online_kneser_ney(task.train, tokens, positions, **asked, **documents_at)
     table.row("Kneser-Ney 5, online", following)
     if task.joined:
         sample = np.random.default_rng(0).choice(len(task.test), min(SAMPLE, len(task.test)), replace=False)
@@ -286,18 +274,23 @@ def run(name: str) -> None:
     fit = MixtureFit(model.memories, model.mirror, model.config, of_text(task.train, task.train_starts), task.train)
     model.mixture = fit.run()
     table.row("  (fitted)", np.zeros(1))
-    tokens, positions, starts = task.questions()
     static = predict(model, tokens, positions, starts=starts)
-    report = static.report(model)
+    report = report_of(model, static)
     table.row("holographic, static", static.losses, report.top1)
     online = predict(model, tokens, positions, starts=starts, online=True)
-    table.row("holographic, online", online.losses, online.report(model).top1)
+    table.row("holographic, online", online.losses, report_of(model, online).top1)
     low, high = (np.exp(x) for x in bootstrap(static.losses - plain))
     ahead = np.exp(online.losses.mean() - following.mean())
     print(f"static / KN-5: 95 % interval {low:.3f} to {high:.3f}; online / KN-5 online {ahead:.3f}")
     print(f"static: { ({k: round(v, 4) for k, v in report.values().items()}) }")
     print(f"bytes: {model.stats()}; exponents {model.mixture.power:.3f}, {model.mixture.slope:.3f}")
     ablations(model, fit, task, table)
+    slept = sleep(model, task.train, starts=task.train_starts)
+    table.row(
+        f"after a sleep, {slept.bytes_after / slept.bytes_before:.0%} of the bytes",
+        predict(model, tokens, positions, starts=starts).losses,
+    )
+    print(slept)
     if name == "pydoc":
         superposed(task)
 

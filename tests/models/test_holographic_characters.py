@@ -17,7 +17,7 @@ from holonomy.data.words import WordSplit, split_characters, split_words, tokeni
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie, Pairs
-from holonomy.models.holographic.metrics import predict
+from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.recency import Recency, Trace
@@ -142,7 +142,7 @@ def test_the_pool_finds_the_exponents_that_made_the_targets() -> None:
     q /= q.sum(1, keepdims=True)
     targets = (q.cumsum(1) < random.random((6000, 1))).sum(1)
     pool = Pool.fit(logs, targets, numbers, prior=1e-3, steps=20)
-    assert np.abs(pool.weights_of(np.array([[1.0, 1.0], [1.0, 0.0]])) - [[1.4, 0.2], [0.3, 0.9]]).max() < 0.12
+    assert np.abs(pool.scores(np.array([[1.0, 1.0], [1.0, 0.0]])) - [[1.4, 0.2], [0.3, 0.9]]).max() < 0.12
     assert np.allclose(pool(logs, numbers).sum(1), 1, atol=1e-5)
     # Autograd knows nothing of covariances: at the maximum its gradient vanishes too.
     x, y = torch.from_numpy((numbers - pool.mean) / pool.scale), torch.from_numpy(targets)
@@ -164,7 +164,7 @@ def test_characters_are_predicted_better_than_by_kneser_ney(model: HolographicMo
     counts = NGramCounts(split.train, order=7, vocab_size=model.vocab_size)
     plain = min(float(KneserNey(counts, order=n).token_losses(tokens)[cut:].mean()) for n in (5, 6, 7))
     assert float(static.losses.mean()) < 0.9 * plain
-    report = static.report(model)
+    report = report_of(model, static)
     assert report.calibration < 0.08 and report.separation > 0.75
     before = state_of(model)
     online = predict(model, tokens, np.arange(cut, len(tokens)), online=True)

@@ -141,13 +141,13 @@ def test_pruned_tries_keep_what_is_frequent(tokens: np.ndarray, later: np.ndarra
         assert all(known[g] == (r, p) for g, r, p in zip(kept, raw, preceded, strict=True))
         frequent = {g for g, (r, _) in known.items() if n < 3 or r >= least}
         assert frequent <= set(kept) and (n < order or frequent == set(kept))
-        # Totals are those of the followers that are left.
-        counts = raw if n == order else preceded
-        found = trie.find(*pairs_of(np.concatenate([tokens, later]), order)[:2])[:, n - 1]
+        # Totals are still those of all followers: what was dropped goes to shorter contexts.
+        counts = all_raw if n == order else all_preceded
         pairs = pairs_of(np.concatenate([tokens, later]), order)
+        found = trie.find(*pairs[:2])[:, n - 1]
         for row, total, words, length in zip(found, trie.totals(found[:, None])[:, 0], *pairs[:2], strict=True):
             context = tuple(words[order - n :].tolist()) if n > 1 else ()
-            wanted = sum(c for g, c in zip(kept, counts, strict=True) if g[:-1] == context)
+            wanted = sum(c for g, c in zip(known, counts, strict=True) if g[:-1] == context)
             assert total == (wanted if length >= n - 1 else 0) or row < 0
     probe = pairs_of(np.concatenate([tokens, later]), order)
     found = trie.find(*probe[:2])

@@ -18,6 +18,7 @@ from holonomy.models.holographic.metrics import (
     calibration_error,
     calibration_floor,
     predict,
+    report_of,
     separation,
 )
 from holonomy.models.holographic.model import HolographicModel
@@ -177,7 +178,7 @@ def test_it_beats_kneser_ney_and_learns_while_reading() -> None:
     assert static.losses.mean() < baseline - 0.4
     assert online.losses.mean() < static.losses.mean()
     assert np.allclose(static.losses, -made.score(tokens, positions).numpy(), atol=1e-5)
-    report = static.report(made)
+    report = report_of(made, static)
     assert report.words == len(split.test) and report.calibrated and report.separation > 0.7
     assert abs(report.unknown - (split.test == 0).mean()) < 1e-12
     assert report.top1 <= report.reciprocal_rank and report.top1 < report.top5

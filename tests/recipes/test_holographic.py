@@ -67,7 +67,7 @@ def test_a_run_learns_evaluates_verifies_and_talks(text: Path, tmp_path: Path) -
     assert "".join(session.reply(max_tokens=20)) == first
     assert len(set(first.split())) > 5
     session.feed("a word that nobody knows: xyzzyx")
-    with pytest.raises(ConfigError, match="evaluated static"):
+    with pytest.raises(ConfigError, match="--mode static or online"):
         launch.evaluate("a", root=tmp_path, protocol="carried")
     with pytest.raises(ConfigError, match="learns its text once"):
         launch.train(configured(text), recipe="h", run="b", root=tmp_path, progress=SilentProgress(), init_from="a")

@@ -54,10 +54,12 @@ def loss_table(metrics: Mapping[str, float], title: str) -> Table:
 
 def print_words(metrics: Mapping[str, float]) -> None:
     """What a loss over words needs beside it: how many are unknown, ranks, and how honest the confidence is."""
+    suffix = "_online" if "val/loss_online" in metrics else ""
+    of = {name.removeprefix("val/").removesuffix(suffix): value for name, value in metrics.items()}
     out().print(
-        f"perplexity {metrics['val/perplexity']:.1f}, without unknown words ({metrics['val/unknown_share']:.2%}) "
-        f"{metrics['val/perplexity_known']:.1f}; first choice right {metrics['val/top1']:.1%}, among five "
-        f"{metrics['val/top5']:.1%}; calibration error {metrics['val/ece']:.3f} (chance {metrics['val/ece_floor']:.3f})"
+        f"perplexity {of['perplexity']:.1f}, without unknown words ({of['unknown_share']:.2%}) "
+        f"{of['perplexity_known']:.1f}; first choice right {of['top1']:.1%}, among five "
+        f"{of['top5']:.1%}; calibration error {of['ece']:.3f} (chance {of['ece_floor']:.3f})"
     )
 
 

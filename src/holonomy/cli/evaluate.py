@@ -31,6 +31,9 @@ def evaluate(
             "doubt: how sure a ternary run is of its entries.",
         ),
     ] = None,
+    mode: Annotated[
+        str, typer.Option("--mode", help="static, or online: each block is learned after it was predicted.")
+    ] = "static",
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
@@ -39,30 +42,37 @@ def evaluate(
     """Evaluate a run: on held-out text, or on all operations.
 
     Example: holonomy eval first --baselines
+
+    Figures of --mode online end in _online: they never stand beside those of a model that learns nothing meanwhile.
     """
     from holonomy.cli.process import tune_process
     from holonomy.recipes import launch
 
     tune_process(threads=options.thread_count(threads) or "auto")
-    metrics = launch.evaluate(run, root=root, data=data, split=split, with_baselines=baselines, protocol=protocol)
+    metrics = launch.evaluate(
+        run, root=root, data=data, split=split, with_baselines=baselines, protocol=protocol, mode=mode
+    )
     missed = launch.missed_targets(run, metrics, root=root) if check else None
     if as_json:
         print_json({"run": run, "metrics": metrics, **({} if missed is None else {"missed": missed})})
     elif not quiet:
-        _print_metrics(metrics, protocol)
+        _print_metrics(metrics, protocol, mode)
     for fault in missed or ():
         err().print(f"missed: {fault}", markup=False)
     if missed:
         raise typer.Exit(1)
 
 
-def _print_metrics(metrics: Mapping[str, float], protocol: str | None) -> None:
-    if "val/perplexity" not in metrics:
+def _print_metrics(metrics: Mapping[str, float], protocol: str | None, mode: str) -> None:
+    if not any(name.startswith("val/perplexity") for name in metrics):
         out().print(figure_table(metrics, "All operations, along the path that was trained"))
     else:
         unit = {"char": "character"}.get(token_unit(metrics), token_unit(metrics))
-        out().print(loss_table(metrics, f"{metrics['val/tokens']:,.0f} {unit}s, protocol {protocol or 'windows'}"))
-        out().print(f"perplexity {metrics['val/perplexity']:.3f} per {unit}")
+        suffix = "_online" if mode == "online" else ""
+        how = "each block learned after it was predicted" if suffix else f"protocol {protocol or 'windows'}"
+        how = how if suffix or "val/top1" not in metrics else "static"
+        out().print(loss_table(metrics, f"{metrics[f'val/tokens{suffix}']:,.0f} {unit}s, {how}"))
+        out().print(f"perplexity {metrics[f'val/perplexity{suffix}']:.3f} per {unit}")
         if unit == "word":
             print_words(metrics)
         if unit == "token":

@@ -56,6 +56,8 @@ def _register() -> None:
         generate,
         geometry_lint,
         harness,
+        memories,
+        mix,
         quickstart,
         recipes,
         runs,
@@ -65,6 +67,10 @@ def _register() -> None:
     app.command("train")(train.train)
     app.command("eval")(evaluate.evaluate)
     app.command("lm-eval")(harness.lm_eval)
+    app.command("mix")(mix.mix)
+    app.command("merge")(memories.merge)
+    app.command("forget")(memories.forget)
+    app.command("sleep")(memories.sleep)
     app.command("generate")(generate.generate)
     app.command("chat")(chat.chat)
     app.command("quickstart")(quickstart.quickstart)

@@ -48,7 +48,8 @@ def train(
     Example: holonomy train lior --cpu-seconds 60 --run first
 
     --steps, --cpu-seconds and --seconds replace the budget of the recipe; of those given, the first one reached
-    stops the training. Ctrl-C saves a checkpoint and leaves.
+    stops the training. Ctrl-C saves a checkpoint and leaves. A finished holographic run learns a further text with
+    --resume RUN --data TEXT; `holonomy forget` takes one out again.
     """
     given = {
         "RECIPE": recipe,
@@ -65,13 +66,13 @@ def train(
         "--init-from": init_from,
     }
     if resume is not None:
-        odd = [name for name, value in given.items() if value]
+        odd = [name for name, value in given.items() if value and name != "--data"]
         if odd:
             raise ConfigError(
                 f"`--resume` continues a run with its own configuration; drop {', '.join(odd)}, "
                 "or start a new run with --init-from"
             )
-        report = reported(lambda: _resume(resume, root, threads, quiet or as_json))
+        report = reported(lambda: _resume(resume, root, threads, quiet or as_json, data))
     elif recipe is None:
         raise ConfigError("`RECIPE` is missing; name one (`holonomy recipes` lists them) or give --resume RUN")
     else:
@@ -158,14 +159,14 @@ def _train(config: Any, recipe: str, run: str | None, root: Path, init_from: str
     return launch.train(config, recipe=recipe, run=run, root=root, progress=progress, init_from=init_from)
 
 
-def _resume(run: str, root: Path, threads: str | None, quiet: bool) -> FitReport:
+def _resume(run: str, root: Path, threads: str | None, quiet: bool, data: str | None) -> FitReport:
     from holonomy.cli.process import tune_process
     from holonomy.recipes import launch
 
     chosen = options.thread_count(threads) or launch.RunDirectory.open(run, root).threads
     tune_process(threads=chosen or "auto")
     family = FAMILIES.get(launch.config_of_run(run, root).family)
-    return launch.resume(run, root=root, progress=_progress(quiet, family.unit))
+    return launch.resume(run, root=root, progress=_progress(quiet, family.unit), data=data)
 
 
 def print_report(report: FitReport) -> None:

@@ -115,6 +115,17 @@ class WordTokenizer:
         reserved = 3 if ends else 2
         return cls([word for _, word in frequent[: vocab_size - reserved]], pattern=pattern, ends=ends)
 
+    def extended(self, words: Iterable[str], *, min_count: int = 2) -> WordTokenizer:
+        """With further words behind those it has, the most frequent first; ids of the others stay."""
+        counts = Counter(word for word in words if word not in self._ids)
+        frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
+        return self.shortened(self.vocab_size, [word for _, word in frequent])
+
+    def shortened(self, vocab_size: int, more: Sequence[str] = ()) -> WordTokenizer:
+        """The first `vocab_size` ids alone, and `more` words behind them."""
+        reserved = 3 if self.ends else 2
+        return WordTokenizer([*self.symbols[reserved:vocab_size], *more], pattern=self.pattern, ends=self.ends)
+
     @property
     def vocab_size(self) -> int:
         """Number of token ids."""

@@ -11,6 +11,7 @@ from holonomy.core.registry import Registry
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.lior.config import LiorConfig
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.recipes.mixture_config import MixtureRunConfig
 
 if TYPE_CHECKING:
     from holonomy.recipes.work import FamilyParts
@@ -63,6 +64,15 @@ for _family in (
         "holonomy.recipes.holographic",
         speaks=True,
         unit="word",
+        loss="nats per token",
+        score="nats per token",
+    ),
+    Family(
+        "mixture",
+        MixtureRunConfig,
+        "holonomy.recipes.mixture",
+        speaks=True,
+        unit="token",
         loss="nats per token",
         score="nats per token",
     ),

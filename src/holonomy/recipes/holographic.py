@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -17,29 +17,15 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordSplit, WordTokenizer, split_characters, split_words, tokenizer_from_json
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
-from holonomy.models.holographic.metrics import Report, predict
+from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.holographic.storage import load_into
-from holonomy.recipes.work import Work, no_targets
+from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 
 TOKENIZER_FILE = "tokenizer.json"
-FIGURES = {
-    "nats": "loss",
-    "perplexity": "perplexity",
-    "perplexity_known": "perplexity_known",
-    "top1": "top1",
-    "top5": "top5",
-    "reciprocal_rank": "mrr",
-    "calibration": "ece",
-    "floor": "ece_floor",
-    "separation": "separation",
-    "unknown": "unknown_share",
-    "words": "tokens",
-}
-"""Names of the figures of a report among the metrics."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +39,50 @@ class WordCorpus:
 
     split: WordSplit
     digest: str
+
+
+@dataclass(frozen=True)
+class LearnedText:
+    """A text that a run has learned.
+
+    Attributes:
+        source: known name or path.
+        sha256: of the whole text.
+        vocab_size: words that were known then; later ones were unknown to it.
+    """
+
+    source: str
+    sha256: str
+    vocab_size: int
+
+
+def learned_texts(saved: Checkpoint) -> list[LearnedText]:
+    """The texts of a run, in the order in which they were learned."""
+    found = saved.state.get("texts")
+    if found is not None:
+        return [LearnedText(**text) for text in found]
+    # Checkpoints older than second texts have one.
+    source, size = str(saved.state["config"]["data"]["source"]), vocabulary_of(saved).vocab_size
+    return [LearnedText(source, saved.state["text_sha256"], size)]
+
+
+def learned_words(
+    config: HolographicRunConfig, texts: Sequence[LearnedText], tokenizer: WordTokenizer | CharTokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """What a run has learned of its texts, end to end, and where each begins.
+
+    Raises:
+        DataError: a text is not there, or has changed.
+    """
+    parts = list[np.ndarray]()
+    for text in texts:
+        source = config.data.model_copy(update={"source": text.source})
+        words = read_words(source, tokenizer, digest=text.sha256).split.train
+        words = words[: max(1, int(len(words) * config.train.share))]
+        if tokenizer.unknown_id is not None:
+            words = np.where(words < text.vocab_size, words, tokenizer.unknown_id)
+        parts.append(words)
+    return np.concatenate(parts), np.cumsum([0, *(len(p) for p in parts[:-1])])
 
 
 def read_words(
@@ -75,6 +105,8 @@ def read_words(
             f"`data.source` {config.source} is not the text that the run was trained on; "
             "bring the old text back, or start a run of its own"
         )
+    if tokenizer is None and config.vocabulary is not None:
+        tokenizer = _vocabulary(config)
     if config.tokens == "chars":
         split = split_characters(text, train_share=config.train_share, unk=config.unk, tokenizer=tokenizer)
         return WordCorpus(split, found)
@@ -86,22 +118,28 @@ def read_words(
     return WordCorpus(split, found)
 
 
-def figures(report: Report) -> dict[str, float]:
-    """A report as metrics."""
-    values = report.values()
-    return {f"val/{name}": float(values[key]) for key, name in FIGURES.items() if np.isfinite(values[key])}
+def _vocabulary(config: WordsConfig) -> WordTokenizer | CharTokenizer:
+    """Words or characters of another text, so that runs on its parts have one vocabulary and can be merged."""
+    text = load_text(str(config.vocabulary)).text
+    if config.tokens == "chars":
+        return CharTokenizer.from_text(text, unk=config.unk)
+    return WordTokenizer.train([text], min_count=config.min_count)
 
 
-def held_out(model: HolographicModel, split: WordSplit, positions: np.ndarray) -> dict[str, float]:
-    """Figures of some held-out words, each predicted from everything before it, nothing learned.
+def held_out(
+    model: HolographicModel, split: WordSplit, positions: np.ndarray, *, online: bool = False
+) -> dict[str, float]:
+    """Figures of some held-out words, each predicted from everything before it.
 
     Args:
         model: what predicts.
         split: the words.
         positions: places in the held-out part.
+        online: learn each block after it was predicted, and forget all of them in the end.
     """
     whole = np.concatenate([split.train, split.test])
-    return figures(predict(model, whole, len(split.train) + positions).report(model))
+    found = predict(model, whole, len(split.train) + positions, online=online)
+    return figures(report_of(model, found), model.tokenizer, online=online)
 
 
 def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
@@ -110,12 +148,21 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
     if world.size > 1:
         raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
-    tokenizer = None if saved is None else vocabulary_of(saved)
-    corpus = read_words(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
+    if saved is None:
+        corpus = read_words(config.data)
+        texts = [LearnedText(config.data.source, corpus.digest, corpus.split.tokenizer.vocab_size)]
+    else:
+        corpus = read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
+        texts = learned_texts(saved)
     split = corpus.split
-    words = split.train[: max(1, int(len(split.train) * config.train.share))]
+    words, starts = learned_words(config, texts, split.tokenizer)
     model = HolographicModel(config.model, split.tokenizer)
-    sampler = OnePass(words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id)
+    sampler = OnePass(
+        words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id, starts=starts
+    )
+    # What was forgotten, or slept, took steps without batches.
+    extra = 0 if saved is None else saved.step - saved.state["data"]["drawn"]
+    budget = Budget(steps=sampler.count + extra)
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
         places = np.arange(len(split.test))
@@ -130,17 +177,22 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         sampler=sampler,
         evaluate=evaluate,
         header={
-            "data": config.data.source,
+            "data": ", ".join(text.source for text in texts),
             "training words": len(words),
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
-        facts={"config": to_json(config), "text_sha256": corpus.digest, "budget": {"steps": sampler.count}},
+        facts={
+            "config": to_json(config),
+            "text_sha256": corpus.digest,
+            "texts": [asdict(text) for text in texts],
+            "budget": {"steps": budget.steps},
+        },
         callbacks=lambda directory: (),
         closing=lambda: baselines(words, split.test, model.vocab_size),
-        budget=Budget(steps=sampler.count),
+        budget=budget,
     )
 
 
@@ -164,11 +216,11 @@ def _load(saved: Checkpoint) -> HolographicModel:
 
 
 def _evaluate(
-    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None, mode: str
 ) -> dict[str, float]:
     """Held-out figures of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
-    if protocol not in (None, "static"):
-        raise ConfigError(f"`--protocol` is {protocol}; a holographic run is evaluated static: nothing is learned")
+    if protocol is not None:
+        raise ConfigError(f"`--protocol` is {protocol}; a holographic run has --mode static or online instead")
     config, model = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path)), _load(saved)
     words = config.data if data is None else config.data.model_copy(update={"source": data})
     found = read_words(words, model.tokenizer).split
@@ -176,15 +228,29 @@ def _evaluate(
     chosen = split or ("validation" if data is None else "all")
     if chosen not in parts:
         raise ConfigError(f"`--split` is {chosen}; wanted one of {', '.join(parts)}")
+    online = mode == "online"
     if chosen == "validation":
-        metrics = held_out(model, found, np.arange(len(found.test)))
+        metrics = held_out(model, found, np.arange(len(found.test)), online=online)
     else:
-        metrics = figures(predict(model, parts[chosen], np.arange(len(parts[chosen]))).report(model))
-    if with_baselines:
-        own = found if data is None else read_words(config.data, model.tokenizer).split
-        learned = own.train[: max(1, int(len(own.train) * config.train.share))]
-        metrics |= baselines(learned, parts[chosen], model.vocab_size)
-    return metrics
+        said = predict(model, parts[chosen], np.arange(len(parts[chosen])), online=online)
+        metrics = figures(report_of(model, said), model.tokenizer, online=online)
+    if not with_baselines:
+        return metrics
+    own = found if data is None else read_words(config.data, model.tokenizer).split
+    learned = own.train[: max(1, int(len(own.train) * config.train.share))]
+    if not online:
+        return metrics | baselines(learned, parts[chosen], model.vocab_size)
+    block = config.model.evaluation.block
+    return metrics | online_baseline(learned, parts[chosen], model.tokenizer, block=block)
+
+
+def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
+    """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    words = config.data if data is None else config.data.model_copy(update={"source": data})
+    found = read_words(words, vocabulary_of(saved))
+    learned = max(1, int(len(found.split.train) * config.train.share))
+    return Texts(found.split.tokenizer, found.split.train[:learned], found.split.test, found.digest)
 
 
 def _check_data(saved: Checkpoint) -> None:
@@ -206,6 +272,7 @@ class HolographicParts:
     missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
     pictures = staticmethod(holographic_pictures)
+    texts = staticmethod(_texts)
 
 
 PARTS = HolographicParts()

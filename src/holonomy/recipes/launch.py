@@ -29,6 +29,8 @@ from holonomy.train.run import RunDirectory
 SAMPLE_TOKENS = 300
 SAMPLE_START = "The "
 """A sample begins with these words where the model knows their letters, else with a new line."""
+MODES = ("static", "online")
+"""Whether a text is learned while it is evaluated; losses of both never stand in one column."""
 
 
 def train(
@@ -98,26 +100,38 @@ def _weights_of(saved: Checkpoint, state: State) -> dict[str, Tensor]:
     return found | averages
 
 
-def resume(run: str, *, root: Path, progress: Progress) -> FitReport:
+def resume(run: str, *, root: Path, progress: Progress, data: str | None = None) -> FitReport:
     """Continues a run from its newest whole checkpoint, or from the start when it has none.
+
+    Args:
+        run: name or directory of the run.
+        root: where run directories live.
+        progress: told about the run.
+        data: a further text that a holographic run learns after those it has learned.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
         TrainingDiverged, Interrupted: while training.
     """
     with joined() as world:
-        return _resume(run, root, progress, world)
+        return _resume(run, root, progress, world, data)
 
 
-def _resume(run: str, root: Path, progress: Progress, world: World) -> FitReport:
+def _resume(run: str, root: Path, progress: Progress, world: World, data: str | None = None) -> FitReport:
     directory = RunDirectory.open(run, root)
     with directory if world.leads else nullcontext():
         if not steps(directory.checkpoints):
+            if data is not None:
+                raise ConfigError(f"`--data`: `{run}` has learned nothing yet; continue it without --data first")
             work, saved = _prepare(config_of_run(run, root), world=world), None
         else:
             saved, faults = newest_valid(directory.checkpoints)
             for fault in faults:
                 progress.notice(f"passed over a damaged checkpoint: {fault}")
+            if data is not None:
+                from holonomy.recipes.holographic_runs import extended
+
+                saved = extended(saved, data)
             work = _prepare(config_of(saved), saved=saved, world=world)
             progress.notice(f"continuing {directory.path} at step {saved.step}")
         # Nobody may prune checkpoints while another process still reads them.
@@ -246,6 +260,7 @@ def evaluate(
     split: str | None = None,
     with_baselines: bool = False,
     protocol: str | None = None,
+    mode: str = "static",
 ) -> dict[str, float]:
     """Held-out metrics of a run.
 
@@ -256,13 +271,16 @@ def evaluate(
         split: which part of it; None is what was held out of the run's own data, and all of another text.
         with_baselines: adds plain baselines on the same data.
         protocol: how the data is read, in the words of the family; None is as while training.
+        mode: static, or online: each block of a text is learned after it was predicted.
 
     Raises:
         ConfigError, DataError, CheckpointError.
     """
+    if mode not in MODES:
+        raise ConfigError(f"`--mode` is {mode}; wanted one of {', '.join(MODES)}")
     saved = read_checkpoint(run, root)
-    parts = family_of(saved).parts
-    return parts.evaluate(saved, data=data, split=split, with_baselines=with_baselines, protocol=protocol)
+    how = {"data": data, "split": split, "with_baselines": with_baselines, "protocol": protocol, "mode": mode}
+    return family_of(saved).parts.evaluate(saved, **how)
 
 
 def missed_targets(run: str, metrics: dict[str, float], *, root: Path) -> list[str]:

@@ -35,7 +35,7 @@ from holonomy.models.lior.model import build_network, count_parameters
 from holonomy.models.lior.pictures import lior_pictures
 from holonomy.nn.containers import Chain
 from holonomy.nn.embedding import Embedding
-from holonomy.recipes.work import Work, choose_device, no_targets
+from holonomy.recipes.work import Texts, Work, choose_device, no_targets
 from holonomy.train.callbacks import Callback, Samples
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -279,9 +279,11 @@ def remembering(model: LiorLanguageModel) -> RecallingModel:
 
 
 def _evaluate(
-    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None, mode: str
 ) -> dict[str, float]:
     """Held-out metrics of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    if mode != "static":
+        raise ConfigError(f"`--mode` is {mode}; a lior run that learns while it reads is `--protocol memory`")
     model = _load(saved)
     own = model.config.data
     split = split or ("validation" if data is None else "all")
@@ -311,6 +313,14 @@ def _evaluate(
     return metrics
 
 
+def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
+    """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
+    config = from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
+    own = config.data if data is None else config.data.model_copy(update={"source": data})
+    found = read_corpus(own, tokenizer_of(saved))
+    return Texts(found.tokenizer, np.asarray(found.train, dtype=np.int64), found.validation, found.digest)
+
+
 def _check_data(saved: Checkpoint) -> None:
     """Refuses a text that is not the one a checkpoint was trained on.
 
@@ -330,6 +340,7 @@ class LiorParts:
     missed = staticmethod(no_targets)
     check_data = staticmethod(_check_data)
     pictures = staticmethod(lior_pictures)
+    texts = staticmethod(_texts)
 
 
 PARTS = LiorParts()

@@ -10,6 +10,9 @@ LOSSES = {
     "Kneser-Ney, order 5": "baseline/kn5",
     "Kneser-Ney, order 7": "baseline/kn7",
     "this model": "val/loss",
+    "Kneser-Ney, order 5, learning": "baseline/kn5_online",
+    "Kneser-Ney, order 7, learning": "baseline/kn7_online",
+    "this model, learning": "val/loss_online",
 }
 """Models of a text, plain ones first, and the metrics of their losses."""
 KINDS = {"val": "this model", "baseline": "closed form", "untrained": "untrained"}
@@ -18,7 +21,7 @@ KINDS = {"val": "this model", "baseline": "closed form", "untrained": "untrained
 
 def token_unit(metrics: Mapping[str, float]) -> str:
     """What the losses are per: a character, a word, or a token where characters were counted besides."""
-    if "val/perplexity_known" in metrics:
+    if any(name in metrics for name in ("val/perplexity_known", "val/perplexity_known_online")):
         return "word"
     return "token" if "val/characters" in metrics else "char"
 

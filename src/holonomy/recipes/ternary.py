@@ -284,12 +284,12 @@ def _load(saved: Checkpoint) -> TernaryVAE:
 
 
 def _evaluate(
-    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+    saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None, mode: str
 ) -> dict[str, float]:
     """Metrics of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
-    if data is not None or split is not None:
+    if data is not None or split is not None or mode != "static":
         raise ConfigError(
-            "`--data` and `--split` are about texts; a ternary run is evaluated on all operations, "
+            "`--data`, `--split` and `--mode` are about texts; a ternary run is evaluated on all operations, "
             "and on those it never saw where `data.holdout` is above 0: drop them"
         )
     if protocol not in (None, DOUBT):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 from holonomy.core.budget import Budget
 from holonomy.core.errors import ConfigError
 from holonomy.core.learner import Json, Learner
 from holonomy.core.picture import Picture
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.models.holographic.metrics import Report, online_kneser_ney
 from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -48,13 +52,30 @@ class Work:
     budget: Budget | None = None
 
 
+@dataclass(frozen=True)
+class Texts:
+    """A text as the run of a language model cuts and encodes it.
+
+    Attributes:
+        tokenizer: of the run.
+        train: tokens that the run learns, or would learn.
+        held_out: the others.
+        digest: sha256 of the text.
+    """
+
+    tokenizer: Any
+    train: np.ndarray
+    held_out: np.ndarray
+    digest: str
+
+
 class FamilyParts(Protocol):
     """What a family says: `PARTS` of a module that `holonomy.recipes.families` names.
 
     `prepare` builds a run that begins, from the weights of `start` where it is given, or that continues `saved`.
     `load` gives the model of a checkpoint, `evaluate` its metrics, `missed` says which targets of the configuration
-    they miss, `check_data` refuses data that is not what the checkpoint was trained on, and `pictures` shows what a
-    model looks like inside.
+    they miss, `check_data` refuses data that is not what the checkpoint was trained on, `pictures` shows what a model
+    looks like inside, and `texts`, of families that speak, gives its text, or another one in its tokens.
     """
 
     def prepare(self, config: Any, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work: ...
@@ -62,7 +83,14 @@ class FamilyParts(Protocol):
     def load(self, saved: Checkpoint) -> Any: ...
 
     def evaluate(
-        self, saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None
+        self,
+        saved: Checkpoint,
+        *,
+        data: str | None,
+        split: str | None,
+        with_baselines: bool,
+        protocol: str | None,
+        mode: str,
     ) -> dict[str, float]: ...
 
     def missed(self, config: Any, metrics: dict[str, float]) -> list[str]: ...
@@ -70,6 +98,42 @@ class FamilyParts(Protocol):
     def check_data(self, saved: Checkpoint) -> None: ...
 
     def pictures(self, model: Any) -> list[Picture]: ...
+    def texts(self, saved: Checkpoint, *, data: str | None) -> Texts: ...
+
+
+FIGURES = {
+    "nats": "loss",
+    "perplexity": "perplexity",
+    "perplexity_known": "perplexity_known",
+    "top1": "top1",
+    "top5": "top5",
+    "reciprocal_rank": "mrr",
+    "calibration": "ece",
+    "floor": "ece_floor",
+    "separation": "separation",
+    "unknown": "unknown_share",
+    "words": "tokens",
+}
+"""Names of the figures of a report among the metrics."""
+
+
+def figures(report: Report, tokenizer: Any, *, online: bool = False) -> dict[str, float]:
+    """A report as metrics; those of learning while reading have names of their own, so nothing mixes them up."""
+    values, suffix = report.values(), "_online" if online else ""
+    found = {f"val/{name}{suffix}": float(values[key]) for key, name in FIGURES.items() if np.isfinite(values[key])}
+    if isinstance(tokenizer, CharTokenizer):
+        del found[f"val/perplexity_known{suffix}"]
+        found[f"val/bits_per_char{suffix}"] = float(values["nats"]) / math.log(2)
+    return found
+
+
+def online_baseline(learned: np.ndarray, tokens: np.ndarray, tokenizer: Any, *, block: int) -> dict[str, float]:
+    """The Kneser-Ney model that `baselines` would print, learning each block of a text after it has predicted it."""
+    order = 7 if isinstance(tokenizer, CharTokenizer) else 5
+    text = np.concatenate([learned, tokens])
+    places = np.arange(len(learned), len(text))
+    found = online_kneser_ney(learned, text, places, order=order, vocab_size=tokenizer.vocab_size, block=block)
+    return {f"baseline/kn{order}_online": float(found.mean())}
 
 
 def no_targets(config: Any, metrics: dict[str, float]) -> list[str]:

@@ -61,16 +61,25 @@ class RunDirectory:
             raise ConfigError(f"`--run` {path.name!r} has a control character or half of one; choose another name")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise ConfigError(
-                    f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
-                )
+            cls.check_free(path)
             (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
             (path / "env.json").write_text(json.dumps(_environment(), indent=1), encoding="utf-8")
             (path / CHECKPOINTS).mkdir()
         except OSError as error:
             raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
         return cls(path)
+
+    @staticmethod
+    def check_free(path: Path) -> None:
+        """Refuses a directory that holds something already.
+
+        Raises:
+            ConfigError: it does.
+        """
+        if path.is_dir() and any(path.iterdir()):
+            raise ConfigError(
+                f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
+            )
 
     @classmethod
     def open(cls, run: str | Path, root: Path) -> RunDirectory:

@@ -143,6 +143,9 @@ class WordsConfig(Config):
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of them, which is learned")
     tokens: Literal["words", "chars"] = Field(default="words", description="what is learned one after the other")
     min_count: int = Field(default=2, ge=1, description="words seen fewer times in it are unknown")
+    vocabulary: str | None = Field(
+        default=None, description="known name or path of a text whose words are known instead; for runs to be merged"
+    )
     unk: bool = Field(default=False, description="characters not seen in it become U+FFFD instead of an error")
 
 

@@ -25,6 +25,7 @@ from holonomy.models.holographic.kernels import (
     PARENT,
     PRECEDED,
     RAW,
+    RELEASED,
     STEPS,
     SYMBOL,
     TOTAL,
@@ -269,6 +270,7 @@ class CountTrie:
 
     def distinct(self, found: np.ndarray) -> np.ndarray:
         """Numbers of distinct followers of each found context, [B, order]; zero where it is unknown."""
+        # A dropped follower counts as often as it occurred, which is once as a rule.
         counts = self._inner[np.maximum(found, 0), TOTAL + 1 :].sum(-1)
         return np.where(found >= 0, counts, 0)
 
@@ -348,7 +350,8 @@ class CountTrie:
     def prune(self, least: int, *, lowest: int = 3) -> int:
         """Drops grams of the higher orders that occurred fewer than `least` times, unless a longer gram needs them.
 
-        What they counted as predecessors of shorter grams stays. Pairs they came from can no longer be unlearned.
+        Contexts keep their totals, so the probability of what was dropped goes to shorter contexts, and discounts stay
+        those of all grams. Pairs that were dropped can no longer be unlearned.
 
         Args:
             least: occurrences that a gram needs to stay.
@@ -361,17 +364,18 @@ class CountTrie:
         inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
         if self.order >= lowest:
             gone = leaf[:, RAW] < least
-            self._uncount(inner, self.order, leaf[gone, PARENT], leaf[gone, RAW])
+            self._release(inner, leaf[gone, PARENT], leaf[gone, RAW])
             leaf = leaf[~gone]
-        for order in range(self.order - 1, lowest - 1, -1):
-            # Without a longer gram nothing points at a row, so it can go.
+        depths = self._depths_of(inner)
+        for order in range(self.order - 1, 1, -1):
+            # Without a longer gram nothing points at a row, so it can go: one that is a context only goes at any order.
             needed = np.zeros(len(inner), dtype=bool)
             needed[leaf[:, PARENT]] = True
             needed[inner[1:, PARENT]] = True
-            gone = (self._depths_of(inner) == order) & ~needed & (inner[:, RAW] < least)
-            self._uncount(inner, order, inner[gone, PARENT], inner[gone, PRECEDED])
+            gone = (depths == order) & ~needed & (inner[:, RAW] < (least if order >= lowest else 1))
+            self._release(inner, inner[gone, PARENT], inner[gone, PRECEDED])
             place = np.cumsum(~gone) - 1
-            inner, leaf = inner[~gone], leaf.copy()
+            inner, leaf, depths = inner[~gone], leaf.copy(), depths[~gone]
             inner[:, PARENT], leaf[:, PARENT] = place[inner[:, PARENT]], place[leaf[:, PARENT]]
         self._inner, self._leaf = inner.copy(), leaf if len(leaf) else self._leaf[:1]
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(inner), len(leaf)
@@ -380,13 +384,16 @@ class CountTrie:
         self._changed()
         return before - self.num_grams
 
-    def _uncount(self, inner: np.ndarray, order: int, contexts: np.ndarray, counts: np.ndarray) -> None:
-        there = counts > 0
-        contexts, counts = contexts[there], counts[there]
-        np.subtract.at(inner[:, TOTAL], contexts, counts)
+    @staticmethod
+    def _release(inner: np.ndarray, contexts: np.ndarray, counts: np.ndarray) -> None:
+        np.add.at(inner[:, RELEASED], contexts, counts)
         for kind in (1, 2, 3):
             np.subtract.at(inner[:, TOTAL + kind], contexts[np.minimum(counts, 3) == kind], 1)
-        self._tally[order - 1] -= np.bincount(np.minimum(counts, 5), minlength=6)[:5]
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether grams were dropped, so that not every pair can be unlearned."""
+        return bool(self._inner[: self._sizes[INNER_USED], RELEASED].any())
 
     def arrange(self) -> None:
         """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
@@ -434,6 +441,9 @@ class CountTrie:
             raise CheckpointError(
                 f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders"
             )
+        if state["inner"].ndim == 2 and state["inner"].shape[1] == RELEASED:
+            # Nothing was dropped before there was a place to note it.
+            state = {**state, "inner": np.pad(state["inner"], ((0, 0), (0, 1)))}
         for name, width in wanted.items():
             array = state[name]
             if array.ndim != 2 or array.shape[1] != width or array.dtype != np.int32:

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from holonomy.geometry.compiled import compiled
 
-PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE = range(10)
-"""Columns of `inner`; `leaf` has the first four. TOTAL to MORE speak of the gram as a context."""
-LEAF_WIDTH, INNER_WIDTH = 4, 10
+PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE, RELEASED = range(11)
+"""Columns of `inner`; `leaf` has the first four. TOTAL to RELEASED speak of the gram as a context."""
+LEAF_WIDTH, INNER_WIDTH = 4, 11
 INNER_USED, LEAF_USED, STEPS, LOOKUPS = range(4)
 """Entries of `sizes`: rows in use, and how many probes how many searches took."""
 
@@ -175,7 +175,8 @@ def learning() -> Any:
 def reading() -> tuple[Any, Any]:
     """`contexts` and `score`: where contexts stand, and probabilities of targets.
 
-    p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V.
+    p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V; of followers
+    that were dropped, the whole count is taken.
     """
     import numpy as np
 
@@ -219,7 +220,12 @@ def reading() -> tuple[Any, Any]:
                 if row < 0 or inner[row, 6] == 0:
                     break
                 total, count = inner[row, 6], 0
-                rest = taken[m, 1] * inner[row, 7] + taken[m, 2] * inner[row, 8] + taken[m, 3] * inner[row, 9]
+                rest = (
+                    taken[m, 1] * inner[row, 7]
+                    + taken[m, 2] * inner[row, 8]
+                    + taken[m, 3] * inner[row, 9]
+                    + inner[row, 10]
+                )
                 if m == order - 1:
                     gram = find(leaf, leaf_table, row, targets[b], sizes)
                     count = leaf[gram, 2] if gram >= 0 else 0
@@ -247,7 +253,12 @@ def spreading() -> tuple[Any, Any]:
                 if row < 0 or inner[row, 6] == 0:
                     continue
                 total = inner[row, 6]
-                rest = taken[m, 1] * inner[row, 7] + taken[m, 2] * inner[row, 8] + taken[m, 3] * inner[row, 9]
+                rest = (
+                    taken[m, 1] * inner[row, 7]
+                    + taken[m, 2] * inner[row, 8]
+                    + taken[m, 3] * inner[row, 9]
+                    + inner[row, 10]
+                )
                 child = inner[row, 5]
                 top = m == order - 1
                 while child >= 0:
@@ -269,7 +280,12 @@ def spreading() -> tuple[Any, Any]:
                 row = found[b, m]
                 if m > 0 and row >= 0 and inner[row, 6] > 0:
                     total = inner[row, 6]
-                    rest = taken[m, 1] * inner[row, 7] + taken[m, 2] * inner[row, 8] + taken[m, 3] * inner[row, 9]
+                    rest = (
+                        taken[m, 1] * inner[row, 7]
+                        + taken[m, 2] * inner[row, 8]
+                        + taken[m, 3] * inner[row, 9]
+                        + inner[row, 10]
+                    )
                     share, each = rest / total, 1.0 / total
                     for v in range(size):
                         p[v] *= share

@@ -23,29 +23,41 @@ class LastBatch(TokenBatch):
 
     Attributes:
         text: all words that were learned, [n].
+        starts: where its documents begin.
     """
 
     text: np.ndarray
+    starts: np.ndarray
 
 
 class OnePass:
-    """Batches of a text in its order, each target once; its state is the number of batches drawn.
+    """Batches of documents in their order, each target once; its state is the number of batches drawn.
 
     Args:
-        tokens: the words to learn, [n].
-        batch: targets of a batch.
+        tokens: the words to learn, documents end to end, [n].
+        batch: targets of a batch; none is of two documents.
         reach: words before a batch that its first targets may look back on.
-        pad_id: stands before the text.
+        pad_id: stands before a document.
+        starts: where each document begins, rising from 0; one document by default.
 
     Raises:
         DataError: no words.
     """
 
-    def __init__(self, tokens: np.ndarray, *, batch: int, reach: int, pad_id: int) -> None:
+    def __init__(
+        self, tokens: np.ndarray, *, batch: int, reach: int, pad_id: int, starts: np.ndarray | None = None
+    ) -> None:
         if len(tokens) < 1:
             raise DataError("the training part has no words; give a longer text")
-        self.tokens, self.batch, self.reach, self.pad_id = tokens, batch, reach, pad_id
-        self.count, self._drawn = -(-len(tokens) // batch), 0
+        self.tokens, self.reach, self.pad_id = tokens, reach, pad_id
+        self.starts = np.zeros(1, dtype=np.int64) if starts is None else starts
+        ends = [*self.starts[1:].tolist(), len(tokens)]
+        self._cuts = [
+            (begin, min(begin + batch, end), start)
+            for start, end in zip(self.starts.tolist(), ends, strict=True)
+            for begin in range(start, end, batch)
+        ]
+        self.count, self._drawn = len(self._cuts), 0
 
     def next(self) -> TokenBatch:
         """The next batch; after the last one there is none.
@@ -55,16 +67,16 @@ class OnePass:
         """
         if self._drawn >= self.count:
             raise DataError("the text has been learned once; a second pass would count everything twice")
-        begin, end = self._drawn * self.batch, min((self._drawn + 1) * self.batch, len(self.tokens))
-        first = max(0, begin - self.reach)
-        before = self.tokens[first - 1] if first else self.pad_id
+        begin, end, start = self._cuts[self._drawn]
+        first = max(start, begin - self.reach)
+        before = self.tokens[first - 1] if first > start else self.pad_id
         words = self.tokens[first:end]
         targets = torch.from_numpy(words.copy())
         targets[: begin - first] = IGNORE_INDEX
         inputs = torch.from_numpy(np.concatenate([[before], words[:-1]]))
         self._drawn += 1
         parts = inputs[None], targets[None], end - begin
-        return LastBatch(*parts, self.tokens) if self._drawn == self.count else TokenBatch(*parts)
+        return LastBatch(*parts, self.tokens, self.starts) if self._drawn == self.count else TokenBatch(*parts)
 
     def state(self) -> dict[str, Json]:
         """Batches drawn."""
@@ -123,8 +135,11 @@ class HolographicLearner:
         }
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
-        if isinstance(batch, LastBatch):
-            self.model.fit(batch.text)
+        if isinstance(batch, LastBatch) and counts.cut_off:
+            # What was dropped in a sleep cannot be unlearned, so the mixture stays as it was fitted.
+            self.model.consolidate(batch.text, batch.starts)
+        elif isinstance(batch, LastBatch):
+            self.model.fit(batch.text, batch.starts)
         return Metrics(torch.tensor(loss), len(targets), extra)
 
     def eval_step(self, batch: TokenBatch) -> Metrics:

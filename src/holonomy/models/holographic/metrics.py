@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.counts import CountTrie, Pairs
 from holonomy.models.holographic.memories import PART
 from holonomy.models.holographic.model import HolographicModel
 
@@ -102,14 +106,20 @@ class Predictions:
     ranks: np.ndarray
     targets: np.ndarray
 
-    def report(self, model: HolographicModel) -> Report:
-        """The figures."""
-        right, unknown = (self.ranks == 1).astype(np.float64), model.tokenizer.unknown_id
+    def report(self, vocab_size: int, unknown: int | None, *, bins: int = 15, calibrated: bool = True) -> Report:
+        """The figures.
+
+        Args:
+            vocab_size: number of words.
+            unknown: id of unknown words, if there is one.
+            bins: of the calibration error.
+            calibrated: whether what predicted was fitted.
+        """
+        right = (self.ranks == 1).astype(np.float64)
         known = np.ones(len(right), bool) if unknown is None else self.targets != unknown
-        bins = model.config.evaluation.bins
         return Report(
             words=len(self.losses),
-            vocab_size=model.vocab_size,
+            vocab_size=vocab_size,
             unknown=float(1 - known.mean()),
             nats=float(self.losses.mean()),
             perplexity=float(np.exp(self.losses.mean())),
@@ -120,8 +130,33 @@ class Predictions:
             calibration=calibration_error(self.confidence, right, bins),
             floor=calibration_floor(self.confidence, bins),
             separation=separation(self.confidence, right),
-            calibrated=model.mixture.calibrated,
+            calibrated=calibrated,
         )
+
+
+def judged(log_probs: Float[Tensor, "B V"], targets: np.ndarray) -> Predictions:
+    """What distributions say about the words that came."""
+    own = log_probs.gather(1, torch.from_numpy(targets)[:, None])
+    # A tie with the word itself counts half, so a flat distribution gets no credit.
+    ranks = 1 + (log_probs > own).sum(1) + ((log_probs == own).sum(1) - 1) / 2
+    confidence = log_probs.max(1).values.exp().double().numpy()
+    return Predictions(-own.squeeze(1).double().numpy(), confidence, ranks.double().numpy(), targets)
+
+
+def chained(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions one after the other."""
+    columns = ("losses", "confidence", "ranks", "targets")
+    return Predictions(*(np.concatenate([getattr(p, name) for p in parts]) for name in columns))
+
+
+def report_of(model: HolographicModel, found: Predictions) -> Report:
+    """The figures of what a model predicted."""
+    return found.report(
+        model.vocab_size,
+        model.tokenizer.unknown_id,
+        bins=model.config.evaluation.bins,
+        calibrated=model.mixture.calibrated,
+    )
 
 
 def predict(
@@ -149,19 +184,49 @@ def predict(
     tokens = np.ascontiguousarray(tokens, dtype=np.int64)
     contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
     step = model.config.evaluation.block if online else max(1, PART // model.vocab_size)
-    parts, learned = [], 0
+    parts, learned = list[Predictions](), 0
     targets = tokens[positions]
     for begin in range(0, len(positions), step):
         cut = slice(begin, begin + step)
-        logs = model.distributions(contexts.part(cut))
-        own = logs.gather(1, torch.from_numpy(targets[cut, None]))
-        # A tie with the word itself counts half, so a flat distribution gets no credit.
-        rank = 1 + (logs > own).sum(1) + ((logs == own).sum(1) - 1) / 2
-        parts.append((-own.squeeze(1).double().numpy(), logs.max(1).values.exp().double().numpy(), rank.numpy()))
+        parts.append(judged(model.distributions(contexts.part(cut)), targets[cut]))
         if online:
             model.change(contexts.part(cut), targets[cut], sign=1)
             learned = min(begin + step, len(positions))
     if learned:
         model.change(contexts.part(slice(0, learned)), targets[:learned], sign=-1)
-    losses, confidence, ranks = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Predictions(losses, confidence, ranks.astype(np.float64), targets)
+    return chained(parts)
+
+
+def online_kneser_ney(
+    train: np.ndarray,
+    tokens: np.ndarray,
+    positions: np.ndarray,
+    *,
+    order: int,
+    vocab_size: int,
+    block: int = 64,
+    train_starts: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
+) -> np.ndarray:
+    """Losses of a Kneser-Ney model that learns each block of words after it has predicted it, [positions].
+
+    Args:
+        train: what it has learned before.
+        tokens: documents with the words to predict.
+        positions: their places, rising.
+        order: longest gram.
+        vocab_size: number of words.
+        block: words of a block.
+        train_starts, starts: where documents begin; one document each by default.
+    """
+    first = np.zeros(1, dtype=np.int64)
+    trie, found = CountTrie(order, vocab_size), list[np.ndarray]()
+    learned = of_text(train, first if train_starts is None else train_starts)
+    trie.learn(Pairs(*learned.symbols(order - 1), train, np.ones(len(train), dtype=np.int64)))
+    contexts = of_text(tokens, first if starts is None else starts, positions)
+    for begin in range(0, len(positions), block):
+        cut = slice(begin, begin + block)
+        pairs, targets = contexts.part(cut).symbols(order - 1), tokens[positions[cut]]
+        found.append(trie.score(trie.find(*pairs), targets))
+        trie.learn(Pairs(*pairs, targets, np.ones(len(targets), dtype=np.int64)))
+    return -np.log(np.concatenate(found))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
@@ -39,18 +40,56 @@ def _softmax(z: np.ndarray) -> np.ndarray:
     return g / g.sum(1, keepdims=True)
 
 
+def moments(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What standardises numbers of contexts [N, d], the first of them always one: what to take away, and the unit."""
+    mean, scale = numbers.mean(0), numbers.std(0)
+    mean[0], scale[0] = 0.0, 1.0
+    scale[scale < 1e-9] = 1.0
+    return mean, scale
+
+
 @dataclass(frozen=True)
-class Gate:
-    """Weights of components as a function of numbers of a context.
+class LinearWeights:
+    """Scores of components as a linear function of numbers of a context.
 
     Attributes:
-        mean, scale: of the numbers where the gate was fitted, [d]; the first number is always one.
+        mean, scale: of the numbers where the scores were fitted, [d]; the first number is always one.
         weights: [d, C].
     """
 
     mean: np.ndarray
     scale: np.ndarray
     weights: np.ndarray
+
+    def standard(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers in units of where they were fitted, [B, d]."""
+        return (numbers - self.mean) / self.scale
+
+    def scores(self, numbers: np.ndarray) -> np.ndarray:
+        """Scores of the components, [B, C]."""
+        return self.standard(numbers) @ self.weights
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Arrays that `from_state` reads back."""
+        return {"mean": self.mean, "scale": self.scale, "weights": self.weights}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, np.ndarray], size: int, components: int) -> Self:
+        """What `state` gave.
+
+        Raises:
+            CheckpointError: an array is missing, misshapen or holds something that is no number.
+        """
+        shapes = {"mean": (size,), "scale": (size,), "weights": (size, components)}
+        for name, shape in shapes.items():
+            if name not in state or state[name].shape != shape or not np.isfinite(state[name]).all():
+                raise CheckpointError(f"`{name}` of the {cls.__name__.lower()} is missing or damaged; wanted {shape}")
+        return cls(*(np.asarray(state[name], dtype=np.float64) for name in shapes))
+
+
+@dataclass(frozen=True)
+class Gate(LinearWeights):
+    """Weights of components that are added: the softmax of linear scores."""
 
     @classmethod
     def uniform(cls, size: int, components: int) -> Gate:
@@ -74,9 +113,7 @@ class Gate:
             raise DataError(f"`probs` has shape {probs.shape} and `numbers` {numbers.shape}; wanted [N, C] and [N, d]")
         if not (probs.max(1) > 0).all():
             raise DataError(f"`probs` row {int((probs.max(1) <= 0).argmax())} is zero for every component")
-        mean, scale = numbers.mean(0), numbers.std(0)
-        mean[0], scale[0] = 0.0, 1.0
-        scale[scale < 1e-9] = 1.0
+        mean, scale = moments(numbers)
         x = (numbers - mean) / scale
         start = np.zeros((x.shape[1], probs.shape[1]))
         start[0] = np.log(shares_of(probs) + 1e-6)
@@ -96,24 +133,7 @@ class Gate:
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Weights of the components, [B, C], each row summing to one."""
-        return _softmax((numbers - self.mean) / self.scale @ self.weights)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Arrays that `from_state` reads back."""
-        return {"mean": self.mean, "scale": self.scale, "weights": self.weights}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], size: int, components: int) -> Gate:
-        """A stored gate.
-
-        Raises:
-            CheckpointError: an array is missing, misshapen or holds something that is no number.
-        """
-        shapes = {"mean": (size,), "scale": (size,), "weights": (size, components)}
-        for name, shape in shapes.items():
-            if name not in state or state[name].shape != shape or not np.isfinite(state[name]).all():
-                raise CheckpointError(f"`{name}` of the gate is missing or damaged; wanted {shape}")
-        return cls(*(np.asarray(state[name], dtype=np.float64) for name in shapes))
+        return _softmax(self.scores(numbers))
 
 
 def simplex_search(

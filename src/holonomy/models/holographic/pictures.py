@@ -61,7 +61,7 @@ def _average(weighting: Gate | Pool) -> np.ndarray:
     """Weights where every number of the context has its mean; the first number is always one."""
     numbers = weighting.mean.copy()
     numbers[0] = 1.0
-    return (weighting(numbers[None]) if isinstance(weighting, Gate) else weighting.weights_of(numbers[None]))[0]
+    return (weighting(numbers[None]) if isinstance(weighting, Gate) else weighting.scores(numbers[None]))[0]
 
 
 def _loads(tower: Tower) -> list[Picture]:

@@ -6,13 +6,13 @@ maximum: gradients and curvatures of a linear model in closed form, nothing is p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from holonomy.core.errors import CheckpointError, DataError
+from holonomy.core.errors import DataError
+from holonomy.models.holographic.mixture import LinearWeights, moments
 
 ROWS = 4096
 """Rows whose curvatures exist at a time."""
@@ -23,17 +23,8 @@ SHORTEST = 1 / 64
 
 
 @dataclass(frozen=True)
-class Pool:
-    """Weights of voices as a linear function of numbers of a context.
-
-    Attributes:
-        mean, scale: of the numbers where the pool was fitted, [d]; the first number is always one.
-        weights: [d, C].
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    weights: np.ndarray
+class Pool(LinearWeights):
+    """Weights of voices that are multiplied: they need not be positive, nor sum to one."""
 
     @classmethod
     def fit(
@@ -58,9 +49,7 @@ class Pool:
             )
         if not np.isfinite(logs).all():
             raise DataError(f"`logs` row {int(np.argwhere(~np.isfinite(logs))[0, 0])} is not finite; smooth the voices")
-        mean, scale = numbers.mean(0), numbers.std(0)
-        mean[0], scale[0] = 0.0, 1.0
-        scale[scale < 1e-9] = 1.0
+        mean, scale = moments(numbers)
         weights = np.zeros((numbers.shape[1], logs.shape[1]))
         weights[0] = 1 / logs.shape[1]
         pool = cls(mean, scale, weights)
@@ -83,15 +72,8 @@ class Pool:
 
     def __call__(self, logs: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Pooled distributions, [B, V] float32."""
-        weights = torch.from_numpy(self.weights_of(numbers).astype(np.float32))
+        weights = torch.from_numpy(self.scores(numbers).astype(np.float32))
         return torch.bmm(weights[:, None], torch.from_numpy(logs)).squeeze(1).softmax(1).numpy()
-
-    def weights_of(self, numbers: np.ndarray) -> np.ndarray:
-        """Weights of the voices, [B, C]; they need not be positive, nor sum to one."""
-        return self._standard(numbers) @ self.weights
-
-    def _standard(self, numbers: np.ndarray) -> np.ndarray:
-        return (numbers - self.mean) / self.scale
 
     def objective(
         self, logs: np.ndarray, targets: np.ndarray, numbers: np.ndarray, start: np.ndarray, prior: float
@@ -113,7 +95,7 @@ class Pool:
         curvature = np.zeros((d * d, voices * voices))
         for begin in range(0, len(logs), ROWS):
             cut = slice(begin, begin + ROWS)
-            part, x = torch.from_numpy(logs[cut]), self._standard(numbers[cut])
+            part, x = torch.from_numpy(logs[cut]), self.standard(numbers[cut])
             probs = torch.from_numpy(self(logs[cut], numbers[cut]))
             expected = torch.bmm(part, probs[:, :, None])
             # About their mean, so that nothing large cancels.
@@ -125,20 +107,3 @@ class Pool:
         square = curvature.reshape(d, d, voices, voices).transpose(0, 2, 1, 3).reshape(d * voices, d * voices)
         solved = np.linalg.solve(square + prior * np.eye(d * voices), slope.reshape(-1))
         return solved.reshape(d, voices)
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Arrays that `from_state` reads back."""
-        return {"mean": self.mean, "scale": self.scale, "weights": self.weights}
-
-    @classmethod
-    def from_state(cls, state: Mapping[str, np.ndarray], size: int, voices: int) -> Pool:
-        """A stored pool.
-
-        Raises:
-            CheckpointError: an array is missing, misshapen or holds something that is no number.
-        """
-        shapes = {"mean": (size,), "scale": (size,), "weights": (size, voices)}
-        for name, shape in shapes.items():
-            if name not in state or state[name].shape != shape or not np.isfinite(state[name]).all():
-                raise CheckpointError(f"`{name}` of the pool is missing or damaged; wanted {shape}")
-        return cls(*(np.asarray(state[name], dtype=np.float64) for name in shapes))

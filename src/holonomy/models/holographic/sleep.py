@@ -1,4 +1,4 @@
-"""Sleep: rare long grams are forgotten and everything made from counts is made again, if that costs next to nothing."""
+"""Sleep: rare long grams are forgotten, if that costs next to nothing."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holonomy.core.errors import ConfigError
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.metrics import predict
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into, state_of
+
+PIECES = 16
+"""Of the text, spread over all of it: texts repeat themselves in some places and not in others."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class SleepReport:
         loss_before, loss_after: on held-out words, in nats.
         bytes_before, bytes_after: of the exact counts.
         dropped: grams forgotten.
+        lowest: order of the shortest of them, 0 if nothing was kept.
     """
 
     kept: bool
@@ -29,47 +34,77 @@ class SleepReport:
     bytes_before: int
     bytes_after: int
     dropped: int
+    lowest: int
 
 
 def sleep(
     model: HolographicModel,
-    replay: np.ndarray,
-    held_out: np.ndarray,
+    tokens: np.ndarray,
     *,
     starts: np.ndarray | None = None,
     least: int = 2,
-    lowest: int = 4,
+    lowest: int = 3,
     bound: float = 0.01,
+    share: float = 0.1,
 ) -> SleepReport:
-    """Forgets long grams that occurred fewer than `least` times, consolidates, and looks back.
+    """Forgets long grams that occurred fewer than `least` times, if that costs next to nothing.
+
+    Pieces from all over the text decide: they are unlearned, and predicted before and after on trial. What then goes
+    from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`.
 
     Args:
-        model: learned `replay`, not `held_out`.
-        replay: text that vectors, classes and what hangs on them are made from again.
-        held_out: words that decide whether the sleep is kept.
-        starts: where documents of `replay` begin; one document by default.
+        model: has learned `tokens`.
+        tokens: documents end to end.
+        starts: where documents begin; one document by default.
         least: occurrences that a gram needs to stay.
-        lowest: order below which no gram is forgotten.
-        bound: largest relative rise of the held-out perplexity.
+        lowest: order below which no gram is forgotten; where that costs too much, higher ones are tried.
+        bound: largest relative rise of the perplexity of those pieces; a larger one leaves the model as it was.
+        share: of the text that they make up.
 
     Raises:
-        ConfigError: no held-out word, or a bound below zero.
+        ConfigError: a bound below zero, a text too short to hold anything out.
     """
-    if len(held_out) < 2 or bound < 0:
-        raise ConfigError(f"`held_out` has {len(held_out)} words and `bound` is {bound}; wanted 2 or more, 0 or more")
-    positions = np.arange(len(held_out))
-    before, size = float(predict(model, held_out, positions).losses.mean()), _bytes(model)
-    saved = state_of(model)
-    tries = [gram.trie for gram in model.memories.grams]
-    dropped = sum(trie.prune(least, lowest=lowest) for trie in tries)
-    model.consolidate(replay, starts)
-    for gram in model.memories.classes:
-        dropped += gram.trie.prune(least, lowest=lowest)
-    after, rest = float(predict(model, held_out, positions).losses.mean()), _bytes(model)
-    kept = after <= before + np.log1p(bound)
-    if not kept:
+    size = int(len(tokens) * share / PIECES)
+    if bound < 0 or size < 1:
+        raise ConfigError(f"`bound` is {bound} and `tokens` holds {len(tokens)}; wanted 0 or more, and a longer text")
+    begins = np.zeros(1, dtype=np.int64) if starts is None else starts
+    # As far apart as they can be; one that follows its own beginning would be too easy.
+    firsts = np.linspace(0, len(tokens), PIECES, endpoint=False).astype(int) + (len(tokens) // PIECES - size)
+    places = (firsts[:, None] + np.arange(size)).reshape(-1)
+    saved, bytes_before = state_of(model), _bytes(model)
+    try:
+        model.change(of_text(tokens, begins, places), tokens[places], sign=-1)
+        unlearned = True
+    except DataError:
+        # Some of it went in an earlier sleep: then it is predicted as it is.
         load_into(model, saved)
-    return SleepReport(bool(kept), before, after, size, rest, dropped)
+        unlearned = False
+    if unlearned:
+        # Vectors and classes must not know the pieces either.
+        rest = np.setdiff1d(np.arange(len(tokens)), places)
+        model.memories.refresh(of_text(tokens, begins, rest), tokens[rest])
+    before = float(predict(model, tokens, places, starts=begins).losses.mean())
+    rested, after = state_of(model), before
+    for order in range(lowest, model.memories.counts.order + 1):
+        dropped = _prune(model, least, order)
+        after = float(predict(model, tokens, places, starts=begins).losses.mean())
+        if after <= before + np.log1p(bound):
+            break
+        load_into(model, rested)
+    else:
+        load_into(model, saved)
+        return SleepReport(False, before, after, bytes_before, bytes_before, 0, 0)
+    if unlearned:
+        # The trial was on counts without the pieces: what they hold may have occurred elsewhere, and then it stays.
+        load_into(model, saved)
+        dropped = _prune(model, least, order)
+    return SleepReport(True, before, after, bytes_before, _bytes(model), dropped, order)
+
+
+def _prune(model: HolographicModel, least: int, lowest: int) -> int:
+    # Where the longest grams are shorter, they are what is pruned first.
+    tries = [gram.trie for gram in [*model.memories.grams, *model.memories.classes]]
+    return sum(trie.prune(least, lowest=min(lowest, trie.order)) for trie in tries)
 
 
 def _bytes(model: HolographicModel) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.learner import Json, State
+from holonomy.data.tokenizer import CharTokenizer
+from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
 from holonomy.models.holographic.memories import Memories
@@ -141,6 +143,25 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
     return Mixture(gate, power, slope, str(meta["product"]), exponents, bool(meta["calibrated"]), pool)
 
 
+def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
+    """The learned part of a state with another number of words behind those it shares with its own tokenizer.
+
+    Counts and bindings stay. Vectors, classes and what hangs on them go: fit the model again.
+
+    Args:
+        state: what `state_of` gave.
+        tokenizer: with the same first words; what is counted must be among them.
+    """
+    gone = ("grams/class ", "group/", "readout/")
+    kept: State = {k: v for k, v in state.items() if not k.startswith(gone) and k != "vectors"}
+    unigram, meta = state["unigram"], state[META]
+    assert isinstance(unigram, Tensor) and isinstance(meta, dict)
+    size = tokenizer.vocab_size
+    kept["unigram"] = torch.cat([unigram[:size], unigram.new_zeros(max(0, size - len(unigram)))])
+    kept[META] = {**meta, "fingerprint": tokenizer.fingerprint, "classes": [], "vectors": False}
+    return kept
+
+
 def merge_into(model: HolographicModel, other: HolographicModel) -> None:
     """Adds all pairs that another model has learned: counts and bindings are then those of one pass over both texts.
 
@@ -151,7 +172,9 @@ def merge_into(model: HolographicModel, other: HolographicModel) -> None:
         DataError: counts would overflow; nothing has changed.
     """
     if model.tokenizer.fingerprint != other.tokenizer.fingerprint or model.config != other.config:
-        raise ConfigError("`other` has another tokenizer or configuration; merge models of one kind")
+        raise ConfigError(
+            "`other` has another tokenizer or configuration; merge models of one kind: runs with one `data.vocabulary`"
+        )
     mine, theirs = model.memories, other.memories
     mine.classes, mine.readout = [], None
     if model.mirror is not None and other.mirror is not None:

@@ -1,0 +1,101 @@
+"""`holonomy merge`, `forget` and `sleep`: what can be done to holographic runs after their pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holonomy.cli import options
+from holonomy.cli.console import loss_table, out, print_json, print_words, token_unit
+
+if TYPE_CHECKING:
+    from holonomy.train.checkpoint import Checkpoint
+
+
+def _reader(root: Path, threads: str | None) -> Callable[[str], Checkpoint]:
+    from holonomy.cli.process import tune_process
+    from holonomy.recipes import launch
+
+    tune_process(threads=options.thread_count(threads) or "auto")
+    return lambda name: launch.read_checkpoint(name, root)
+
+
+def _print(run: str, metrics: dict[str, float], title: str, *, as_json: bool, quiet: bool) -> None:
+    if as_json:
+        print_json({"run": run, "metrics": metrics})
+    elif not quiet:
+        out().print(loss_table(metrics, title))
+        if token_unit(metrics) == "word":
+            print_words(metrics)
+
+
+def merge(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Two or more runs of one vocabulary.")],
+    run: Annotated[str, typer.Option("--run", help="Name of the run directory to make.")],
+    threads: options.Threads = None,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Add what holographic runs have learned into one run, that of a single pass over all their texts.
+
+    Example: holonomy merge part1 part2 --run whole
+
+    Runs need one vocabulary: train them with --set data.vocabulary=TEXT, the same text for all of them.
+    """
+    from holonomy.recipes.holographic_runs import merge as merged
+
+    metrics = merged(runs, run=run, root=root, read=_reader(root, threads))
+    _print(run, metrics, "Held-out loss on the text of the first run", as_json=as_json, quiet=quiet)
+
+
+def forget(
+    run: options.Run,
+    data: Annotated[str, typer.Option("--data", help="The learned text: known name or path.")],
+    threads: options.Threads = None,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Take a text out of a holographic run, as if it had never learned it, and remove its older checkpoints.
+
+    Example: holonomy forget words --data letters.txt
+    """
+    from holonomy.recipes.holographic_runs import forget as forgotten
+
+    metrics = forgotten(run, data, root=root, read=_reader(root, threads))
+    _print(run, metrics, "Held-out loss without it", as_json=as_json, quiet=quiet)
+
+
+def sleep(
+    run: options.Run,
+    lowest: Annotated[int, typer.Option("--lowest", min=2, help="Order of the shortest grams that may go.")] = 3,
+    bound: Annotated[
+        float, typer.Option("--bound", min=0.0, help="Largest rise of the perplexity, relative, that is kept.")
+    ] = 0.01,
+    threads: options.Threads = None,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Let a holographic run drop long grams that occurred once; undone if it then predicts worse than allowed.
+
+    Example: holonomy sleep words
+    """
+    from holonomy.recipes.holographic_runs import sleep_run
+
+    report = sleep_run(run, root=root, read=_reader(root, threads), lowest=lowest, bound=bound)
+    if as_json:
+        print_json({"run": run, **asdict(report)})
+        return
+    if not quiet:
+        done = "kept" if report.kept else "rolled back: it costs more than --bound allows; the run is as it was"
+        out().print(
+            f"{report.dropped:,} grams dropped, {report.bytes_before:,} bytes to {report.bytes_after:,}, loss on "
+            f"unlearned pieces {report.loss_before:.4f} to {report.loss_after:.4f}: {done}",
+            markup=False,
+        )

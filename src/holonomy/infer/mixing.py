@@ -1,0 +1,276 @@
+"""Language models over one vocabulary as one: their distributions are added, weighed by what they said lately.
+
+Weights follow the text by fixed share (Herbster & Warmuth 1998): with p_i the probability that member i gave to the
+token that came, v_i <- (1 - share) v_i p_i / sum_j v_j p_j + share / M: no weight depends on the distant past. Shares
+of several sizes are weighed the same way: a small one leaves little to a member that is never right. A gate turns
+log v, and what the distributions give away themselves (their doubt, how sure they are of their first choice, the mass
+they share), into weights; an even gate takes v as it is. In a static evaluation v is context: no parameter moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.geometry.compiled import compiled
+from holonomy.infer.language_model import LanguageModel, Tokenizer
+from holonomy.models.holographic.metrics import Predictions, chained, judged
+from holonomy.models.holographic.mixture import Gate
+
+SHARES = (0.3, 0.03)
+"""Parts of the weights that are dealt out evenly after each token."""
+EXCHANGE = 0.01
+"""The same for the weights of the shares."""
+REACH = 1024
+"""Tokens that weights look back on: what stood before them moves them by less than 1e-4."""
+SMALLEST = -87.0
+"""Log probability below which float32 has no number."""
+
+
+@lru_cache(maxsize=1)
+def share_kernel() -> Any:
+    """`follow(own, weights, shares, exchange, out)`: weights before each token, and after the last one in `weights`."""
+
+    def follow(own, weights, shares, exchange, out):
+        # own[b, t, i]: log probability of token t from member i; weights[b, k, i]: of share k and member i together.
+        rows, length, members = own.shape
+        kinds = len(shares)
+        mass = np.empty(kinds)
+        for b in range(rows):
+            for t in range(length):
+                top = own[b, t].max()
+                for i in range(members):
+                    out[b, t, i] = weights[b, :, i].sum()
+                    weights[b, :, i] *= np.exp(own[b, t, i] - top)
+                for k in range(kinds):
+                    mass[k] = weights[b, k].sum()
+                total = mass.sum()
+                for k in range(kinds):
+                    kept = (1 - exchange) * mass[k] / total + exchange / kinds
+                    for i in range(members):
+                        own_share = weights[b, k, i] / mass[k]
+                        weights[b, k, i] = kept * ((1 - shares[k]) * own_share + shares[k] / members)
+
+    return compiled(follow)
+
+
+def num_clues(members: int) -> int:
+    """How many numbers `clues` gives for so many members."""
+    return 1 + 3 * members + members * (members - 1) // 2
+
+
+def clues(logs: Float[Tensor, "B M V"], weights: Float[Tensor, "B M"]) -> np.ndarray:
+    """One; log weight, entropy and largest log probability of each member; mass that each two share; [B, d] float64."""
+    probs = logs.exp()
+    entropy = -(probs * logs).sum(2)
+    shared = [torch.minimum(probs[:, i], probs[:, j]).sum(1) for i, j in combinations(range(logs.shape[1]), 2)]
+    columns = [torch.ones(len(logs), 1), weights.log(), entropy, logs.max(2).values, *(s[:, None] for s in shared)]
+    return torch.cat(columns, 1).double().numpy()
+
+
+def even_gate(members: int) -> Gate:
+    """The gate that takes the weights as they are."""
+    size = num_clues(members)
+    scores = np.zeros((size, members))
+    scores[1 : 1 + members] = np.eye(members)
+    return Gate(np.zeros(size), np.ones(size), scores)
+
+
+@dataclass
+class Joint:
+    """State of a mixture.
+
+    Attributes:
+        states: of the members.
+        weights: of shares and members, [B, shares, M] float64; v is their sum over shares.
+        ahead: what the members expect next, [B, M, V]; None before the first token.
+    """
+
+    states: list[Any]
+    weights: np.ndarray
+    ahead: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What members say before the tokens of a block.
+
+    Attributes:
+        logs: log probabilities, [n, M, V].
+        weights: v, [n, M].
+        targets: the tokens, [n].
+    """
+
+    logs: Tensor
+    weights: Tensor
+    targets: np.ndarray
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """What decides the weights."""
+        return clues(self.logs, self.weights)
+
+    @property
+    def own(self) -> np.ndarray:
+        """Probability of each token from each member, [n, M] float64."""
+        index = torch.from_numpy(self.targets)[:, None, None].expand(-1, self.logs.shape[1], 1)
+        return self.logs.gather(2, index).squeeze(2).double().exp().numpy()
+
+
+def fitted_gate(panels: Iterable[Panel], *, prior: float) -> Gate:
+    """The gate that makes the tokens of a text most likely, which no member has learned.
+
+    Args:
+        panels: what they say about it.
+        prior: pull of its weights, as of `Gate.fit`.
+
+    Raises:
+        DataError: there is no text.
+    """
+    found = [(panel.own, panel.numbers) for panel in panels]
+    if not found:
+        raise DataError("there is no text to fit the mixture on; name one with `--data`")
+    own, numbers = zip(*found, strict=True)
+    return Gate.fit(np.concatenate(own), np.concatenate(numbers), prior=prior)
+
+
+class MixedModel:
+    """Implements the `LanguageModel` protocol on members that read the same tokens.
+
+    Args:
+        members: language models over one vocabulary.
+        gate: from clues to weights; None takes what fixed share gives.
+        shares: of the weights, dealt out evenly after each token.
+
+    Raises:
+        ConfigError: fewer than two members, vocabularies of different sizes, or a share outside of (0, 1).
+    """
+
+    def __init__(
+        self, members: Sequence[LanguageModel], gate: Gate | None = None, *, shares: Sequence[float] = SHARES
+    ) -> None:
+        sizes = [m.tokenizer.vocab_size for m in members]
+        if len(members) < 2 or len(set(sizes)) > 1:
+            raise ConfigError(f"`members` have vocabularies of {sizes} tokens; wanted two or more of one size")
+        if not shares or not all(0 < share < 1 for share in shares):
+            raise ConfigError(f"`shares` is {tuple(shares)}; wanted numbers between 0 and 1")
+        self.members, self.shares = list(members), np.array(shares, dtype=np.float64)
+        self.gate = gate or even_gate(len(members))
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer of all members."""
+        return self.members[0].tokenizer
+
+    @property
+    def context_limit(self) -> int | None:
+        """The least of the members' limits."""
+        return min((m.context_limit for m in self.members if m.context_limit is not None), default=None)
+
+    def combined(self, logs: Float[Tensor, "N M V"], weights: Float[Tensor, "N M"]) -> Float[Tensor, "N V"]:
+        """Log probabilities of the mixture, normalised."""
+        shares = torch.from_numpy(self.gate(clues(logs, weights))).float()
+        return (logs + shares.log()[:, :, None]).logsumexp(1).log_softmax(1)
+
+    def start(self, batch: int) -> Joint:
+        """State before the first token: one of each member."""
+        sizes = (len(self.shares), len(self.members))
+        return Joint([m.start(batch) for m in self.members], np.full((batch, *sizes), 1 / (sizes[0] * sizes[1])))
+
+    def _read(self, ids: Int[Tensor, "B T"], state: Joint) -> tuple[Tensor, Tensor, Joint]:
+        """What members say after each token, [B, T, M, V], the weights there, [B, T, M], and the state after all."""
+        found = [m.advance(ids, s) for m, s in zip(self.members, state.states, strict=True)]
+        logs = torch.stack([said.clamp_min(SMALLEST) for said, _ in found], 2)
+        before = logs[:, :-1] if state.ahead is None else torch.cat([state.ahead[:, None], logs[:, :-1]], 1)
+        known = ids[:, ids.shape[1] - before.shape[1] :]
+        index = known[:, :, None, None].expand(-1, -1, len(self.members), 1)
+        own = before.gather(3, index).squeeze(3).double().numpy()
+        weights, out = state.weights.copy(), np.empty(own.shape)
+        share_kernel()(np.ascontiguousarray(own), weights, self.shares, EXCHANGE, out)
+        # Those after a token are those before the next one.
+        out = np.concatenate([out, weights.sum(1)[:, None]], 1)[:, own.shape[1] + 1 - ids.shape[1] :]
+        return logs, torch.from_numpy(out).float(), Joint([s for _, s in found], weights, logs[:, -1])
+
+    def advance(self, ids: Int[Tensor, "B T"], state: Joint) -> tuple[Float[Tensor, "B T V"], Joint]:
+        """Takes many tokens at once; returns the distribution after each of them."""
+        logs, weights, state = self._read(ids, state)
+        return self.combined(logs.flatten(0, 1), weights.flatten(0, 1)).view(*ids.shape, -1), state
+
+    def log_probs(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
+        """Log probabilities of the token after each place."""
+        return self.advance(ids, self.start(len(ids)))[0]
+
+    def prefill(self, ids: Int[Tensor, "B T"], state: Joint) -> tuple[Float[Tensor, "B V"], Joint]:
+        """Takes many tokens at once; returns the distribution after the last one."""
+        if ids.shape[1] > REACH:
+            early, ids = ids[:, :-REACH], ids[:, -REACH:]
+            states = [m.prefill(early, s)[1] for m, s in zip(self.members, state.states, strict=True)]
+            state = Joint(states, self.start(len(ids)).weights)
+        logs, state = self.advance(ids, state)
+        return logs[:, -1], state
+
+    def step(self, ids: Int[Tensor, " B"], state: Joint) -> tuple[Float[Tensor, "B V"], Joint]:
+        """Takes one token a sequence; returns the distribution after it."""
+        logs, state = self.advance(ids[:, None], state)
+        return logs[:, 0], state
+
+    def panels(self, before: np.ndarray, tokens: np.ndarray, *, block: int) -> Iterator[Panel]:
+        """What the members say about a text, block by block, each token after all that stand before it.
+
+        Whoever asks may let members learn a block before asking for the next one.
+
+        Args:
+            before: tokens that stand before the text; not empty.
+            tokens: the text.
+            block: tokens of a block.
+
+        Raises:
+            DataError: nothing stands before the text.
+        """
+        if not len(before):
+            raise DataError("`before` is empty; a first token cannot be predicted from nothing")
+        state, last = self.start(1), before[-1:]
+        if len(before) > 1:
+            _, state = self.prefill(torch.from_numpy(before[:-1])[None], state)
+        for begin in range(0, len(tokens), block):
+            part = tokens[begin : begin + block]
+            # A token is taken when it is asked what follows it: what was learned meanwhile counts.
+            inputs = torch.from_numpy(np.concatenate([last, part[:-1]]))
+            logs, weights, state = self._read(inputs[None], state)
+            last = part[-1:]
+            yield Panel(logs[0], weights[0], part)
+
+
+def read_through(
+    model: MixedModel,
+    before: np.ndarray,
+    tokens: np.ndarray,
+    *,
+    block: int,
+    learn: Callable[[int, int], None] | None = None,
+) -> Predictions:
+    """Predicts a text as one stream.
+
+    Args:
+        model: the mixture.
+        before: tokens that stand before it.
+        tokens: the text.
+        block: tokens predicted before `learn` is told.
+        learn: told the first place of each block that was predicted, and the one behind it.
+    """
+    parts, at = list[Predictions](), 0
+    for panel in model.panels(before, tokens, block=block):
+        parts.append(judged(model.combined(panel.logs, panel.weights), panel.targets))
+        if learn is not None:
+            learn(at, at + len(panel.targets))
+        at += len(panel.targets)
+    return chained(parts)

@@ -1,0 +1,209 @@
+"""Runs that learn further texts, forget them, sleep, and are merged: each against the model that it should equal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from holonomy.cli import main
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.text import load_text
+from holonomy.models.holographic.config import HolographicRunConfig
+from holonomy.models.holographic.learner import OnePass
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.recipes import configure, launch
+from holonomy.recipes.holographic import learned_texts, learned_words, read_words
+from holonomy.recipes.holographic_runs import forget, merge
+from holonomy.train.checkpoint import Checkpoint, steps
+from holonomy.train.monitor import SilentProgress
+
+SMALL = (
+    "model.batch_size=500",
+    "model.counts.classes=[20]",
+    "model.similarity.dim=16",
+    "model.mixture.product_steps=5",
+    "model.mixture.em_steps=20",
+    "model.tower.levels=3",
+    "model.tower.channels=4",
+    "train.cadence.save_every=2",
+)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder, text = tmp_path_factory.mktemp("texts"), load_text("pydoc").text
+    paths = []
+    for number in range(3):
+        paths.append(folder / f"part{number}.txt")
+        paths[-1].write_text(text[number * 12_000 : (number + 1) * 12_000])
+    (folder / "whole.txt").write_text(text[:36_000])
+    return paths
+
+
+def trained(root: Path, name: str, text: Path, *overrides: str) -> HolographicRunConfig:
+    config = configure("holographic", overrides=(f"data.source={text}", *SMALL, *overrides)).config
+    assert isinstance(config, HolographicRunConfig)
+    launch.train(config, recipe="holographic", run=name, root=root, progress=SilentProgress())
+    return config
+
+
+def reader(root: Path):
+    def read(run: str) -> Checkpoint:
+        return launch.read_checkpoint(run, root)
+
+    return read
+
+
+def further(root: Path, run: str, text: Path):
+    return launch.resume(run, root=root, progress=SilentProgress(), data=str(text))
+
+
+def joint(config: HolographicRunConfig, tokenizer, texts: list[Path]) -> HolographicModel:
+    """The model that learned all texts at once, as documents of their own."""
+    words = [read_words(config.data.model_copy(update={"source": str(t)}), tokenizer).split.train for t in texts]
+    starts = np.cumsum([0, *(len(w) for w in words[:-1])])
+    model = HolographicModel(config.model, tokenizer)
+    model.learn_text(np.concatenate(words), starts)
+    model.fit(np.concatenate(words), starts)
+    return model
+
+
+def apart(one: HolographicModel, other: HolographicModel, text: Path) -> float:
+    ids = torch.from_numpy(other.tokenizer.encode(text.read_text()[-3000:]))[None]
+    return float((one.log_probs(ids) - other.log_probs(ids)).abs().max())
+
+
+def test_a_further_text_is_learned_and_forgotten_exactly(texts: list[Path], tmp_path: Path) -> None:
+    config = trained(tmp_path, "a", texts[0])
+    alone = launch.load("a", root=tmp_path)
+    report = further(tmp_path, "a", texts[1])
+    saved, model = launch.read_checkpoint("a", tmp_path), launch.load("a", root=tmp_path)
+    found = learned_texts(saved)
+    assert [Path(t.source).name for t in found] == ["part0.txt", "part1.txt"]
+    assert found[0].vocab_size == alone.vocab_size < found[1].vocab_size == model.vocab_size
+    assert model.tokenizer.symbols[: alone.vocab_size] == alone.tokenizer.symbols
+    assert report.steps == saved.state["data"]["drawn"] == saved.step
+    # What it knows of the further text is worth something there.
+    after = launch.evaluate("a", root=tmp_path, data=str(texts[1]), split="validation")
+    trained(tmp_path, "only", texts[0])
+    before = launch.evaluate("only", root=tmp_path, data=str(texts[1]), split="validation")
+    assert after["val/unknown_share"] < before["val/unknown_share"]
+    with pytest.raises(ConfigError, match="count it twice"):
+        further(tmp_path, "a", texts[1])
+    with pytest.raises(DataError, match="never learned"):
+        forget("a", str(texts[2]), root=tmp_path, read=reader(tmp_path))
+    metrics = forget("a", str(texts[1]), root=tmp_path, read=reader(tmp_path))
+    forgotten = launch.load("a", root=tmp_path)
+    assert forgotten.tokenizer.symbols == alone.tokenizer.symbols
+    assert apart(forgotten, alone, texts[0]) < 1e-4
+    assert metrics["val/loss"] == pytest.approx(launch.evaluate("only", root=tmp_path)["val/loss"], abs=1e-6)
+    assert len(steps(launch.RunDirectory.open("a", tmp_path).checkpoints)) == 1
+    stored, measured = launch.verify("a", root=tmp_path)
+    assert stored == pytest.approx(measured, abs=1e-9)
+    with pytest.raises(ConfigError, match="nothing but"):
+        forget("a", str(texts[0]), root=tmp_path, read=reader(tmp_path))
+    # And it goes on learning.
+    further(tmp_path, "a", texts[2])
+    saved, again = launch.read_checkpoint("a", tmp_path), launch.load("a", root=tmp_path)
+    words, starts = learned_words(config, learned_texts(saved), again.tokenizer)
+    plain = HolographicModel(config.model, again.tokenizer)
+    plain.learn_text(words, starts)
+    plain.fit(words, starts)
+    assert apart(again, plain, texts[2]) < 1e-4
+
+
+def test_the_first_text_can_be_forgotten(texts: list[Path], tmp_path: Path) -> None:
+    vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
+    config = trained(tmp_path, "b", texts[0], vocabulary)
+    further(tmp_path, "b", texts[1])
+    model = launch.load("b", root=tmp_path)
+    assert apart(model, joint(config, model.tokenizer, texts[:2]), texts[1]) < 1e-5
+    forget("b", str(texts[0]), root=tmp_path, read=reader(tmp_path))
+    model = launch.load("b", root=tmp_path)
+    assert apart(model, joint(config, model.tokenizer, [texts[1]]), texts[1]) < 1e-4
+    assert launch.config_of_run("b", tmp_path).data.source == str(texts[1])
+    stored, measured = launch.verify("b", root=tmp_path)
+    assert stored == pytest.approx(measured, abs=1e-9)
+
+
+def test_an_interrupted_further_text_goes_on_exactly(
+    texts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("whole", "cut"):
+        trained(tmp_path, name, texts[0])
+    further(tmp_path, "whole", texts[1])
+    honest, drawn = OnePass.next, []
+
+    def failing(self: OnePass):
+        drawn.append(1)
+        if len(drawn) == 5:
+            raise OSError("the power fails")
+        return honest(self)
+
+    monkeypatch.setattr(OnePass, "next", failing)
+    with pytest.raises(OSError, match="power"):
+        further(tmp_path, "cut", texts[1])
+    monkeypatch.setattr(OnePass, "next", honest)
+    with pytest.raises(ConfigError, match="finish"):
+        further(tmp_path, "cut", texts[2])
+    launch.resume("cut", root=tmp_path, progress=SilentProgress())
+    one, other = (launch.read_checkpoint(n, tmp_path).tensors for n in ("whole", "cut"))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: Path) -> None:
+    vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
+    for number, text in enumerate(texts):
+        config = trained(tmp_path, f"part{number}", text, vocabulary)
+    names = [f"part{n}" for n in range(3)]
+    merge(names, run="merged", root=tmp_path, read=reader(tmp_path))
+    model = launch.load("merged", root=tmp_path)
+    assert apart(model, joint(config, model.tokenizer, texts), texts[2]) < 1e-5
+    stored, measured = launch.verify("merged", root=tmp_path)
+    assert stored == pytest.approx(measured, abs=1e-9)
+    forget("merged", str(texts[1]), root=tmp_path, read=reader(tmp_path))
+    model = launch.load("merged", root=tmp_path)
+    assert apart(model, joint(config, model.tokenizer, [texts[0], texts[2]]), texts[2]) < 1e-4
+    trained(tmp_path, "own", texts[0])
+    for runs, match in ((["part0"], "two or more"), (["part0", "part0"], "too"), (["part1", "own"], "another way")):
+        with pytest.raises(ConfigError, match=match):
+            merge(runs, run="x", root=tmp_path, read=reader(tmp_path))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        merge(names, run="merged", root=tmp_path, read=reader(tmp_path))
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_run_sleeps(texts: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch) -> None:
+    trained(tmp_path, "a", texts[0].parent / "whole.txt")
+
+    def holonomy(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["holonomy", *arguments, "--root", str(tmp_path)])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(False)
+        printed = capfd.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1", "--bound", "0.5")
+    said = json.loads(out)
+    assert code == 0 and said["kept"] and said["bytes_after"] < said["bytes_before"]
+    assert said["loss_after"] <= said["loss_before"] + np.log1p(0.5)
+    stored, measured = launch.verify("a", root=tmp_path)
+    assert stored == pytest.approx(measured, abs=1e-9)
+    code, _, err = holonomy("forget", "a", "--data", str(texts[0]))
+    assert code == 3 and "never learned" in err
+    code, _, err = holonomy("train", "--resume", "a", "--data", str(texts[0].parent / "none.txt"))
+    assert code == 3 and "none.txt" in err
+    code, out, _ = holonomy("train", "--resume", "a", "--data", str(texts[0]), "--json", "--threads", "1")
+    assert code == 0 and json.loads(out)["family"] == "holographic"
+    code, _, err = holonomy("forget", "a", "--data", str(texts[0]))
+    assert code == 2 and "has slept" in err
+    code, _, err = holonomy("merge", "a", "--run", "x")
+    assert code == 2 and "two or more" in err

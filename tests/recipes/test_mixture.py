@@ -1,0 +1,153 @@
+"""Mixtures of runs as runs: made, evaluated, verified, listed and talked to like any other."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from holonomy.cli import main
+from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.data.text import load_text
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.recipes import configure, launch, mixture
+from holonomy.train.catalogue import Catalogue
+from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.monitor import SilentProgress
+
+LIOR = ["model.d=16", "model.n_osc=16", "model.hidden=16", "model.heads=2", "data.seq_len=32", "data.batch=4"]
+FEW = ["model.mixture.positions=2000", "model.mixture.pool_steps=2", "model.mixture.em_steps=5"]
+PLAIN = ["model.counts.order=4", "model.counts.spelled=[]", "model.counts.skips=[]", *FEW]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Runs of both families and a mixture of theirs."""
+    path = tmp_path_factory.mktemp("mixing")
+    text = load_text("pydoc").text[:24_000].lower()
+    text = "".join(c for c in text if c in "etaoinshrdlucmfwypvbg .\n")
+    for name, part in (("text", text[:14_000]), ("other", "#" + text[14_000:])):
+        (path / f"{name}.txt").write_text(part)
+    for recipe, name, text, settings in (
+        ("lior", "network", "text", [*LIOR, "data.unk=false", "train.budget={steps: 60}"]),
+        ("holographic-chars", "memory", "text", ["data.unk=false", *FEW]),
+        ("holographic-chars", "plain", "text", ["data.unk=false", *PLAIN]),
+        ("holographic-chars", "foreign", "other", ["data.unk=false", *PLAIN]),
+        ("ternary-smoke", "ops", None, ["train.budget={steps: 2}"]),
+    ):
+        source = [] if text is None else [f"data.source={path / f'{text}.txt'}"]
+        config = configure(recipe, overrides=(*source, *settings)).config
+        launch.train(config, recipe=recipe, run=name, root=path, progress=SilentProgress())
+    mixed(path, "both")
+    return path
+
+
+def mixed(root: Path, name: str, runs: tuple[str, str] = ("network", "memory"), data: str | None = None):
+    def read(run: str) -> Checkpoint:
+        return launch.read_checkpoint(run, root)
+
+    return mixture.mix(runs, run=name, root=root, read=read, progress=SilentProgress(), data=data)
+
+
+def test_a_mixture_is_a_run_like_any_other(root: Path) -> None:
+    parts = [
+        launch.evaluate(name, root=root, protocol=p)["val/loss"]
+        for name, p in (("network", "carried"), ("memory", None))
+    ]
+    found = launch.evaluate("both", root=root, with_baselines=True)
+    assert found["val/loss"] < min(parts) + 0.02
+    assert found["baseline/kn7"] == launch.evaluate("memory", root=root, with_baselines=True)["baseline/kn7"]
+    assert found["val/bits_per_char"] == pytest.approx(found["val/loss"] / np.log(2))
+    stored, measured = launch.verify("both", root=root)
+    assert stored == pytest.approx(measured, abs=1e-6)
+    record = next(r for r in Catalogue(root).records() if r.name == "both")
+    assert (record.state, record.family, record.loss) == ("finished", "mixture", stored)
+    shown = launch.describe_run(launch.RunDirectory.open("both", root))
+    assert list(shown["changed"]["members"]) == ["network", "memory"]
+    model, infer = launch.load_speaker("both", root=root)
+    session = Session(model, Sampling(temperature=infer.temperature), seed=1)
+    session.feed("the with")
+    first = "".join(session.reply(max_tokens=20))
+    session.reset()
+    session.feed("the with")
+    assert "".join(session.reply(max_tokens=20)) == first
+    with pytest.raises(ConfigError, match="not trained"):
+        launch.resume("both", root=root, progress=SilentProgress())
+    with pytest.raises(ConfigError, match="one stream"):
+        launch.evaluate("both", root=root, protocol="windows")
+
+
+def test_learning_while_reading_pays_and_is_forgotten(root: Path) -> None:
+    for name in ("both", "memory"):
+        static = launch.evaluate(name, root=root)
+        online = launch.evaluate(name, root=root, mode="online", with_baselines=True)
+        assert not set(static) & set(online)
+        assert online["val/loss_online"] < static["val/loss"]
+        assert online["val/loss_online"] < online["baseline/kn7_online"]
+    for name in ("network", "ops"):
+        with pytest.raises(ConfigError, match="--mode"):
+            launch.evaluate(name, root=root, mode="online")
+    with pytest.raises(ConfigError, match="static, online"):
+        launch.evaluate("memory", root=root, mode="onlin")
+
+
+def test_members_that_count_fit_a_gate_on_what_they_unlearn(root: Path) -> None:
+    report = mixed(root, "counts", ("memory", "plain"))
+    parts = [launch.evaluate(name, root=root)["val/loss"] for name in ("memory", "plain")]
+    assert report.metrics["val/loss"] < min(parts) + 0.005
+    model = launch.load("counts", root=root)
+    assert np.abs(model.gate.weights[0]).max() > 0.1
+    # What was unlearned for the fit is learned in the members that are saved.
+    (memory,) = (m for m in [launch.load("memory", root=root)] if isinstance(m, HolographicModel))
+    assert model.members[0].memories.counts.num_grams == memory.memories.counts.num_grams
+
+
+def test_runs_that_do_not_go_together_are_refused(root: Path) -> None:
+    other = str(root / "other.txt")
+    with pytest.raises(ConfigError, match="different vocabularies"):
+        mixed(root, "x", ("memory", "foreign"))
+    with pytest.raises(ConfigError, match="no language model"):
+        mixed(root, "x", ("memory", "ops"))
+    with pytest.raises(ConfigError, match="holds a run already"):
+        mixed(root, "both")
+    with pytest.raises(CheckpointError, match="memori"):
+        mixed(root, "x", ("network", "memori"))
+    with pytest.raises(ConfigError, match="a member was trained on"):
+        mixed(root, "x", data=str(root / "text.txt"))
+    assert not (root / "x").exists()
+    part = Path(other).read_text()
+    known = set((root / "text.txt").read_text())
+    Path(root / "near.txt").write_text("".join(c for c in part if c in known))
+    report = mixed(root, "elsewhere", data=str(root / "near.txt"))
+    assert report.metrics["val/tokens"] == pytest.approx(len((root / "near.txt").read_text()) / 2, abs=1)
+    stored, measured = launch.verify("elsewhere", root=root)
+    assert stored == pytest.approx(measured, abs=1e-6)
+
+
+def test_the_command(root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def holonomy(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["holonomy", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main.run()
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(False)
+        printed = capfd.readouterr()
+        return int(ended.value.code or 0), printed.out, printed.err
+
+    words = ["mix", "network", "memory", "--run", "again", "--root", str(root), "--threads", "1"]
+    code, out, _ = holonomy(*words, "--json")
+    assert code == 0 and json.loads(out)["family"] == "mixture"
+    code, _, err = holonomy(*words)
+    assert code == 2 and "choose another name" in err
+    code, _, err = holonomy("mix", "network", "nothing", "--run", "y", "--root", str(root))
+    assert code == 4 and "is not a run directory" in err
+    code, out, _ = holonomy("eval", "again", "--mode", "online", "--root", str(root), "--baselines")
+    assert code == 0 and "this model, learning" in out and "Kneser-Ney, order 7, learning" in out
+    code, out, _ = holonomy("mix", "--help")
+    assert code == 0 and "Example: holonomy mix" in out
