@@ -360,8 +360,13 @@ def _check_data(saved: Checkpoint) -> None:
 
 def _pictures(model: MixedModel) -> list[Picture]:
     """What the members look like inside, one after the other."""
-    draws = ((LiorLanguageModel, lior_pictures), (HolographicModel, holographic_pictures))
-    return [picture for m in model.members for kind, draw in draws if isinstance(m, kind) for picture in draw(m)]
+    found: list[Picture] = []
+    for member in model.members:
+        if isinstance(member, LiorLanguageModel):
+            found += lior_pictures(member)
+        elif isinstance(member, HolographicModel):
+            found += holographic_pictures(member)
+    return found
 
 
 class MixtureParts:
