@@ -54,6 +54,13 @@ def test_the_list_of_claims_in_docs_is_that_of_the_registry() -> None:
     )
 
 
+def test_every_claim_names_the_document_that_makes_it() -> None:
+    for subject in CLAIMS:
+        named = re.findall(r"[\w/.-]+\.md", subject.source)
+        assert named, subject.id
+        assert all((ROOT / name).is_file() for name in named), (subject.id, subject.source)
+
+
 def audited(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
     monkeypatch.setattr(sys, "argv", ["holonomy", "audit", *arguments])
     with pytest.raises(SystemExit) as ended:

@@ -68,6 +68,7 @@ def test_a_mixture_is_a_run_like_any_other(root: Path) -> None:
     assert stored == pytest.approx(measured, abs=1e-6)
     record = next(r for r in Catalogue(root).records() if r.name == "both")
     assert (record.state, record.family, record.loss) == ("finished", "mixture", stored)
+    assert launch.RunDirectory.open("both", root).result()["metrics"]["val/loss"] == stored
     shown = launch.describe_run(launch.RunDirectory.open("both", root))
     assert list(shown["changed"]["members"]) == ["network", "memory"]
     model, infer = launch.load_speaker("both", root=root)

@@ -46,7 +46,10 @@ def select(ids: Sequence[str] | None, *, family: str | None, full: bool) -> list
     """
     found = [c for c in CLAIMS if family is None or family in c.families]
     if ids is None:
-        return [c for c in found if c.small or full]
+        chosen = [c for c in found if c.small or full]
+        if not chosen:
+            raise ConfigError(f"no claim says anything about runs of the family {family}; see --list")
+        return chosen
     for name in ids:
         if not any(c.id.startswith(name) for c in CLAIMS):
             CLAIMS.get(name)
@@ -82,7 +85,7 @@ def audit(
     Returns:
         The verdicts, in the order of the claims. What crashed or took too long is an `error`.
     """
-    needed = sorted({f for c in claims for f in c.families}) if run is None else []
+    needed = sorted({f for c in claims for f in c.families if f in PREPARED}) if run is None else []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="holonomy-audit-")))
         workers = [stack.enter_context(Worker(scratch / f"worker-{n}.log")) for n in range(max(1, jobs))]
@@ -109,7 +112,9 @@ def audit(
                 found = verdict(subject, setting, "error", seconds=0.0, detail="; ".join(broken.values()))
             else:
                 if run is None:
-                    setting = replace(setting, runs={f: scratch / "runs" / f for f in subject.families})
+                    setting = replace(
+                        setting, runs={f: scratch / "runs" / f for f in subject.families if f in PREPARED}
+                    )
                 found = _judged(subject, setting, idle)
             watch(found)
             return found

@@ -295,20 +295,21 @@ def mix(
     now = Counters(step=1, cpu_s=cpu, seconds=seconds, evaluated=1)
     now.best, now.metrics = {"value": metrics[BEST], "step": 1}, metrics
     with RunDirectory.create(root, run, prefix="mixture", config=config) as directory:
-        path = _save(directory, config, members, model, now, texts.digest)
-    return FitReport(
-        run=directory.path,
-        family="mixture",
-        steps=1,
-        tokens=now.tokens,
-        seconds=seconds,
-        cpu_seconds=cpu,
-        peak_rss_mb=peak_rss_mb(),
-        metrics=metrics,
-        best={"metric": BEST, **now.best},
-        checkpoint=path,
-        ended="the weights are fitted",
-    )
+        report = FitReport(
+            run=directory.path,
+            family="mixture",
+            steps=1,
+            tokens=now.tokens,
+            seconds=seconds,
+            cpu_seconds=cpu,
+            peak_rss_mb=peak_rss_mb(),
+            metrics=metrics,
+            best={"metric": BEST, **now.best},
+            checkpoint=_save(directory, config, members, model, now, texts.digest),
+            ended="the weights are fitted",
+        )
+        directory.keep_result(report.to_json())
+    return report
 
 
 def _save(

@@ -24,14 +24,19 @@ from holonomy.train import catalogue
 from holonomy.train.checkpoint import STATE, TENSORS, Checkpoint, find, read
 from holonomy.train.run import RunDirectory
 
-FAMILIES = ("holographic", "lior", "ternary")
+FAMILIES = ("holographic", "lior", "mixture", "ternary")
 READ_AT_MOST = 2 * 2**30
 """Bytes that all damaged copies of one checkpoint may take to read: a large one is damaged fewer times."""
 FEWEST = 24
 ODD_ERRORS = (HolonomyError, OSError, ValueError, LookupError, TypeError, RuntimeError, AttributeError)
 WITHIN = 1e-3
 """What `holonomy runs verify` allows."""
-USED = {"lior": ("average.", "model."), "ternary": ("model.vae.",), "holographic": ("",)}
+USED = {
+    "lior": ("average.", "model."),
+    "ternary": ("model.vae.",),
+    "holographic": ("",),
+    "mixture": ("0/average.", "0/model.", "0/"),
+}
 """Beginnings of the names of tensors that loading a model reads; the first that any has."""
 
 
@@ -209,7 +214,7 @@ def _unequal(saved: Checkpoint, files: dict[str, bytes]) -> int:
 @claim(
     "checkpoint.safety",
     statement="A checkpoint that is changed anywhere is refused with its file named, and never runs a program.",
-    source="docs/reliability.md",
+    source="README.md",
     families=FAMILIES,
 )
 def safety(setting: Setting) -> Evidence:
@@ -295,7 +300,7 @@ def _catalogued(run: Path, scratch: Path) -> list[str]:
 @claim(
     "run.metrics-verify",
     statement="A run measured again has the metrics recorded in it, and its catalogue entry says what its files say.",
-    source="docs/reliability.md",
+    source="README.md",
     families=FAMILIES,
 )
 def metrics_verify(setting: Setting) -> Evidence:
