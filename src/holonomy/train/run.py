@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from holonomy.core.config import Config, replace_text, to_yaml
+from holonomy.core.config import LEFTOVER, Config, remove_leftovers, replace_text, to_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.core.registry import nearest
 
@@ -53,12 +53,13 @@ class RunDirectory:
         path = root / (name or f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if not _may_begin(path):
                 raise ConfigError(
                     f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
                 )
-            (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            (path / "env.json").write_text(json.dumps(_environment(), indent=1), encoding="utf-8")
+            # The last one makes it a run: `open` asks for it.
+            replace_text(path / "env.json", json.dumps(_environment(), indent=1))
+            replace_text(path / "config.yaml", to_yaml(config))
             (path / CHECKPOINTS).mkdir()
         except OSError as error:
             raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
@@ -145,6 +146,7 @@ class RunDirectory:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._lock = handle
+        remove_leftovers(self.path)
         return self
 
     def __exit__(
@@ -153,6 +155,13 @@ class RunDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _may_begin(path: Path) -> bool:
+    """Whether a directory is empty, or holds only what a process left that died while it made a run."""
+    names = {p.name for p in path.iterdir() if not LEFTOVER.fullmatch(p.name)}
+    # A configuration alone was put there by hand.
+    return names in (set(), {"env.json"}, {"env.json", "config.yaml"})
 
 
 def _environment() -> dict[str, object]:
