@@ -242,34 +242,9 @@ def test_formulas_name_tests_and_modules_that_exist() -> None:
         assert (SOURCE / f"{path.replace('.', '/')}.py").exists(), path
 
 
-def documented_commands() -> list[str]:
+def test_documented_targets_exist() -> None:
     blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    lines = [line.strip().removeprefix("$ ").partition("  #")[0].strip() for b in blocks for line in b.splitlines()]
-    return [line for line in lines if line.startswith(("make ", "holonomy "))]
-
-
-def test_documented_commands_exist() -> None:
-    from typer.testing import CliRunner
-
-    from holonomy.cli.main import app
-
-    commands = documented_commands()
-    assert len(commands) >= 5
+    wanted = [line.split()[1] for block in blocks for line in block.splitlines() if line.startswith("make ")]
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    for command in commands:
-        program, *words = command.split()
-        if program == "make":
-            assert words[0] in targets, command
-            continue
-        verbs = [w for w in words[:2] if re.fullmatch("[a-z-]+", w)]
-        helped = next(
-            (
-                CliRunner().invoke(app, [*verbs[:n], "--help"], terminal_width=200)
-                for n in (len(verbs), 1)
-                if CliRunner().invoke(app, [*verbs[:n], "--help"]).exit_code == 0
-            ),
-            None,
-        )
-        assert helped is not None, command
-        for option in re.findall(r"--[a-z-]+", command):
-            assert option in helped.output, f"{command}: {option}"
+    assert len(wanted) >= 2
+    assert set(wanted) <= targets

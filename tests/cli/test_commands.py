@@ -180,13 +180,6 @@ def test_config_show_yaml_is_a_config_file(here: Path, capfd, monkeypatch) -> No
     assert again == out
 
 
-def test_every_command_shows_an_example(capfd, monkeypatch) -> None:
-    for words in (["train"], ["eval"], ["generate"], ["chat"], ["recipes"], ["config", "show"], ["runs", "list"], []):
-        code, out, _ = holonomy(capfd, monkeypatch, *words, "--help")
-        assert code == 0
-        assert f"Example: holonomy {' '.join(words)}".strip() in out
-
-
 def test_resume_of_a_finished_run_and_its_table(here: Path, capfd, monkeypatch) -> None:
     code, out, err = holonomy(capfd, monkeypatch, "train", "--resume", "a", "--threads", "1")
     assert code == 0

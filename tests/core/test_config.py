@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -202,3 +204,17 @@ def test_a_text_is_replaced_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
     with pytest.raises(StorageError, match="cannot write"):
         replace_text(tmp_path / "none" / "c.yaml", "new")
+
+
+def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
+    pipe, link, file = tmp_path / "pipe", tmp_path / "link", tmp_path / "file"
+    os.mkfifo(pipe)
+    with pytest.raises(StorageError, match="not a file"):
+        replace_text(pipe, "x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    with pytest.raises(StorageError, match="not a file"):
+        replace_text(tmp_path, "x")
+    file.write_text("old")
+    link.symlink_to(file)
+    replace_text(link, "new")
+    assert (link.is_symlink(), file.read_text()) == (True, "new")

@@ -110,3 +110,15 @@ def test_bornmax_of_one_source_is_its_distribution_and_two_interfere() -> None:
 def test_wrong_selectors_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="selector|repetition"):
         Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def test_temperatures_and_shares_next_to_zero() -> None:
+    z, first = logits(20).float(), logits(20).argmax(1)
+    for sampling in (Sampling(temperature=1e-6), Sampling(temperature=1.0, top_p=1e-300)):
+        probs = sharpen(z, sampling)
+        assert torch.equal(probs.argmax(1), first)
+        torch.testing.assert_close(probs.sum(1), torch.ones(len(z)))
+        assert (probs.max(1).values > 0.999).all()
+    for wrong in (1e-7, 1e-300, -1e-300):
+        with pytest.raises(ConfigError, match="`temperature`"):
+            Sampling(temperature=wrong)

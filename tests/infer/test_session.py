@@ -131,6 +131,20 @@ def test_a_foreign_file_is_no_session(tmp_path: Path) -> None:
         session.load(tmp_path / "missing.json")
 
 
+@pytest.mark.parametrize("seed", [-1, 2**64])
+def test_seeds_out_of_range_are_refused(seed: int, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="`seed` is"):
+        Session(Alphabet(), GREEDY, seed=seed)
+    session, file = Session(Alphabet(), GREEDY, seed=1), tmp_path / "talk.json"
+    session.save(file)
+    file.write_text(file.read_text().replace('"seed": 1,', f'"seed": {seed},'))
+    with pytest.raises(DataError, match="not a saved session"):
+        session.load(file)
+    file.write_text('{"seed": 1e999, "turns": []}')
+    with pytest.raises(DataError, match="not a saved session"):
+        session.load(file)
+
+
 def test_wrong_sampling_changes_nothing() -> None:
     session = Session(Alphabet(), WARM, seed=1)
     with pytest.raises(ConfigError, match="temperature"):
@@ -144,6 +158,11 @@ def test_batches_continue_each_prompt_as_alone() -> None:
     model, prompts = Alphabet(), ["abc", "x", "hello", "m", "foo"]
     found = generate_batch(model, prompts, sampling=WARM, max_tokens=20, seed=5)
     assert found == [said(model, p, WARM, max_tokens=20, seed=5 + n) for n, p in enumerate(prompts)]
+    stop = ["def", "y"]
+    lengths = [prompt * n for n, prompt in enumerate(["abc", "x", "hello", "m", "foo"], 1)] + ["a" * 90]
+    found = generate_batch(model, lengths, sampling=WARM, max_tokens=20, seed=5, stop=stop)
+    assert found == [said(model, p, WARM, max_tokens=20, seed=5 + n, stop=stop) for n, p in enumerate(lengths)]
+    assert generate_batch(model, ["ab", "lmno"], sampling=GREEDY, max_tokens=4, seed=0) == ["cdef", "pqrs"]
     with pytest.raises(ConfigError, match="empty at place 1"):
         generate_batch(model, ["a", ""], sampling=WARM, max_tokens=2, seed=0)
     with pytest.raises(DataError, match="prompt 1 has characters"):

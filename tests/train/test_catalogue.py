@@ -117,6 +117,12 @@ def test_pruning_keeps_newest_and_best(root: Path) -> None:
     assert Catalogue(root).prune(["stopped"]) == 0
 
 
+def test_directories_whose_names_are_no_text_are_passed_over(tmp_path: Path) -> None:
+    create(tmp_path, "a", 0)
+    (tmp_path / os.fsdecode(b"\xff") / "checkpoints").mkdir(parents=True)
+    assert [r.name for r in Catalogue(tmp_path).records()] == ["a"]
+
+
 def test_no_runs_is_no_error(tmp_path: Path) -> None:
     assert Catalogue(tmp_path / "none").records() == []
     assert Catalogue(tmp_path).best() is None

@@ -60,7 +60,7 @@ def test_a_run_that_died_while_it_was_made_is_made_again(tmp_path: Path) -> None
         with create(tmp_path, path.name) as run:
             assert {p.name for p in run.path.iterdir()} == {*files, "checkpoints", "lock"}
     for content in ({"config.yaml"}, {"env.json", "notes"}):
-        path = tmp_path / "-".join(content)
+        path = tmp_path / "-".join(sorted(content))
         path.mkdir()
         for name in content:
             (path / name).write_text("mine")
@@ -75,6 +75,13 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
         (tmp_path / name).touch()
     with RunDirectory(tmp_path):
         assert {p.name for p in tmp_path.iterdir()} == names | {"lock"}
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\udcff", "\x1b[31m"])
+def test_names_that_cannot_be_shown_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="control character"):
+        RunDirectory.create(tmp_path, name, prefix="x", config=ToyConfig())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_run_gets_a_suggestion(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from holonomy.cli import options
+from holonomy.cli.console import print_json
 from holonomy.cli.generate import open_model, with_memory
 from holonomy.core.errors import ConfigError, HolonomyError
 from holonomy.core.registry import nearest
@@ -41,10 +43,14 @@ def chat(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal replies.")] = 1,
     threads: options.Threads = "1",
     root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Talk to a run: it continues what you type, and remembers the conversation.
 
     Example: holonomy chat first --temperature 0.6
+
+    With --json the conversation goes to stderr, and stands on stdout as one object when it is over.
     """
     from holonomy.infer.session import Session, check_max_tokens
 
@@ -56,17 +62,22 @@ def chat(
         Session(with_memory(model) if memory else model, sampling, seed=seed),
         max_tokens or longest,
     )
-    if sys.stdin.isatty():
-        talk.say(f"{run}: it continues what you type. /help lists the commands.")
-    ask = reader()
-    while not talk.over:
-        try:
-            line = ask("> ")
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
-            break
-        talk.take(line)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():
+        if sys.stdin.isatty() and not quiet:
+            talk.say(f"{run}: it continues what you type. /help lists the commands.")
+        ask = reader()
+        while not talk.over:
+            try:
+                line = ask("> ")
+            except KeyboardInterrupt:
+                continue
+            except EOFError:
+                break
+            except UnicodeDecodeError as error:
+                raise ConfigError(f"stdin is not UTF-8 at byte {error.start} of a line or block") from error
+            talk.take(line)
+    if as_json:
+        print_json({"run": run, "turns": talk.session.turns, "seconds": talk.seconds})
 
 
 def reader() -> Callable[[str], str]:

@@ -16,7 +16,7 @@ Source = Annotated[str, typer.Argument(help="Known name, file, folder or token s
 
 
 @data_commands.command("list")
-def list_data(as_json: options.Json = False) -> None:
+def list_data(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """List the texts that have a name, and where they are looked for.
 
     Example: holonomy data list
@@ -26,6 +26,7 @@ def list_data(as_json: options.Json = False) -> None:
     rows = known()
     if as_json:
         print_json({"data": rows})
+    if as_json or quiet:
         return
     table = Table("name", "there", "where", "comes from")
     for row in rows:
@@ -34,7 +35,7 @@ def list_data(as_json: options.Json = False) -> None:
 
 
 @data_commands.command("info")
-def info(source: Source, as_json: options.Json = False) -> None:
+def info(source: Source, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Show size, alphabet and digest of a text or a token store.
 
     Example: holonomy data info pydoc
@@ -44,6 +45,7 @@ def info(source: Source, as_json: options.Json = False) -> None:
     found = describe(source)
     if as_json:
         print_json(found)
+    if as_json or quiet:
         return
     table = Table(show_header=False)
     for name, value in found.items():
@@ -59,6 +61,7 @@ def prepare_data(
     field: Annotated[str, typer.Option("--field", help="Key of the text in JSON lines.")] = "text",
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out instead of stopping.")] = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a text, a JSONL file or a folder as a token store, which `train --data` reads from disk.
 
@@ -69,7 +72,7 @@ def prepare_data(
     made = prepare(source, store, unk=unk, field=field, skip_bad=skip_bad)
     if as_json:
         print_json({"store": str(store), "documents": len(made), "tokens": len(made.tokens), "sha256": made.digest})
-    else:
+    elif not quiet:
         out().print(
             f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols", markup=False
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -31,6 +32,7 @@ def evaluate(
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate a run: on held-out text, or on all operations.
 
@@ -44,7 +46,16 @@ def evaluate(
     missed = launch.missed_targets(run, metrics, root=root) if check else None
     if as_json:
         print_json({"run": run, "metrics": metrics, **({} if missed is None else {"missed": missed})})
-    elif "val/perplexity" not in metrics:
+    elif not quiet:
+        _print_metrics(metrics, protocol)
+    for fault in missed or ():
+        err().print(f"missed: {fault}", markup=False)
+    if missed:
+        raise typer.Exit(1)
+
+
+def _print_metrics(metrics: Mapping[str, float], protocol: str | None) -> None:
+    if "val/perplexity" not in metrics:
         out().print(figure_table(metrics, "All operations, along the path that was trained"))
     else:
         unit = {"char": "character"}.get(token_unit(metrics), token_unit(metrics))
@@ -56,7 +67,3 @@ def evaluate(
             out().print(f"{metrics['val/bits_per_char']:.4f} bits per character")
         if metrics.get("val/unknown"):
             out().print(f"{metrics['val/unknown']:,.0f} of the characters were never seen in training")
-    for fault in missed or ():
-        err().print(f"missed: {fault}", markup=False)
-    if missed:
-        raise typer.Exit(1)

@@ -35,10 +35,13 @@ def generate(
     threads: options.Threads = "1",
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Continue a text.
 
     Example: holonomy generate first --prompt "The with statement" --max-tokens 200 --seed 7
+
+    With --quiet the text stands alone, without a line end of its own.
     """
     from holonomy.infer.session import Session, check_max_tokens
 
@@ -62,7 +65,7 @@ def generate(
         written = "".join(pieces)
         seconds = time.perf_counter() - begin
         print_json({"run": run, "prompt": text, "text": written, "tokens": session.drawn, "seconds": seconds})
-    else:
+    elif not quiet:
         sys.stdout.write("\n")
 
 

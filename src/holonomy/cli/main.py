@@ -47,10 +47,23 @@ def main(
 
 
 def _register() -> None:
-    from holonomy.cli import audit, chat, data, evaluate, generate, geometry_lint, quickstart, recipes, runs, train
+    from holonomy.cli import (
+        audit,
+        chat,
+        data,
+        evaluate,
+        generate,
+        geometry_lint,
+        harness,
+        quickstart,
+        recipes,
+        runs,
+        train,
+    )
 
     app.command("train")(train.train)
     app.command("eval")(evaluate.evaluate)
+    app.command("lm-eval")(harness.lm_eval)
     app.command("generate")(generate.generate)
     app.command("chat")(chat.chat)
     app.command("quickstart")(quickstart.quickstart)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,7 +16,9 @@ Run = Annotated[
 ]
 Root = Annotated[Path, typer.Option("--root", help="Where run directories live.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress; notices and errors only.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", help="No progress, tables or notes: errors, and what --json or a file asks for.")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE.yaml", help="YAML file with some of the recipe's keys."),
@@ -30,16 +33,18 @@ Selector = Annotated[
 ]
 Memory = Annotated[bool, typer.Option("--memory", help="Remember what was read and recall what followed it.")]
 ROOT = Path("runs")
+THREADS = 1024
+"""Most threads that may be asked for, as in configurations."""
 
 
 def thread_count(text: str | None) -> int | Literal["auto"] | None:
     """The value of --threads, or None when it was not given.
 
     Raises:
-        ConfigError: neither auto nor a positive number.
+        ConfigError: neither auto nor a number from 1 to `THREADS`.
     """
     if text is None or text == "auto":
         return text
-    if not text.isdigit() or int(text) < 1:
-        raise ConfigError(f"`--threads` is {text!r}; wanted auto or a number of threads, such as --threads 2")
+    if not re.fullmatch("[0-9]{1,9}", text) or not 1 <= int(text) <= THREADS:
+        raise ConfigError(f"`--threads` is {text!r}; wanted auto or a number from 1 to {THREADS}, such as --threads 2")
     return int(text)

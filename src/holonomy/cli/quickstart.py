@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +31,7 @@ def quickstart(
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Train a language model on your text, step by step: asks, estimates, trains, and lets you talk to it.
 
@@ -37,7 +39,7 @@ def quickstart(
 
     Every question has an option; without a terminal the defaults answer.
     """
-    asks = sys.stdin.isatty() and not as_json
+    asks = sys.stdin.isatty() and not (as_json or quiet)
     source = _answer("text: pydoc, tinyshakespeare or a file", data, "pydoc", asks)
     shape = _answer(" | ".join(ARCHITECTURES), architecture, ARCHITECTURES[0], asks)
     _check_known("architecture", shape, ARCHITECTURES)
@@ -59,7 +61,7 @@ def quickstart(
     if as_json and only_estimate:
         print_json({"estimate": vars(cost)})
         return
-    if not as_json:
+    if not (as_json or quiet):
         out().print(
             f"{cost.parameters:,} parameters, {cost.memory_mb:,.0f} MB, "
             f"{cost.tokens_per_cpu_second:,.0f} characters per CPU-second: "
@@ -67,21 +69,24 @@ def quickstart(
         )
     if only_estimate or (asks and not typer.confirm("train?", default=True)):
         return
-    _train(resolved, run, root, chat and asks, as_json, vars(cost))
+    _train(resolved, run, root, chat and asks, as_json, quiet, vars(cost))
 
 
-def _train(config: Any, run: str | None, root: Path, talk: bool, as_json: bool, cost: dict[str, Any]) -> None:
+def _train(
+    config: Any, run: str | None, root: Path, talk: bool, as_json: bool, quiet: bool, cost: dict[str, Any]
+) -> None:
     from holonomy.cli import chat
     from holonomy.cli.console import ConsoleProgress
     from holonomy.cli.train import print_report, reported
     from holonomy.recipes import launch
 
-    progress = ConsoleProgress(quiet=as_json)
+    progress = ConsoleProgress(quiet=as_json or quiet)
     report = reported(lambda: launch.train(config, recipe="quickstart", run=run, root=root, progress=progress))
     if as_json:
         print_json({**report.to_json(), "estimate": cost})
         return
-    print_report(report)
+    if not quiet:
+        print_report(report)
     if talk:
         chat.chat(report.run.name, root=root)
 
@@ -101,7 +106,6 @@ def _check_known(name: str, value: str, known: tuple[str, ...]) -> None:
 def _seconds(text: str) -> float:
     if text in BUDGETS:
         return BUDGETS[text]
-    number = text.replace(".", "", 1)
-    if not number.isdigit() or float(text) <= 0:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]*)?|\.[0-9]+", text) or float(text) <= 0:
         raise ConfigError(f"`--budget` is {text!r}; wanted {', '.join(BUDGETS)} or a number of CPU-seconds")
     return float(text)

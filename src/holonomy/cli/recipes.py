@@ -17,7 +17,7 @@ from holonomy.recipes import RECIPES, configure
 config_commands = typer.Typer(help="Look at configurations, check and migrate them.", no_args_is_help=True)
 
 
-def recipes(as_json: options.Json = False) -> None:
+def recipes(as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """List the named recipes.
 
     Example: holonomy recipes
@@ -25,6 +25,7 @@ def recipes(as_json: options.Json = False) -> None:
     if as_json:
         rows = [{f: getattr(r, f) for f in ("name", "family", "trains", "data", "expect")} for r in RECIPES]
         print_json({"recipes": rows})
+    if as_json or quiet:
         return
     table = Table("recipe", "family", "what it trains", "data", "what to expect")
     for recipe in RECIPES:
@@ -39,6 +40,7 @@ def show(
     overrides: options.Overrides = None,
     as_yaml: Annotated[bool, typer.Option("--yaml", help="Print YAML that --config reads.")] = False,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show every key of a resolved configuration, its value and where the value comes from.
 
@@ -49,7 +51,7 @@ def show(
         print_json({"config": to_json(resolved.config), "origins": resolved.origins})
     elif as_yaml:
         print(to_yaml(resolved.config), end="")
-    else:
+    elif not quiet:
         table = Table("key", "value", "from")
         for key, value in leaves(resolved.config).items():
             table.add_row(key, str(list(value) if isinstance(value, tuple) else value), resolved.origins[key])
@@ -64,6 +66,7 @@ def validate(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file.")],
     recipe: Recipe = "lior",
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Check a configuration file: all mistakes at once, with line, key and the nearest name.
 
@@ -73,7 +76,7 @@ def validate(
     given = [key for key, origin in resolved.origins.items() if origin.startswith(f"{file}:")]
     if as_json:
         print_json({"file": str(file), "valid": True, "keys": given})
-    else:
+    elif not quiet:
         out().print(f"{file} is valid; it sets {len(given)} of {len(resolved.origins)} keys", markup=False)
 
 
@@ -82,6 +85,8 @@ def migrate_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file of any version.")],
     recipe: Recipe = "lior",
     write: Annotated[bool, typer.Option("--write", help="Change the file instead of printing it.")] = False,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Rename the keys of an older configuration file.
 
@@ -90,9 +95,11 @@ def migrate_file(
     kind = type(RECIPES.get(recipe).config())
     tree, notes = migrate(kind, read_yaml(file)[0], origin=str(file))
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    for note in notes:
+    for note in () if quiet else notes:
         err().print(note, markup=False)
     if write:
         replace_text(file, text)
-    else:
+    if as_json:
+        print_json({"file": str(file), "written": write, "renamed": notes, "config": tree})
+    elif not write:
         print(text, end="")

@@ -44,7 +44,7 @@ def _named(root: Path, names: list[str]) -> list[RunRecord]:
 
 
 @runs_commands.command("list")
-def list_runs(root: options.Root = options.ROOT, as_json: options.Json = False) -> None:
+def list_runs(root: options.Root = options.ROOT, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """List all runs, broken ones too.
 
     Example: holonomy runs list
@@ -52,12 +52,17 @@ def list_runs(root: options.Root = options.ROOT, as_json: options.Json = False) 
     records = _records(root)
     if as_json:
         print_json({"runs": [asdict(r) for r in records]})
-    else:
+    elif not quiet:
         out().print(_table(records))
 
 
 @runs_commands.command("show")
-def show_run(run: options.Run, root: options.Root = options.ROOT, as_json: options.Json = False) -> None:
+def show_run(
+    run: options.Run,
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Show everything about one run: state, metrics, checkpoints, configuration, environment.
 
     Example: holonomy runs show first
@@ -69,6 +74,7 @@ def show_run(run: options.Run, root: options.Root = options.ROOT, as_json: optio
     detail = launch.describe_run(directory)
     if as_json:
         print_json({**asdict(record), **detail})
+    if as_json or quiet:
         return
     console = out()
     console.print(_table([record]))
@@ -84,6 +90,7 @@ def compare(
     runs: Annotated[list[str], typer.Argument(help="Names of runs.")],
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Show some runs side by side, best first.
 
@@ -92,12 +99,12 @@ def compare(
     records = sorted(_named(root, runs), key=lambda r: (r.best is None, r.best))
     if as_json:
         print_json({"runs": [asdict(r) for r in records]})
-    else:
+    elif not quiet:
         out().print(_table(records))
 
 
 @runs_commands.command("best")
-def best(root: options.Root = options.ROOT, as_json: options.Json = False) -> None:
+def best(root: options.Root = options.ROOT, as_json: options.Json = False, quiet: options.Quiet = False) -> None:
     """Show the run with the lowest held-out loss.
 
     Example: holonomy runs best
@@ -109,7 +116,7 @@ def best(root: options.Root = options.ROOT, as_json: options.Json = False) -> No
         raise CheckpointError(f"no run in {root} has been evaluated yet; train one with `holonomy train`")
     if as_json:
         print_json(asdict(record))
-    else:
+    elif not quiet:
         out().print(_table([record]))
 
 
@@ -119,6 +126,7 @@ def verify(
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Evaluate runs again; one whose stored loss is off by more than 0.001 is invalid, and the exit code 1.
 
@@ -135,7 +143,7 @@ def verify(
         results.append({"run": run, "stored": stored, "measured": measured, "valid": valid})
     if as_json:
         print_json({"runs": results})
-    else:
+    elif not quiet:
         table = Table("run", "stored", "measured", "verdict")
         for r in results:
             verdict = "valid" if r["valid"] else "INVALID"
@@ -153,6 +161,7 @@ def plot(
     ] = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Draw the points, radii and losses of a ternary run.
 
@@ -165,7 +174,7 @@ def plot(
     files = [str(path) for path in plot_run(run, root=root, out=where)]
     if as_json:
         print_json({"run": run, "files": files})
-    else:
+    elif not quiet:
         out().print("\n".join(files), markup=False)
 
 
@@ -177,6 +186,7 @@ def report(
     ] = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> None:
     """Write a page about a run: results, curves, pictures of the model, samples, configuration. Opens without network.
 
@@ -189,13 +199,19 @@ def report(
         size = written.path.stat().st_size
         print_json({"run": run, "report": str(written.path), "bytes": size, "faults": list(written.faults)})
         return
-    out().print(str(written.path), markup=False)
+    if not quiet:
+        out().print(str(written.path), markup=False)
     for fault in written.faults:
         err().print(f"warning: the report lacks a part: {fault}", markup=False)
 
 
 @runs_commands.command("prune")
-def prune(runs: Annotated[list[str], typer.Argument(help="Names of runs.")], root: options.Root = options.ROOT) -> None:
+def prune(
+    runs: Annotated[list[str], typer.Argument(help="Names of runs.")],
+    root: options.Root = options.ROOT,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
     """Remove all checkpoints of runs but the newest and the best one.
 
     Example: holonomy runs prune first
@@ -206,4 +222,7 @@ def prune(runs: Annotated[list[str], typer.Argument(help="Names of runs.")], roo
     if busy:
         raise CheckpointError(f"`{busy[0]}` is being trained; wait for it, or stop it first")
     freed = Catalogue(root).prune(runs)
-    out().print(f"freed {freed / 2**20:.1f} MB")
+    if as_json:
+        print_json({"runs": runs, "freed_bytes": freed})
+    elif not quiet:
+        out().print(f"freed {freed / 2**20:.1f} MB")

@@ -122,8 +122,12 @@ def replace_text(path: Path, text: str) -> None:
     """Replaces a file as a whole: after a crash it is the old one or the new one.
 
     Raises:
-        StorageError: it cannot be written; the old one is intact.
+        StorageError: it cannot be written, or is a device or a folder; the old one is intact.
     """
+    path = path.resolve()
+    if path.exists() and not path.is_file():
+        # Renaming over it would put a file where a device was.
+        raise StorageError(f"cannot write `{path}`: it is not a file; name one")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         temporary.write_text(text, encoding="utf-8")

@@ -14,6 +14,8 @@ from holonomy.core.errors import ConfigError
 SELECTORS = ("softmax", "gibbsmax")
 RECENT = 64
 """Tokens that gibbsmax looks back on."""
+COLDEST = 1e-6
+"""Lowest temperature above zero: log probabilities divided by it are still numbers."""
 LOWEST, HALF_ENTROPY = 0.3, 0.5
 """The gate lowers the temperature to this share of it at most, with the entropy in units of this share of ln V."""
 
@@ -46,8 +48,8 @@ class Sampling:
             raise ConfigError(f"`selector` is {self.selector}; wanted one of {', '.join(SELECTORS)}")
         if not 0 < self.repetition <= 100:
             raise ConfigError(f"`repetition` is {self.repetition}; wanted a number above 0, up to 100 nats")
-        if not 0 <= self.temperature <= 100:
-            raise ConfigError(f"`temperature` is {self.temperature}; wanted a number in [0, 100]")
+        if self.temperature != 0 and not COLDEST <= self.temperature <= 100:
+            raise ConfigError(f"`temperature` is {self.temperature}; wanted a number in [{COLDEST:g}, 100], or 0")
         if self.top_k < 0:
             raise ConfigError(f"`top_k` is {self.top_k}; wanted 0 (keep all) or a positive number")
         if not 0 < self.top_p <= 1:
@@ -104,7 +106,10 @@ def sharpen(
     if sampling.top_p < 1:
         ordered, index = probs.sort(1, descending=True)
         before = ordered.cumsum(1) - ordered
-        probs = probs.masked_fill((before >= sampling.top_p).gather(1, index.argsort(1)), 0.0)
+        beyond = before >= sampling.top_p
+        # The most probable one stays, however small the share: as float32 it may be zero.
+        beyond[:, 0] = False
+        probs = probs.masked_fill(beyond.gather(1, index.argsort(1)), 0.0)
         probs = probs / probs.sum(1, keepdim=True)
     return probs
 

@@ -18,6 +18,8 @@ from holonomy.infer.sampling import RECENT, Sampling, draw
 MAX_TOKENS = 10_000_000
 """Largest reply that may be asked for: beyond it is a typing mistake, not a wish."""
 NEWLINE = "\n"
+ROWS, SPREAD = 64, 32
+"""Prompts that are continued together at most, and by how many tokens their lengths may differ."""
 
 
 def check_max_tokens(max_tokens: int) -> None:
@@ -37,9 +39,13 @@ class Session:
         model: the language model.
         sampling: how tokens are drawn.
         seed: start of the random numbers; equal seeds and equal inputs give equal text.
+
+    Raises:
+        ConfigError: the seed is out of range.
     """
 
     def __init__(self, model: LanguageModel, sampling: Sampling, *, seed: int) -> None:
+        _check_seed(seed)
         self.model, self.sampling, self.seed = model, sampling, seed
         self.reset()
 
@@ -94,8 +100,7 @@ class Session:
             ConfigError: `max_tokens` is out of range or a stop string is empty.
         """
         check_max_tokens(max_tokens)
-        if any(not s for s in stop):
-            raise ConfigError("`stop` holds an empty string; leave it out or name some text")
+        _check_stop(stop)
         if self._ahead is None:
             self._read(torch.as_tensor(self.model.tokenizer.opening()), NEWLINE)
         return self._reply(max_tokens, tuple(stop))
@@ -114,8 +119,8 @@ class Session:
                 self._ahead, self._state = self.model.step(token, self._state)
                 said.append(piece)
                 held += piece
-                end = min((at for s in stop if (at := held.find(s)) >= 0), default=-1)
-                if end >= 0:
+                end = first_stop(held, stop)
+                if end is not None:
                     held = held[:end]
                     break
                 if len(held) >= max(longest, 1):
@@ -179,6 +184,7 @@ class Session:
             content = json.loads(path.read_text(encoding="utf-8"))
             sampling = Sampling(**content["sampling"])
             seed = int(content["seed"])
+            _check_seed(seed)
             turns = [(str(role), str(text)) for role, text in content["turns"]]
             generator = torch.tensor(content["generator"], dtype=torch.uint8)
             torch.Generator().set_state(generator)
@@ -186,7 +192,7 @@ class Session:
             known = content.get("ids") or [self.model.tokenizer.encode(text) for _, text in turns]
             ids = [torch.as_tensor(np.asarray(tokens, dtype=np.int64)) for tokens in known]
             self._check_turns(turns, ids)
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ConfigError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ConfigError) as error:
             raise DataError(f"`{path}` is not a saved session ({error}); save one with /save FILE") from error
         self.sampling, self.seed = sampling, seed
         self.reset()
@@ -217,41 +223,112 @@ def generate(
 
 
 def generate_batch(
-    model: LanguageModel, prompts: Sequence[str], *, sampling: Sampling, max_tokens: int, seed: int
+    model: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    sampling: Sampling,
+    max_tokens: int,
+    seed: int,
+    stop: Sequence[str] = (),
 ) -> list[str]:
-    """Continues many prompts; those of equal length go through the model together.
+    """Continues many prompts together.
 
     Prompt n is continued as `generate` would with seed + n, up to rounding in the model's batched products.
 
     Raises:
-        ConfigError: `max_tokens` is out of range, or a prompt is empty.
+        ConfigError: `max_tokens` is out of range, a stop string or a prompt is empty.
         DataError: a prompt has characters that the model never saw.
     """
-    check_max_tokens(max_tokens)
-    by_length: dict[int, list[int]] = {}
     encoded = []
     for n, prompt in enumerate(prompts):
         if not prompt:
             raise ConfigError(f"`prompts` is empty at place {n}; give some text to continue")
         if (foreign := model.tokenizer.unknown(prompt)) and model.tokenizer.strict:
             raise DataError(f"prompt {n} has characters that the model never saw: {', '.join(map(repr, foreign))}")
-        ids = torch.as_tensor(model.tokenizer.encode(prompt))
-        encoded.append(ids if len(ids) else torch.as_tensor(model.tokenizer.opening()))
-        by_length.setdefault(len(encoded[-1]), []).append(n)
-    texts = [""] * len(prompts)
-    for places in by_length.values():
-        generators = [torch.Generator().manual_seed(seed + n) for n in places]
-        ids = torch.stack([encoded[n] for n in places])
-        ahead, state = model.prefill(ids, model.start(len(places)))
-        for _ in range(max_tokens):
-            rows = [
-                draw(ahead[n : n + 1], sampling, generator, ids[n : n + 1, -RECENT:])
-                for n, generator in enumerate(generators)
-            ]
-            token = torch.cat(rows)
-            ids = torch.cat([ids, token[:, None]], 1)
-            ahead, state = model.step(token, state)
-        start = len(encoded[places[0]])
-        for row, n in zip(ids[:, start:], places, strict=True):
-            texts[n] = model.tokenizer.decode(row)
+        encoded.append(model.tokenizer.encode(prompt))
+    return continue_batch(model, encoded, sampling=sampling, max_tokens=max_tokens, seed=seed, stop=stop)
+
+
+def continue_batch(
+    model: LanguageModel,
+    prompts: Sequence[np.ndarray],
+    *,
+    sampling: Sampling,
+    max_tokens: int,
+    seed: int,
+    stop: Sequence[str] = (),
+) -> list[str]:
+    """As `generate_batch`, from token ids; without any, a reply follows `tokenizer.opening()`.
+
+    Raises:
+        ConfigError: `max_tokens` is out of range, or a stop string is empty.
+    """
+    check_max_tokens(max_tokens)
+    _check_stop(stop)
+    rows = [torch.as_tensor(ids if len(ids) else model.tokenizer.opening()) for ids in prompts]
+    order, texts = sorted(range(len(rows)), key=lambda n: len(rows[n])), [""] * len(rows)
+    while order:
+        shortest = len(rows[order[0]])
+        places = [n for n in order[:ROWS] if len(rows[n]) <= shortest + SPREAD]
+        del order[: len(places)]
+        found = _continue_together(
+            model, [rows[n] for n in places], sampling, max_tokens, [seed + n for n in places], stop
+        )
+        for n, text in zip(places, found, strict=True):
+            texts[n] = text
     return texts
+
+
+def _continue_together(
+    model: LanguageModel,
+    prompts: Sequence[Tensor],
+    sampling: Sampling,
+    max_tokens: int,
+    seeds: Sequence[int],
+    stop: Sequence[str],
+) -> list[str]:
+    """Continues prompts of like length in lockstep: where one still has words of its own, they are what is said."""
+    shortest, longest = len(prompts[0]), len(prompts[-1])
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    decoders = [model.tokenizer.decoder() for _ in prompts]
+    texts, done = [""] * len(prompts), [False] * len(prompts)
+    ids = torch.stack([prompt[:shortest] for prompt in prompts])
+    ahead, state = model.prefill(ids, model.start(len(prompts)))
+    ids = ids[:, -RECENT:]
+    for place in range(shortest, longest + max_tokens):
+        speaks = [place >= len(prompt) for prompt in prompts]
+        if sampling.temperature == 0:
+            token = draw(ahead, sampling, generators[0], ids)
+        else:
+            token = torch.zeros(len(prompts), dtype=torch.int64)
+            for n in (n for n, speaking in enumerate(speaks) if speaking and not done[n]):
+                token[n] = draw(ahead[n : n + 1], sampling, generators[n], ids[n : n + 1])
+        for n, prompt in enumerate(prompts):
+            if not speaks[n]:
+                token[n] = prompt[place]
+            elif not done[n]:
+                last = place + 1 == len(prompt) + max_tokens
+                texts[n] += decoders[n]([int(token[n])], False) + (decoders[n]([], True) if last else "")
+                end = first_stop(texts[n], stop)
+                done[n] = last or end is not None
+                texts[n] = texts[n][:end]
+        if all(done):
+            break
+        ids = torch.cat([ids, token[:, None]], 1)[:, -RECENT:]
+        ahead, state = model.step(token, state)
+    return texts
+
+
+def first_stop(text: str, stop: Sequence[str]) -> int | None:
+    """Where the first stop string begins in a text, or None."""
+    return min((at for s in stop if (at := text.find(s)) >= 0), default=None)
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**64:
+        raise ConfigError(f"`seed` is {seed}; wanted a whole number from 0 to 2^64 - 1")
+
+
+def _check_stop(stop: Sequence[str]) -> None:
+    if any(not s for s in stop):
+        raise ConfigError("`stop` holds an empty string; leave it out or name some text")

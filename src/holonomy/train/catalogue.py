@@ -19,7 +19,7 @@ from holonomy.core.budget import Budget
 from holonomy.core.config import read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.train import checkpoint
-from holonomy.train.run import CHECKPOINTS
+from holonomy.train.run import CHECKPOINTS, is_text
 
 INDEX = "catalogue.sqlite"
 WAIT_SECONDS = 30.0
@@ -120,7 +120,9 @@ class Catalogue:
     def _directories(self) -> dict[str, Path]:
         if not self.root.is_dir():
             return {}
-        return {p.name: p for p in sorted(self.root.iterdir()) if (p / CHECKPOINTS).is_dir()}
+        # The index holds texts: a name that is none cannot have been given by this package.
+        found = (p for p in sorted(self.root.iterdir()) if is_text(p.name))
+        return {p.name: p for p in found if (p / CHECKPOINTS).is_dir()}
 
     def records(self) -> list[RunRecord]:
         """All runs by name, fresh: only directories that changed are read again.

@@ -9,6 +9,7 @@ import platform
 import socket
 import sys
 import time
+import unicodedata
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +22,11 @@ from holonomy.core.registry import nearest
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
+
+
+def is_text(name: str) -> bool:
+    """Whether a file name can be shown and stored: no zero byte, no line end, nothing that is not UTF-8."""
+    return not any(unicodedata.category(c) in ("Cc", "Cs") for c in name)
 
 
 class RunDirectory:
@@ -47,10 +53,12 @@ class RunDirectory:
             config: the resolved configuration.
 
         Raises:
-            ConfigError: the directory holds something already.
+            ConfigError: the directory holds something already, or its name is no text.
             StorageError: it cannot be written.
         """
         path = root / (name or f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}")
+        if not is_text(path.name):
+            raise ConfigError(f"`--run` {path.name!r} has a control character or half of one; choose another name")
         try:
             path.mkdir(parents=True, exist_ok=True)
             if not _may_begin(path):
@@ -77,7 +85,7 @@ class RunDirectory:
                 return cls(path.parent.parent)
             if (path / CHECKPOINTS).is_dir():
                 return cls(path)
-        names = sorted(p.name for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
+        names = sorted(p.name for p in root.iterdir() if (p / CHECKPOINTS).is_dir()) if root.is_dir() else []
         near = nearest(Path(run).name, names)
         hint = f"did you mean `{near}`? " if near else ""
         known = f"there are: {', '.join(names)}" if names else f"there are no runs in {root}"

@@ -306,7 +306,7 @@ def refused(config: Config, key: str) -> bool:
     return bool(reasons)
 
 
-def sample_text(seed: int) -> str:
+def synthetic_text(seed: int) -> str:
     """Sentences of a few words, in lines."""
     random = np.random.default_rng(seed)
     words = ["the", "of", *("".join(random.choice(list("aeioustrnl"), 5)) for _ in range(60))]
@@ -325,7 +325,7 @@ def sample_text(seed: int) -> str:
 def no_dead_keys(setting: Setting) -> Evidence:
     """Watches reads while tiny runs train, evaluate and write; looks for the rest in the source, or for refusals."""
     text = setting.scratch / "text.txt"
-    text.write_text(sample_text(setting.seed), encoding="utf-8")
+    text.write_text(synthetic_text(setting.seed), encoding="utf-8")
     keys, read, idle = dict[str, set[str]](), dict[str, set[str]](), set[str]()
     played: list[tuple[Any, set[str]]] = []
     for number, scenario in enumerate(SCENARIOS):

@@ -245,11 +245,12 @@ class HolographicModel:
         array = checked_ids("ids", ids.numpy(), self.num_ids)
         rows, width = array.shape
         joined = np.concatenate([state.ids, array], 1)
-        whole = of_windows(joined, self.pad_id)
+        whole, before = of_windows(joined, self.pad_id), state.ids.shape[1]
+        begins, ends = (a.reshape(rows, -1)[:, before:] for a in (whole.begins, whole.ends))
         limit = self.context_limit or joined.shape[1]
-        begins, ends = (t.reshape(rows, -1)[:, -width:].reshape(-1) for t in (whole.begins, whole.ends))
-        kept = np.repeat(state.lengths, width) + np.tile(np.arange(1, width + 1), rows)
-        found = self.distributions(Contexts(whole.tokens, np.maximum(begins, ends - np.minimum(kept, limit)), ends))
+        kept = np.minimum(state.lengths[:, None] + np.arange(1, width + 1), limit)
+        spans = Contexts(whole.tokens, np.maximum(begins, ends - kept).reshape(-1), ends.reshape(-1))
+        found = self.distributions(spans)
         return found.view(rows, width, self.vocab_size), state.take(array, limit)
 
     def step(self, ids: Int[Tensor, " B"], state: History) -> tuple[Float[Tensor, "B V"], History]:

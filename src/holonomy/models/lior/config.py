@@ -239,7 +239,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> DataConfig:
         if self.tokenizer == "bpe" and self.unk:
-            raise ValueError("unk is for tokenizer = char: byte pairs know every text; drop it")
+            raise ValueError("unk is for tokenizer = char: byte pairs know every text; set it to false")
         if self.tokenizer == "char" and self.bpe_vocab != type(self).model_fields["bpe_vocab"].default:
             raise ValueError("bpe_vocab is for tokenizer = bpe; set it, or drop this")
         return self
