@@ -84,6 +84,15 @@ def test_names_that_cannot_be_shown_are_refused(tmp_path: Path, name: str) -> No
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_leftover_that_cannot_be_removed_does_not_keep_the_lock(tmp_path: Path) -> None:
+    (tmp_path / f".x.{DEAD}").mkdir()
+    with pytest.raises(StorageError, match="cannot remove"):
+        RunDirectory(tmp_path).__enter__()
+    (tmp_path / f".x.{DEAD}").rmdir()
+    with RunDirectory(tmp_path) as run:
+        assert run.path == tmp_path
+
+
 def test_a_missing_run_gets_a_suggestion(tmp_path: Path) -> None:
     create(tmp_path, "shakespeare")
     with pytest.raises(CheckpointError, match="did you mean `shakespeare`"):

@@ -65,9 +65,9 @@ class RunDirectory:
                 raise ConfigError(
                     f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
                 )
-            # The last one makes it a run: `open` asks for it.
             replace_text(path / "env.json", json.dumps(_environment(), indent=1))
             replace_text(path / "config.yaml", to_yaml(config))
+            # Last, because it makes a run of the directory.
             (path / CHECKPOINTS).mkdir()
         except OSError as error:
             raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
@@ -154,12 +154,19 @@ class RunDirectory:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._lock = handle
-        remove_leftovers(self.path)
+        try:
+            remove_leftovers(self.path)
+        except StorageError:
+            self._unlock()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
