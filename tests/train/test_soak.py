@@ -76,11 +76,10 @@ def soak(family: str, folder: Path, budget: str) -> Growth:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="looks at the process through /proc")
-@pytest.mark.parametrize("family", ["lior", "ternary"])
-def test_memory_and_handles_do_not_grow(family: str, tmp_path: Path) -> None:
-    steps = {"lior": 20_000, "ternary": 8_000}[family]
-    found = soak(family, tmp_path, f"{{steps: {steps}}}")
-    assert found.steps == steps
+def test_memory_and_handles_do_not_grow(tmp_path: Path) -> None:
+    """Of lior alone: the slope of ternary runs shows nothing below some ten thousand updates, which take minutes."""
+    found = soak("lior", tmp_path, "{steps: 20000}")
+    assert found.steps == 20_000
     assert found.mb_per_10k <= 1.0, found
     # One file of a checkpoint and its directory may be open.
     assert max(found.handles) - min(found.handles) <= 2, found
