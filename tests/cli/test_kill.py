@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,22 +26,30 @@ def losses(run: Path) -> list[tuple]:
     return [(r["step"], r.get("train/loss"), r.get("train/statistic_norm"), r.get("val/loss")) for r in lines]
 
 
+def wait(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    while not happened():
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_killed_five_times_ends_like_the_run_that_was_left_alone(tmp_path: Path) -> None:
     settings = ["--set", "train.cadence.save_every=20"]
     whole = holonomy(tmp_path, "lior-smoke", "--run", "whole", *settings)
     whole.communicate()
     assert whole.returncode == 0
-    moments = random.Random(1)
+    moments, folder = random.Random(1), tmp_path / "killed" / "checkpoints"
     process = holonomy(tmp_path, "lior-smoke", "--run", "killed", *settings)
-    kills = 0
-    while kills < 5:
-        time.sleep(moments.uniform(2.5, 5.5))
-        if process.poll() is None:
-            process.kill()
-            kills += 1
+    # The first dies before its first checkpoint, each other one some updates after a new one.
+    wait(process, folder.is_dir)
+    for _ in range(5):
+        time.sleep(moments.uniform(0, 0.5))
+        process.kill()
         process.communicate()
+        assert process.returncode == -signal.SIGKILL
+        before = checkpoint.steps(folder)
         process = holonomy(tmp_path, "--resume", "killed")
+        wait(process, lambda before=before: checkpoint.steps(folder)[-1:] > before[-1:])
     process.communicate()
     assert process.returncode == 0
     runs = [tmp_path / name for name in ("whole", "killed")]

@@ -6,11 +6,11 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from mortal import Countdown, in_child
 from test_loop import records
 from toy import Regression, ToyConfig, train_toy
 
@@ -22,40 +22,10 @@ POINTS = ("open", "mkdir", "fsync", "rename", "replace")
 """Calls of a save after which a process may die."""
 
 
-def die() -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Countdown:
-    """Kills this process at the n-th call."""
-
-    def __init__(self, left: int) -> None:
-        self.left = left
-
-    def __call__(self) -> None:
-        self.left -= 1
-        if self.left == 0:
-            die()
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Runs a function in a forked process; returns the signal that killed it, or 0."""
-    pid = os.fork()
-    if pid == 0:
-        try:
-            work()
-        except BaseException:  # noqa: BLE001 - a child of a test must never return into the test
-            os._exit(9)
-        os._exit(0)
-    _, status = os.waitpid(pid, 0)
-    assert not os.WIFEXITED(status) or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
 def trained(path: Path, learner: Regression, **options) -> None:
     run = (
         RunDirectory(path)
-        if path.exists()
+        if (path / "checkpoints").exists()
         else RunDirectory.create(path.parent, path.name, prefix="t", config=ToyConfig())
     )
     with run:
@@ -75,11 +45,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list, dict[str, tor
 def check_continues(path: Path, whole: tuple[list, dict[str, torch.Tensor]]) -> None:
     """Every checkpoint that is there is whole; the next start ends as it should and leaves nothing behind."""
     folder = path / "checkpoints"
-    for step in checkpoint.steps(folder) if folder.exists() else []:
+    for step in checkpoint.steps(folder):
         checkpoint.read(folder / f"step-{step}")
-    if not folder.exists():
-        # Died before the directory was complete: the user starts anew.
-        shutil.rmtree(path, ignore_errors=True)
     trained(path, Regression())
     last = checkpoint.find(folder, "latest")
     assert last is not None and last.name == "step-60"
@@ -131,9 +98,9 @@ def test_fifty_kills_in_each_phase(phase: str, tmp_path: Path, whole: tuple[list
         path = tmp_path / f"run-{tries}"
         tries += 1
         if phase == "loading":
-            assert killed_in("training", moments.randint(10, 60), path) == signal.SIGKILL
-        kills += killed_in(phase, moments.randint(1, events), path) == signal.SIGKILL
-        kills += killed_in(phase, moments.randint(1, events), path) == signal.SIGKILL
+            assert killed_in("training", moments.randint(10, 60), path) == -signal.SIGKILL
+        kills += killed_in(phase, moments.randint(1, events), path) == -signal.SIGKILL
+        kills += killed_in(phase, moments.randint(1, events), path) == -signal.SIGKILL
         check_continues(path, whole)
     assert tries < 100
 
@@ -158,7 +125,7 @@ def test_a_kill_at_every_fault_point_of_a_save(
             setattr(os, point, call)
             trained(path, Regression())
 
-        if in_child(work) != signal.SIGKILL:
+        if in_child(work) != -signal.SIGKILL:
             break
         deaths += 1
         check_continues(path, whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,9 @@ from holonomy.core.config import read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.train.monitor import MetricsLog, read_curves
 from holonomy.train.run import RunDirectory
+
+DEAD = 2**22 + 1
+"""A process number that Linux does not give."""
 
 
 def create(root: Path, name: str | None) -> RunDirectory:
@@ -43,11 +47,50 @@ def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "a" / "env.json").read_bytes() == before
 
 
+def test_a_run_that_died_while_it_was_made_is_made_again(tmp_path: Path) -> None:
+    """A process may die after each file; what a user put there stays."""
+    create(tmp_path, "whole")
+    files = ("env.json", "config.yaml")
+    for n in range(3):
+        path = tmp_path / f"half-{n}"
+        path.mkdir()
+        for name in files[:n]:
+            (path / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+        (path / f".{files[min(n, 1)]}.{DEAD}").write_text("half")
+        with create(tmp_path, path.name) as run:
+            assert {p.name for p in run.path.iterdir()} == {*files, "checkpoints", "lock"}
+    for content in ({"config.yaml"}, {"env.json", "notes"}):
+        path = tmp_path / "-".join(sorted(content))
+        path.mkdir()
+        for name in content:
+            (path / name).write_text("mine")
+        with pytest.raises(ConfigError, match="holds a run already"):
+            create(tmp_path, path.name)
+        assert {p.read_text() for p in path.iterdir()} == {"mine"}
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    names = {f".audit.json.{os.getppid()}", ".profile", ".x.y", "result.json.1"}
+    for name in (*names, f".audit.json.{DEAD}", f".result.json.{os.getpid()}"):
+        (tmp_path / name).touch()
+    with RunDirectory(tmp_path):
+        assert {p.name for p in tmp_path.iterdir()} == names | {"lock"}
+
+
 @pytest.mark.parametrize("name", ["a\0b", "a\nb", "\udcff", "\x1b[31m"])
 def test_names_that_cannot_be_shown_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match="control character"):
         RunDirectory.create(tmp_path, name, prefix="x", config=ToyConfig())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_leftover_that_cannot_be_removed_does_not_keep_the_lock(tmp_path: Path) -> None:
+    (tmp_path / f".x.{DEAD}").mkdir()
+    with pytest.raises(StorageError, match="cannot remove"):
+        RunDirectory(tmp_path).__enter__()
+    (tmp_path / f".x.{DEAD}").rmdir()
+    with RunDirectory(tmp_path) as run:
+        assert run.path == tmp_path
 
 
 def test_a_missing_run_gets_a_suggestion(tmp_path: Path) -> None:
@@ -84,6 +127,40 @@ def test_the_log_drops_later_and_half_written_records(tmp_path: Path) -> None:
     assert [json.loads(line) for line in log.path.read_text().splitlines()] == [
         {"step": s, "x": s / 2} for s in (1, 2, 2, 3)
     ]
+
+
+@pytest.mark.parametrize("middle", ["", "damaged\n"])
+def test_who_dies_while_the_log_is_cut_loses_nothing(tmp_path: Path, middle: str, monkeypatch) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.path.write_text('{"step": 1}\n' + middle + '{"step": 2}\n{"step": 3}\n')
+    before = log.path.read_bytes()
+
+    def broken(*arguments: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        for name in ("truncate", "replace"):
+            patch.setattr(os, name, broken)
+        with pytest.raises(StorageError, match="Input/output"):
+            log.truncate_after(2)
+    assert log.path.read_bytes() == before
+    log.truncate_after(2)
+    assert log.path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_a_record_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
+    log = MetricsLog(tmp_path / "metrics.jsonl")
+    log.write(1, {"x": 1.0})
+    before = log.path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 5, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="File too large"):
+            log.write(2, {"x": 2.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert log.path.read_bytes() == before
 
 
 def test_the_log_is_read_back_by_metric(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from holonomy.core.errors import ConfigError, Interrupted, TrainingDiverged
 from holonomy.recipes import RECIPES, configure
 from holonomy.recipes.families import FAMILIES
 from holonomy.recipes.results import token_unit
+from holonomy.train.signals import leaving
 
 if TYPE_CHECKING:
     from holonomy.train.monitor import Progress
@@ -104,7 +105,8 @@ def train(
 def reported(training: Callable[[], FitReport]) -> FitReport:
     """Trains, and leaves a page about it in the run directory, also when it ends early."""
     try:
-        report = training()
+        with leaving():
+            report = training()
     except (TrainingDiverged, Interrupted) as error:
         if error.run is not None:
             _leave_report(error.run)

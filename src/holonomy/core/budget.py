@@ -87,5 +87,5 @@ class Guard(Config):
     )
     min_gain: float = Field(default=0.0, ge=0, description="by how much a new best must be lower, nats per token")
     on_save_error: Literal["stop", "continue"] = Field(
-        default="stop", description="a checkpoint that cannot be written: stop, or go on and try the next one"
+        default="stop", description="a checkpoint or record that cannot be written: stop, or go on and try the next one"
     )

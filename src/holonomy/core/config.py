@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     return parse_yaml(text, str(path))
 
 
+LEFTOVER = re.compile(r"\..+\.(\d+)")
+"""Names that `replace_text` writes under before it renames; the number is of the process."""
+
+
 def replace_text(path: Path, text: str) -> None:
     """Replaces a file as a whole: after a crash it is the old one or the new one.
 
@@ -135,6 +140,32 @@ def replace_text(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write `{path}`: {error.strerror}") from error
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes what processes that died in `replace_text` left in a directory.
+
+    Raises:
+        StorageError: something cannot be removed.
+    """
+    for path in directory.glob(".*"):
+        match = LEFTOVER.fullmatch(path.name)
+        # Whoever bears our own number died before us: numbers come back, in containers at every start.
+        if match and (int(match[1]) == os.getpid() or not _lives(int(match[1]))):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"cannot remove `{path}`: {error.strerror}") from error
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def parse_yaml(text: str, name: str) -> tuple[dict[str, Any], dict[str, int]]:

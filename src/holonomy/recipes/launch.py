@@ -171,7 +171,10 @@ def _fit(work: Work, directory: RunDirectory, progress: Progress, saved: Checkpo
         raise
     finally:
         progress.stop()
-    report = replace(report, metrics={**report.metrics, **work.closing()})
+    try:
+        report = replace(report, metrics={**report.metrics, **work.closing()})
+    except Interrupted as error:
+        raise Interrupted(error.signum, report.checkpoint) from error
     _keep(directory, report.to_json(), progress, world)
     return report
 

@@ -119,7 +119,7 @@ class _Fit:
             if (self._due(cadence.log_every) or self.share >= 1) and not self._record():
                 self._agree()
                 continue
-            self._leave_if_told()
+            self.leave_if_told()
             if self._evaluation_due() or self.share >= 1:
                 self._evaluate()
             if self._due(cadence.save_every) or self.share >= 1 or self.now.ended:
@@ -253,14 +253,14 @@ class _Fit:
     def _publish(self, record: dict[str, float]) -> None:
         self.now.metrics.update(record)
         if self.world.leads:
-            self.log.write(self.now.step, record)
+            self._tolerant(lambda: self.log.write(self.now.step, record))
         self.progress.update(self.now.step, self.share, self.now.metrics)
 
     def _evaluate(self) -> None:
         begin = time.perf_counter()
         # One process must not leave an evaluation that the others finish: they hear of a signal at the next step.
         metrics = self.evaluate(self.stop if self.world.size == 1 else lambda: False)
-        self._leave_if_told()
+        self.leave_if_told()
         if metrics is None:
             return
         metrics = self.world.same(metrics)
@@ -339,14 +339,19 @@ class _Fit:
 
     def finish(self) -> None:
         """Waits for the last checkpoint."""
+        self._tolerant(self.writer.join)
+
+    def _tolerant(self, job: Callable[[], None]) -> None:
+        """Does something that may lack space, which ends the run or is told of, as the guard says."""
         try:
-            self.writer.join()
+            job()
         except StorageError as error:
             if self.plan.guard.on_save_error == "stop":
                 raise
             self.progress.notice(str(error))
 
-    def _leave_if_told(self) -> None:
+    def leave_if_told(self) -> None:
+        """Saves and raises `Interrupted` where a signal came."""
         received = self.stop.received if self.world.size == 1 else self.told
         if received is not None:
             path = self._save() if self.now.step else None
@@ -407,6 +412,7 @@ def fit(
             with work.stop.installed():
                 work.go()
                 work.finish()
+                work.leave_if_told()
                 world.barrier()
         finally:
             for callback in work.callbacks:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 import sys
 from array import array
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from holonomy.core.config import replace_text
 from holonomy.core.errors import StorageError
 
 
@@ -81,8 +84,13 @@ class MetricsLog:
         try:
             if not self.path.exists():
                 return
-            kept = [line for line in self.path.read_bytes().splitlines() if _step_of(line) <= step]
-            self.path.write_bytes(b"".join(line + b"\n" for line in kept))
+            content = self.path.read_bytes()
+            kept = b"".join(line + b"\n" for line in content.splitlines() if _step_of(line) <= step)
+            # Never emptied and written again: who dies between the two loses the whole log.
+            if content.startswith(kept):
+                os.truncate(self.path, len(kept))
+            else:
+                replace_text(self.path, kept.decode())
         except OSError as error:
             raise StorageError(f"cannot repair `{self.path}`: {error.strerror}") from error
 
@@ -90,13 +98,16 @@ class MetricsLog:
         """Appends one record.
 
         Raises:
-            StorageError: no space or no permission.
+            StorageError: no space or no permission; nothing of the record is left.
         """
         record = json.dumps({"step": step, **metrics})
+        before = self.path.stat().st_size if self.path.exists() else 0
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(record + "\n")
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, before)
             raise StorageError(f"cannot write `{self.path}`: {error.strerror}") from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from holonomy.core.config import Config, replace_text, to_yaml
+from holonomy.core.config import LEFTOVER, Config, remove_leftovers, replace_text, to_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.core.registry import nearest
 
@@ -62,8 +62,9 @@ class RunDirectory:
         try:
             path.mkdir(parents=True, exist_ok=True)
             cls.check_free(path)
-            (path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
-            (path / "env.json").write_text(json.dumps(_environment(), indent=1), encoding="utf-8")
+            replace_text(path / "env.json", json.dumps(_environment(), indent=1))
+            replace_text(path / "config.yaml", to_yaml(config))
+            # Last, because it makes a run of the directory.
             (path / CHECKPOINTS).mkdir()
         except OSError as error:
             raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
@@ -76,7 +77,7 @@ class RunDirectory:
         Raises:
             ConfigError: it does.
         """
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and not _may_begin(path):
             raise ConfigError(
                 f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
             )
@@ -162,14 +163,29 @@ class RunDirectory:
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"pid {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         self._lock = handle
+        try:
+            remove_leftovers(self.path)
+        except StorageError:
+            self._unlock()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _may_begin(path: Path) -> bool:
+    """Whether a directory is empty, or holds only what a process left that died while it made a run."""
+    names = {p.name for p in path.iterdir() if not LEFTOVER.fullmatch(p.name)}
+    # A configuration alone was put there by hand.
+    return names in (set(), {"env.json"}, {"env.json", "config.yaml"})
 
 
 def _environment() -> dict[str, object]:
