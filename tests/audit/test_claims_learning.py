@@ -21,7 +21,7 @@ from holonomy.nn.static import CausalFIR
 
 
 def gradients_by_graph(monkeypatch: pytest.MonkeyPatch) -> None:
-    def phases(self, batch):
+    def phases(self, batch, part):
         params = [p.requires_grad_(True) for p in self.net.parameters()]
         with torch.enable_grad():
             loss = self.loss.free(self.net(batch.inputs), batch.targets, None)

@@ -88,6 +88,7 @@ def test_the_command_prints_verdicts_and_writes_the_page(
         (["--claim", "geometri"], 2, "did you mean `geometry"),
         (["--markdown"], 2, "goes with --list"),
         (["--report", "nowhere/a.html", "--claim", "geometry.axioms"], 2, "does not exist"),
+        (["--report", ".", "--claim", "geometry.axioms"], 2, "that is a folder"),
         (["missing"], 4, "not a run directory"),
     ],
 )

@@ -218,6 +218,9 @@ class Fuzzer:
             return [*words, *([] if "--data" in given else ["--data", "text.txt"])] + (
                 [] if "--budget" in given else ["--budget", "0.1"]
             )
+        if words[:1] == ["audit"] and "--list" not in words:
+            # Other tests run claims.
+            return [*words, "--list"]
         if words[:1] in (["generate"], ["chat"]) and "--max-tokens" not in words:
             return [*words, "--max-tokens", "3"]
         return words

@@ -304,6 +304,12 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         (field, "field.adaptive", "true"),
         (field, "field.collapse_every", 1),
         ((*field, "field.collapse_every=1"), "field.collapse", "hard"),
+        ((), "data.carried", 2),
+        ((), "train.echo.nudge", "target_embedding"),
+        (("train.echo.nudge=target_embedding",), "train.echo.pull", 0.5),
+        ((), "train.spsa.groups", "[log_radius]"),
+        (("train.spsa.groups=[log_radius]",), "train.spsa.samples", 2),
+        (("train.spsa.groups=[log_radius]",), "train.spsa.epsilon", 0.05),
         ((), "data.tokenizer", "bpe"),
         (("data.tokenizer=bpe",), "data.bpe_vocab", 300),
     ):

@@ -71,7 +71,7 @@ def test_evaluation_and_verification_repeat_what_training_said(finished: FitRepo
     assert metrics == {k: v for k, v in finished.metrics.items() if k in metrics}
     stored, measured = launch.verify(name, root=root)
     assert stored == measured
-    with pytest.raises(ConfigError, match="`--data` and `--split` are about texts"):
+    with pytest.raises(ConfigError, match="`--data`, `--split` and `--mode` are about texts"):
         launch.evaluate(name, root=root, data="pydoc")
     missed = launch.missed_targets(name, metrics, root=root)
     assert [m.split()[0] for m in missed] == ["coverage", "hierarchy", "triplet_concordance"]

@@ -52,12 +52,14 @@ def audit(
     place, family = (None, None) if run is None else _place_of(run, root)
     chosen = runner.select(claim, family=family, full=full or listed)
     if listed:
-        _list(chosen, as_json, markdown)
+        if as_json or not quiet:
+            _list(chosen, as_json, markdown)
         return
     if markdown:
         raise ConfigError("`--markdown` goes with --list; add it, or drop --markdown")
-    if report is not None and not report.parent.is_dir():
-        raise ConfigError(f"`--report` {report}: the folder {report.parent} does not exist; make it first")
+    if report is not None and (report.is_dir() or not report.parent.is_dir()):
+        fault = "that is a folder" if report.is_dir() else f"the folder {report.parent} does not exist"
+        raise ConfigError(f"`--report` {report}: {fault}; name a file, such as audit.html")
     begin = time.perf_counter()
     verdicts = runner.audit(
         chosen,

@@ -441,9 +441,6 @@ class CountTrie:
             raise CheckpointError(
                 f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders"
             )
-        if state["inner"].ndim == 2 and state["inner"].shape[1] == RELEASED:
-            # Nothing was dropped before there was a place to note it.
-            state = {**state, "inner": np.pad(state["inner"], ((0, 0), (0, 1)))}
         for name, width in wanted.items():
             array = state[name]
             if array.ndim != 2 or array.shape[1] != width or array.dtype != np.int32:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from holonomy.core.errors import CheckpointError, ConfigError
@@ -21,7 +22,9 @@ from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 
 META = "holographic"
-KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers"}
+FORGOTTEN = "forgotten"
+"""Says that contexts have a column for what was dropped below them; earlier checkpoints have none."""
+KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers", FORGOTTEN}
 
 
 def state_of(model: HolographicModel) -> State:
@@ -55,6 +58,7 @@ def state_of(model: HolographicModel) -> State:
         "product": mixture.product,
         "calibrated": mixture.calibrated,
         "tempers": tempers,
+        FORGOTTEN: True,
     }
     return state
 
@@ -67,6 +71,9 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
             is then as before.
     """
     meta = state.get(META)
+    if isinstance(meta, dict) and set(meta) == KEYS - {FORGOTTEN}:
+        state = _with_column(state)
+        meta = state[META]
     if not isinstance(meta, dict) or set(meta) != KEYS:
         raise CheckpointError(f"`{META}` is missing or incomplete; wanted {', '.join(sorted(KEYS))}")
     if meta["fingerprint"] != model.tokenizer.fingerprint:
@@ -87,6 +94,18 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
         foreign = sorted(set(state) ^ set(state_of(fresh)))
         raise CheckpointError(f"`{foreign[0]}` does not belong to this model, or is missing")
     model.memories, model.mixture, model.mirror = fresh.memories, fresh.mixture, fresh.mirror
+
+
+def _with_column(state: Mapping[str, Tensor | Json]) -> State:
+    """An earlier state with the column of what was dropped: nothing was."""
+    found: State = {
+        name: F.pad(value, (0, 1)) if isinstance(value, Tensor) and name.endswith("/inner") else value
+        for name, value in state.items()
+    }
+    meta = found.pop(META)
+    assert isinstance(meta, dict)
+    found[META] = {**meta, FORGOTTEN: True}
+    return found
 
 
 def _take(tensors: Mapping[str, Tensor], name: str) -> Tensor:
