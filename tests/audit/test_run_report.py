@@ -178,7 +178,7 @@ def test_verdicts_are_a_table(run: Path) -> None:
     assert found.all("p")[0].text() == "1 pass, 1 fail, 1 ?."
     rows = numbers(found.all("table")[0])
     assert [row[0] for row in rows] == ["pass", "fail", "?"]
-    assert rows[0][2] == "error = 1e-07 <= 1e-06 relative"
+    assert rows[0][2] == "error 1e-07 relative (wanted <= 1e-06)"
     assert rows[0][3] == 0.25
     assert all(words in str(rows[0][4]) for words in ("seed 3", "--claim a", "seen on 100 draws"))
     assert [n.attrs["class"] for n in found.all("span", "badge")] == ["badge good", "badge bad", "badge warn"]

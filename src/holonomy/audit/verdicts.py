@@ -52,9 +52,9 @@ def _row(verdict: Mapping[str, Any]) -> list[Cell]:
 def _figure(figure: Any) -> str:
     if not isinstance(figure, Mapping):
         return escaped(_text(figure))
-    relation = [_text(figure[key]) for key in ("relation", "bound") if figure.get(key) is not None]
-    words = [_text(figure.get("name")), "=", _text(figure.get("value")), *relation, _text(figure.get("unit"))]
-    return escaped(" ".join(word for word in words if word))
+    relation = " ".join(_text(figure[key]) for key in ("relation", "bound") if figure.get(key) is not None)
+    words = [_text(figure.get(key)) for key in ("name", "value", "unit")]
+    return escaped(" ".join(word for word in [*words, f"(wanted {relation})" if relation else ""] if word))
 
 
 def _text(value: Any) -> str:
