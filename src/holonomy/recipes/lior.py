@@ -318,7 +318,12 @@ def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     config = from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
     own = config.data if data is None else config.data.model_copy(update={"source": data})
     found = read_corpus(own, tokenizer_of(saved))
-    return Texts(found.tokenizer, np.asarray(found.train, dtype=np.int64), found.validation, found.digest)
+
+    def learned() -> np.ndarray:
+        return np.asarray(read_corpus(config.data, found.tokenizer).train, dtype=np.int64)
+
+    train = np.asarray(found.train, dtype=np.int64)
+    return Texts(found.tokenizer, train, found.validation, found.digest, (saved.state["text_sha256"],), learned)
 
 
 def _check_data(saved: Checkpoint) -> None:
