@@ -143,9 +143,9 @@ def _saved_as(
     }
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     files = {**before.files, TOKENIZER_FILE: model.tokenizer.to_json()}
+    path = checkpoint.save(directory.checkpoints, step=step, tensors=tensors, state=facts, files=files)
     # What was reported of the old model is true of it alone.
     directory.keep_result(None)
-    path = checkpoint.save(directory.checkpoints, step=step, tensors=tensors, state=facts, files=files)
     for name in ("latest", "best"):
         checkpoint.point(directory.checkpoints, name, step)
     MetricsLog(directory.path / "metrics.jsonl").write(step, metrics)
