@@ -130,7 +130,7 @@ def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: 
 def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
     device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
-    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried):
+    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried > 1):
         raise ConfigError(
             f"torchrun started {world.size} processes, but `field.enabled`, `geometry.frame_mode` derived and "
             "`data.carried` follow the batches of one; turn them off, or train in one process"
