@@ -256,10 +256,7 @@ def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
         train, _ = learned_words(config, texts[:1], tokenizer)
     else:
         train = train[: max(1, int(len(train) * config.train.share))]
-    known = tuple(text.sha256 for text in texts)
-    return Texts(
-        tokenizer, train, found.split.test, found.digest, known, lambda: learned_words(config, texts, tokenizer)[0]
-    )
+    return Texts(tokenizer, train, found.split.test, found.digest, lambda: learned_words(config, texts, tokenizer)[0])
 
 
 def _check_data(saved: Checkpoint) -> None:

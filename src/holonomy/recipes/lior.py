@@ -323,7 +323,7 @@ def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
         return np.asarray(read_corpus(config.data, found.tokenizer).train, dtype=np.int64)
 
     train = np.asarray(found.train, dtype=np.int64)
-    return Texts(found.tokenizer, train, found.validation, found.digest, (saved.state["text_sha256"],), learned)
+    return Texts(found.tokenizer, train, found.validation, found.digest, learned)
 
 
 def _check_data(saved: Checkpoint) -> None:

@@ -191,14 +191,19 @@ def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
     members, config = _members(saved), _config(saved)
     found = _parts(members[0]).texts(members[0], data=data or (config.data.source if config.data.foreign else None))
-    known = {digest for m in members for digest in _parts(m).texts(m, data=None).known} | {saved.state["text_sha256"]}
-    return replace(found, known=tuple(sorted(known)), learned=lambda: _learned(members))
+    return replace(found, learned=lambda: _learned(members))
+
+
+def _known(state: dict[str, Any]) -> frozenset[str]:
+    """sha256 of every text that a run or a member of it has learned, or was fitted on."""
+    own = frozenset([state["text_sha256"], *(text["sha256"] for text in state.get("texts", ()))])
+    return own.union(*(_known(member["state"]) for member in state.get("members", ())))
 
 
 def _learned(members: Sequence[Checkpoint]) -> np.ndarray:
     """Tokens of all that members have learned, once where they learned the same."""
-    texts = [_parts(member).texts(member, data=None) for member in members]
-    return np.concatenate([text.learned() for text in {text.known: text for text in texts}.values()])
+    apart = {_known(member.state): member for member in members}.values()
+    return np.concatenate([_parts(member).texts(member, data=None).learned() for member in apart])
 
 
 def _evaluate(
@@ -249,7 +254,7 @@ def _checked(names: tuple[str, str], members: tuple[Checkpoint, Checkpoint], dat
         )
     if data is not None:
         found = _parts(members[0]).texts(members[0], data=data)
-        if found.digest in {*one.known, *other.known}:
+        if found.digest in _known(members[0].state) | _known(members[1].state):
             raise ConfigError(f"`--data` {data} is a text that a member was trained on; leave it out, or name another")
         return found
     if one.digest != other.digest or len(one.train) != len(other.train):

@@ -61,7 +61,6 @@ class Texts:
         train: tokens that the run learns, or would learn.
         held_out: the others.
         digest: sha256 of the text.
-        known: sha256 of every text that the run has learned, or was fitted on.
         learned: gives the tokens of all texts that it has learned.
     """
 
@@ -69,7 +68,6 @@ class Texts:
     train: np.ndarray
     held_out: np.ndarray
     digest: str
-    known: tuple[str, ...]
     learned: Callable[[], np.ndarray]
 
 
