@@ -118,9 +118,9 @@ def test_documented_command_lines_run(document: Path, tmp_path: Path, capfd, mon
     monkeypatch.setattr(sys, "stdin", io.StringIO("The with\n"))
     commands = [words for words in fenced_commands([document]) if not set(words) & set(ELSEWHERE)]
     commands = [words for words in commands if not any(w.startswith("holographic") for w in words)]
-    if document.stem == "README":
-        # What `make demo` trains.
-        commands.insert(0, ["train", "lior", "--run", "demo"])
+    # What `make demo` trains, and what the document on reports has at hand.
+    if made := {"README": "demo", "reports": "first"}.get(document.stem):
+        commands.insert(0, ["train", "lior", "--run", made])
     for words in commands:
         code, out, err = run(capfd, monkeypatch, *shortened(words))
         # Two updates reach no target.
