@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from mutants import Mutant, assert_refuted, assert_stands, verdict_on
-from small_runs import SMALL_LIOR, trained
+from small_runs import SMALL_HOLOGRAPHIC, SMALL_LIOR, trained
 
+from holonomy.data.text import load_text
 from holonomy.models.lior.inference import LiorLanguageModel
+from holonomy.recipes.holographic_runs import sleep_run
+from holonomy.recipes.launch import evaluate, read_checkpoint
 from holonomy.train import catalogue, checkpoint
 
 
@@ -76,3 +79,15 @@ def test_a_run_whose_text_is_gone_is_not_judged(tmp_path: Path) -> None:
     found = verdict_on("run.metrics-verify", tmp_path / "scratch", lior=run)
     assert found.status == "skip"
     assert "cannot be read" in found.detail
+
+
+def test_a_run_that_slept_stands(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    # What is held out occurred once: the sleep drops just that.
+    text.write_text(2 * load_text("pydoc").text[:6_000])
+    run = trained("holographic", tmp_path, {**SMALL_HOLOGRAPHIC, "data.source": str(text)})
+    before = evaluate(run.name, root=tmp_path)["val/loss"]
+    sleep_run(run.name, root=tmp_path, read=lambda name: read_checkpoint(name, tmp_path), bound=100)
+    assert evaluate(run.name, root=tmp_path)["val/loss"] > before
+    (tmp_path / "scratch").mkdir()
+    assert_stands("run.metrics-verify", tmp_path / "scratch", holographic=run)

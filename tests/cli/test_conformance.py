@@ -89,7 +89,7 @@ def test_examples_in_the_help_parse() -> None:
 
 SMALL = "model.d=16 model.n_osc=16 model.hidden=16 model.heads=2 data.seq_len=16 data.batch=2"
 TINY = "data.digits=5 data.batch=81 data.extra_from_level=3 model.latent_dim=6 model.hidden=[32]"
-ELSEWHERE = ("holographic", "words", "plays", "quickstart", "lm-eval", "audit", "mix")
+ELSEWHERE = ("holographic", "words", "plays", "quickstart", "lm-eval", "audit", "mix", "merge")
 """What takes longer than a second, and runs made by it; other tests run these commands."""
 
 
@@ -118,9 +118,9 @@ def test_documented_command_lines_run(document: Path, tmp_path: Path, capfd, mon
     monkeypatch.setattr(sys, "stdin", io.StringIO("The with\n"))
     commands = [words for words in fenced_commands([document]) if not set(words) & set(ELSEWHERE)]
     commands = [words for words in commands if not any(w.startswith("holographic") for w in words)]
-    if document.stem == "README":
-        # What `make demo` trains.
-        commands.insert(0, ["train", "lior", "--run", "demo"])
+    # What `make demo` trains, and what the document on reports has at hand.
+    if made := {"README": "demo", "reports": "first"}.get(document.stem):
+        commands.insert(0, ["train", "lior", "--run", made])
     for words in commands:
         code, out, err = run(capfd, monkeypatch, *shortened(words))
         # Two updates reach no target.

@@ -64,6 +64,12 @@ def test_files_that_are_no_wordnet(wordnet: Path) -> None:
     (wordnet / "data.noun").write_text(NOUNS + "00000008 05 n zz\n")
     with pytest.raises(DataError, match=r"data\.noun:9: not a noun"):
         wordnet_relations(wordnet)
+    (wordnet / "data.noun").write_text("00000001 05 n 01 thing 0 002 @ 00000002 n 0000 @ | cut short\n")
+    with pytest.raises(DataError, match=r"data\.noun:1: not a noun"):
+        wordnet_relations(wordnet)
+    (wordnet / "data.noun").write_text("00000001 05 n 01 thing 0 001 @ 00000002 n 0000 | cut short\n")
+    with pytest.raises(DataError, match="points to a noun at 00000002"):
+        wordnet_relations(wordnet)
 
 
 def test_ancestors_are_the_powers_of_the_matrix() -> None:

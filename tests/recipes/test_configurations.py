@@ -116,3 +116,17 @@ def test_leaves_refuse_nonsense_through_the_command_line(
         assert f"`{key}" in err.replace("\n", ""), (key, wrong, err)
         assert f"{file.name}:" in err
     assert len(free) <= 2, free
+
+
+@pytest.mark.parametrize(
+    ("recipe", "key"),
+    [
+        ("holographic", "model.tower.role"),
+        ("lior", "geometry.rotor_mode"),
+        ("lior", "train.echo.nudge"),
+    ],
+)
+def test_off_is_a_word(recipe: str, key: str) -> None:
+    """YAML reads a bare `off` as false."""
+    more = ("geometry.chart=per_head", "geometry.frame_mode=learned_lowrank") if key == "geometry.rotor_mode" else ()
+    assert leaves(configure(recipe, overrides=(f"{key}=off", *more)).config)[key] == "off"

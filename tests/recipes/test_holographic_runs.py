@@ -18,7 +18,8 @@ from holonomy.models.holographic.learner import OnePass
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic import learned_texts, learned_words, read_words
-from holonomy.recipes.holographic_runs import forget, merge
+from holonomy.recipes.holographic_runs import forget, merge, sleep_run
+from holonomy.recipes.mixture import mix
 from holonomy.train.checkpoint import Checkpoint, steps
 from holonomy.train.monitor import SilentProgress
 
@@ -207,3 +208,66 @@ def test_a_run_sleeps(texts: list[Path], tmp_path: Path, capfd: pytest.CaptureFi
     assert code == 2 and "has slept" in err
     code, _, err = holonomy("merge", "a", "--run", "x")
     assert code == 2 and "two or more" in err
+
+
+def test_what_was_reported_of_the_old_model_goes(texts: list[Path], tmp_path: Path) -> None:
+    trained(tmp_path, "a", texts[0])
+    further(tmp_path, "a", texts[1])
+    directory = launch.RunDirectory.open("a", tmp_path)
+    # Baselines learn what the run has learned, whoever asks.
+    told = directory.result()["metrics"]
+    measured = launch.evaluate("a", root=tmp_path, with_baselines=True)
+    assert measured["baseline/kn5"] == pytest.approx(told["baseline/kn5"], abs=1e-9)
+    (directory.path / "report.html").write_text("old")
+    forget("a", str(texts[1]), root=tmp_path, read=reader(tmp_path))
+    told, measured = directory.result(), launch.evaluate("a", root=tmp_path, with_baselines=True)
+    assert told["metrics"]["val/loss"] == pytest.approx(measured["val/loss"], abs=1e-9)
+    assert told["metrics"]["baseline/kn5"] == pytest.approx(measured["baseline/kn5"], abs=1e-9)
+    assert Path(told["checkpoint"]).is_dir() and told["ended"] == "a text was forgotten"
+    assert not (directory.path / "report.html").exists()
+
+
+def test_a_checkpoint_that_a_crash_left_is_not_taken_for_the_new_one(texts: list[Path], tmp_path: Path) -> None:
+    trained(tmp_path, "a", texts[0])
+    further(tmp_path, "a", texts[1])
+    at = launch.RunDirectory.open("a", tmp_path).checkpoints
+    before = steps(at)[-1]
+    (at / f"step-{before}").rename(at / f"step-{before + 1}")
+    trained(tmp_path, "b", texts[0])
+    further(tmp_path, "b", texts[1])
+    (launch.RunDirectory.open("b", tmp_path).checkpoints / f"step-{before}").rename(at / f"step-{before}")
+    forget("a", str(texts[1]), root=tmp_path, read=reader(tmp_path))
+    assert [Path(t.source).name for t in learned_texts(launch.read_checkpoint("a", tmp_path))] == ["part0.txt"]
+
+
+def test_runs_of_unequal_shares_are_not_merged(texts: list[Path], tmp_path: Path) -> None:
+    vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
+    trained(tmp_path, "all", texts[0], vocabulary)
+    trained(tmp_path, "half", texts[1], vocabulary, "train.share=0.5")
+    with pytest.raises(ConfigError, match=r"train\.share"):
+        merge(["all", "half"], run="sum", root=tmp_path, read=reader(tmp_path))
+    with pytest.raises(ConfigError, match="wanted 2 to 5"):
+        sleep_run("all", root=tmp_path, read=reader(tmp_path), lowest=6)
+
+
+def test_a_mixture_is_not_fitted_on_a_further_text(texts: list[Path], tmp_path: Path) -> None:
+    trained(tmp_path, "a", texts[0])
+    further(tmp_path, "a", texts[1])
+
+    def mixed(run: str, data: Path | None, first: str = "a") -> dict[str, float]:
+        source = None if data is None else str(data)
+        return mix(
+            (first, "a"), run=run, data=source, root=tmp_path, read=reader(tmp_path), progress=SilentProgress()
+        ).metrics
+
+    with pytest.raises(ConfigError, match="a member was trained on"):
+        mixed("x", texts[1])
+    # Words that came later were unknown when the first text was learned, and so they are unlearned.
+    mixed("own", None)
+    # Plain baselines know what the members know, nothing of the text that is held out.
+    metrics = mixed("foreign", texts[2])
+    alone = launch.evaluate("a", root=tmp_path, data=str(texts[2]), split="all", with_baselines=True)
+    assert metrics["baseline/kn5"] == pytest.approx(alone["baseline/kn5"], rel=0.1)
+    assert launch.evaluate("foreign", root=tmp_path, with_baselines=True)["baseline/kn5"] == metrics["baseline/kn5"]
+    with pytest.raises(ConfigError, match="a member was trained on"):
+        mixed("y", texts[1], "foreign")

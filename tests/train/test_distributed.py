@@ -13,7 +13,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from holonomy.core.errors import ConfigError
+from holonomy.recipes import configure
+from holonomy.recipes.lior import PARTS
 from holonomy.train import checkpoint
+from holonomy.train.distributed import World
 
 SCRIPT = Path(__file__).parent / "replicas.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port"]
@@ -99,3 +103,14 @@ def test_a_run_of_several_processes_needs_a_name(tmp_path: Path) -> None:
     assert done.returncode != 0
     assert "`--run` is missing" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_only_what_follows_the_batches_of_one_process_is_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{n} and {n + 1} make {2 * n + 1}.\n" for n in range(600)))
+    small = (f"data.source={text}", *SMALL[1:-4:2], "data.seq_len=32")
+    work = PARTS.prepare(configure("lior", overrides=small).config, start=None, saved=None, world=World(0, 2))
+    assert len(work.sampler.next().inputs) == work.config.data.batch
+    carried = configure("lior", overrides=(*small, "data.carried=2")).config
+    with pytest.raises(ConfigError, match=r"data\.carried"):
+        PARTS.prepare(carried, start=None, saved=None, world=World(0, 2))

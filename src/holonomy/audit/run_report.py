@@ -26,9 +26,8 @@ from holonomy.recipes.results import figure_rows, loss_rows, token_unit
 from holonomy.train.catalogue import RunRecord, read_record
 from holonomy.train.checkpoint import Checkpoint, find, read_state
 from holonomy.train.monitor import Curves, read_curves
-from holonomy.train.run import RunDirectory
+from holonomy.train.run import REPORT, RunDirectory
 
-REPORT = "report.html"
 MOST_SAMPLES, MOST_LETTERS = 5, 4000
 """Samples of a run that are shown, and letters of each."""
 FAULTS = (

@@ -11,6 +11,7 @@ import typer
 
 from holonomy.cli import options
 from holonomy.cli.console import loss_table, out, print_json, print_words, token_unit
+from holonomy.cli.train import leave_report
 
 if TYPE_CHECKING:
     from holonomy.train.checkpoint import Checkpoint
@@ -50,6 +51,7 @@ def merge(
     from holonomy.recipes.holographic_runs import merge as merged
 
     metrics = merged(runs, run=run, root=root, read=_reader(root, threads))
+    leave_report(root / run)
     _print(run, metrics, "Held-out loss on the text of the first run", as_json=as_json, quiet=quiet)
 
 
@@ -64,10 +66,14 @@ def forget(
     """Take a text out of a holographic run, as if it had never learned it, and remove its older checkpoints.
 
     Example: holonomy forget words --data letters.txt
+
+    Words that only a text before another one brought stay in the vocabulary; nothing is known of them any more.
     """
     from holonomy.recipes.holographic_runs import forget as forgotten
+    from holonomy.train.run import RunDirectory
 
     metrics = forgotten(run, data, root=root, read=_reader(root, threads))
+    leave_report(RunDirectory.open(run, root).path)
     _print(run, metrics, "Held-out loss without it", as_json=as_json, quiet=quiet)
 
 
@@ -87,8 +93,11 @@ def sleep(
     Example: holonomy sleep words
     """
     from holonomy.recipes.holographic_runs import sleep_run
+    from holonomy.train.run import RunDirectory
 
     report = sleep_run(run, root=root, read=_reader(root, threads), lowest=lowest, bound=bound)
+    if report.kept:
+        leave_report(RunDirectory.open(run, root).path)
     if as_json:
         print_json({"run": run, **asdict(report)})
         return

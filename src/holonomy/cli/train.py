@@ -109,13 +109,13 @@ def reported(training: Callable[[], FitReport]) -> FitReport:
             report = training()
     except (TrainingDiverged, Interrupted) as error:
         if error.run is not None:
-            _leave_report(error.run)
+            leave_report(error.run)
         raise
-    _leave_report(report.run)
+    leave_report(report.run)
     return report
 
 
-def _leave_report(run: Path) -> None:
+def leave_report(run: Path) -> None:
     """Writes the report of a run; a page that fails is told of, and takes nothing else with it."""
     if _follows():
         return

@@ -96,6 +96,11 @@ class _Loader(yaml.SafeLoader):
                 self.record(item, path)
 
 
+def off_word(value: object) -> object:
+    """The word `off`, a bare one of which YAML reads as false; everything else as it is."""
+    return "off" if value is False else value
+
+
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[str, int]]:
     """Reads a configuration file.
 

@@ -118,9 +118,11 @@ def wordnet_relations(folder: Path, *, root: str | None = None, without: Iterabl
             offset, first = fields[0], 4 + 2 * int(fields[3], 16)
             words[offset] = fields[4].lower()
             pointers = fields[first + 1 : first + 1 + 4 * int(fields[first])]
+            direct += [(offset, t) for s, t in zip(pointers[::4], pointers[1::4], strict=True) if s in ("@", "@i")]
         except (IndexError, ValueError) as error:
             raise DataError(f"{folder / 'data.noun'}:{number}: not a noun of a WordNet database") from error
-        direct += [(offset, t) for s, t in zip(pointers[::4], pointers[1::4], strict=True) if s in ("@", "@i")]
+    if lost := next((t for _, t in direct if t not in words), None):
+        raise DataError(f"{folder / 'data.noun'} points to a noun at {lost}, where it has none; it is cut short")
     sense: dict[tuple[str, str], int] = {}
     for _, line in _lines(folder / "index.noun"):
         word, *fields = line.split()

@@ -188,6 +188,8 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "config": to_json(config),
             "text_sha256": corpus.digest,
             "texts": [asdict(text) for text in texts],
+            # Losses that were logged before are of a model that knew what it was made to forget.
+            "since": 0 if saved is None else saved.state.get("since", 0),
             "budget": {"steps": budget.steps},
         },
         callbacks=lambda directory: (),
@@ -236,8 +238,7 @@ def _evaluate(
         metrics = figures(report_of(model, said), model.tokenizer, online=online)
     if not with_baselines:
         return metrics
-    own = found if data is None else read_words(config.data, model.tokenizer).split
-    learned = own.train[: max(1, int(len(own.train) * config.train.share))]
+    learned, _ = learned_words(config, learned_texts(saved), model.tokenizer)
     if not online:
         return metrics | baselines(learned, parts[chosen], model.vocab_size)
     block = config.model.evaluation.block
@@ -248,9 +249,14 @@ def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
     words = config.data if data is None else config.data.model_copy(update={"source": data})
-    found = read_words(words, vocabulary_of(saved))
-    learned = max(1, int(len(found.split.train) * config.train.share))
-    return Texts(found.split.tokenizer, found.split.train[:learned], found.split.test, found.digest)
+    found, texts = read_words(words, vocabulary_of(saved)), learned_texts(saved)
+    tokenizer, train = found.split.tokenizer, found.split.train
+    if data is None:
+        # As it was learned: what came later was unknown then.
+        train, _ = learned_words(config, texts[:1], tokenizer)
+    else:
+        train = train[: max(1, int(len(train) * config.train.share))]
+    return Texts(tokenizer, train, found.split.test, found.digest, lambda: learned_words(config, texts, tokenizer)[0])
 
 
 def _check_data(saved: Checkpoint) -> None:

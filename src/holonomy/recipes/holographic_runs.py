@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from holonomy.core.config import from_json, to_json, to_yaml
+from holonomy.core.config import from_json, replace_text, to_json, to_yaml
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.core.learner import Json, State
+from holonomy.data.kneser_ney import baselines
 from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -32,7 +33,8 @@ from holonomy.recipes.holographic import (
 )
 from holonomy.train import checkpoint
 from holonomy.train.checkpoint import Checkpoint
-from holonomy.train.monitor import MetricsLog
+from holonomy.train.monitor import MetricsLog, peak_rss_mb
+from holonomy.train.report import Counters, FitReport
 from holonomy.train.run import RunDirectory
 
 
@@ -114,21 +116,20 @@ def _saved_as(
     config: HolographicRunConfig,
     texts: Sequence[LearnedText],
     before: Checkpoint,
+    *,
     drawn: int,
-    tokens: int,
+    ended: str,
 ) -> dict[str, float]:
-    """Evaluates a changed model and saves it behind the step it came from; returns its held-out figures."""
+    """Evaluates a changed model and saves it as the newest step; returns its held-out figures beside baselines."""
     split = read_words(config.data, model.tokenizer).split
     metrics = held_out(model, split, np.arange(len(split.test)))
-    step, state = before.step + 1, state_of(model)
-    counters = {
-        **before.state["counters"],
-        "step": step,
-        "tokens": tokens,
-        "evaluated": step,
-        "best": {"value": metrics["val/loss"], "step": step},
-        "metrics": {**before.state["counters"]["metrics"], **metrics},
-    }
+    words, _ = learned_words(config, texts, model.tokenizer)
+    plain = baselines(words, split.test, model.vocab_size)
+    # A checkpoint of the same step, left by a crash, would be taken for this one.
+    step, state = max([before.step, *checkpoint.steps(directory.checkpoints)]) + 1, state_of(model)
+    now = Counters(**before.state["counters"])
+    now.step, now.tokens, now.evaluated, now.ended = step, len(words), step, ""
+    now.best, now.metrics = {"value": metrics["val/loss"], "step": step}, {**now.metrics, **metrics}
     facts: dict[str, Json] = {
         **before.state,
         "config": to_json(config),
@@ -137,22 +138,40 @@ def _saved_as(
         "budget": {"steps": step},
         "learner": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
         "data": {"drawn": drawn},
-        "counters": counters,
+        "since": step,
+        "counters": asdict(now),
     }
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     files = {**before.files, TOKENIZER_FILE: model.tokenizer.to_json()}
-    checkpoint.save(directory.checkpoints, step=step, tensors=tensors, state=facts, files=files)
+    path = checkpoint.save(directory.checkpoints, step=step, tensors=tensors, state=facts, files=files)
+    # What was reported of the old model is true of it alone.
+    directory.keep_result(None)
     for name in ("latest", "best"):
         checkpoint.point(directory.checkpoints, name, step)
     MetricsLog(directory.path / "metrics.jsonl").write(step, metrics)
-    return metrics
+    report = FitReport(
+        run=directory.path,
+        family="holographic",
+        steps=step,
+        tokens=now.tokens,
+        seconds=now.seconds,
+        cpu_seconds=now.cpu_s,
+        peak_rss_mb=peak_rss_mb(),
+        metrics={**now.metrics, **plain},
+        best={"metric": "val/loss", **now.best},
+        checkpoint=path,
+        ended=ended,
+    )
+    directory.keep_result(report.to_json())
+    return metrics | plain
 
 
 def forget(run: str, data: str, *, root: Path, read: Callable[[str], Checkpoint]) -> dict[str, float]:
     """Takes a learned text out of a run again, as if it had never been there.
 
     Counts and bindings are exact integers; everything made from them is made again from the texts that stay. All older
-    checkpoints of the run are removed, since they know the text.
+    checkpoints of the run are removed, since they know the text. Words have ids in the order they came: those of a text
+    that a later one follows stay in the vocabulary, though nothing is known of them.
 
     Args:
         run: name or directory of the run.
@@ -192,9 +211,10 @@ def forget(run: str, data: str, *, root: Path, read: Callable[[str], Checkpoint]
         load_into(fresh, resized(state_of(model), tokenizer))
         words, starts = learned_words(config, stay, tokenizer)
         fresh.fit(words, starts)
-        metrics = _saved_as(directory, fresh, config, stay, saved, _batches(config, words, starts), len(words))
+        drawn = _batches(config, words, starts)
+        metrics = _saved_as(directory, fresh, config, stay, saved, drawn=drawn, ended="a text was forgotten")
         checkpoint.prune(directory.checkpoints, keep_last=1)
-        (directory.path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+        replace_text(directory.path / "config.yaml", to_yaml(config))
         return metrics
 
 
@@ -213,7 +233,8 @@ def sleep_run(
         model = PARTS.load(saved)
         report = sleep(model, words, starts=starts, lowest=lowest, bound=bound)
         if report.kept:
-            _saved_as(directory, model, config, texts, saved, saved.state["data"]["drawn"], len(words))
+            drawn = saved.state["data"]["drawn"]
+            _saved_as(directory, model, config, texts, saved, drawn=drawn, ended="it has slept")
             checkpoint.prune(directory.checkpoints, keep_last=config.train.cadence.keep)
         return report
 
@@ -247,8 +268,11 @@ def merge(runs: Sequence[str], *, run: str, root: Path, read: Callable[[str], Ch
         if twice:
             known = next(t.source for t in further if t.sha256 in twice)
             raise ConfigError(f"`{name}` learned {known}, which a run before it learned too; it would count twice")
-        if own.data.model_dump(exclude={"source"}) != config.data.model_dump(exclude={"source"}):
-            raise ConfigError(f"`{name}` cut its text in another way than `{runs[0]}`; train both with one `data`")
+        cuts = [(c.data.model_dump(exclude={"source"}), c.train.share) for c in (config, own)]
+        if cuts[0] != cuts[1]:
+            raise ConfigError(
+                f"`{name}` cut its text in another way than `{runs[0]}`; train both with one `data` and `train.share`"
+            )
         other = PARTS.load(saved)
         if model.memories.counts.cut_off or other.memories.counts.cut_off:
             raise ConfigError(f"`{name}` or a run before it has slept: what it dropped cannot be added; merge first")
@@ -258,4 +282,5 @@ def merge(runs: Sequence[str], *, run: str, root: Path, read: Callable[[str], Ch
     model.fit(words, starts)
     drawn = _batches(config, words, starts)
     with RunDirectory.create(root, run, prefix="merged", config=config) as directory:
-        return _saved_as(directory, model, config, texts, replace(first, step=drawn - 1), drawn, len(words))
+        before = replace(first, step=drawn - 1)
+        return _saved_as(directory, model, config, texts, before, drawn=drawn, ended="the runs are merged")

@@ -130,7 +130,7 @@ def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: 
 def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
     device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
-    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried):
+    if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried > 1):
         raise ConfigError(
             f"torchrun started {world.size} processes, but `field.enabled`, `geometry.frame_mode` derived and "
             "`data.carried` follow the batches of one; turn them off, or train in one process"
@@ -318,7 +318,12 @@ def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     config = from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
     own = config.data if data is None else config.data.model_copy(update={"source": data})
     found = read_corpus(own, tokenizer_of(saved))
-    return Texts(found.tokenizer, np.asarray(found.train, dtype=np.int64), found.validation, found.digest)
+
+    def learned() -> np.ndarray:
+        return np.asarray(read_corpus(config.data, found.tokenizer).train, dtype=np.int64)
+
+    train = np.asarray(found.train, dtype=np.int64)
+    return Texts(found.tokenizer, train, found.validation, found.digest, learned)
 
 
 def _check_data(saved: Checkpoint) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -189,8 +189,21 @@ def _load(saved: Checkpoint) -> MixedModel:
 
 def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
-    first, config = _members(saved)[0], _config(saved)
-    return _parts(first).texts(first, data=data or (config.data.source if config.data.foreign else None))
+    members, config = _members(saved), _config(saved)
+    found = _parts(members[0]).texts(members[0], data=data or (config.data.source if config.data.foreign else None))
+    return replace(found, learned=lambda: _learned(members))
+
+
+def _known(state: dict[str, Any]) -> frozenset[str]:
+    """sha256 of every text that a run or a member of it has learned, or was fitted on."""
+    own = frozenset([state["text_sha256"], *(text["sha256"] for text in state.get("texts", ()))])
+    return own.union(*(_known(member["state"]) for member in state.get("members", ())))
+
+
+def _learned(members: Sequence[Checkpoint]) -> np.ndarray:
+    """Tokens of all that members have learned, once where they learned the same."""
+    apart = {_known(member.state): member for member in members}.values()
+    return np.concatenate([_parts(member).texts(member, data=None).learned() for member in apart])
 
 
 def _evaluate(
@@ -207,8 +220,8 @@ def _evaluate(
     parts["validation"] = _held_out(texts, config) if data is None else Passage(texts.train, texts.held_out)
     if split not in parts:
         raise ConfigError(f"`--split` is {split}; wanted one of {', '.join(parts)}")
-    learned = _texts(saved, data=None).train
-    return scored(model, parts[split], learned if with_baselines else None, mode=mode, block=config.model.block)
+    learned = _learned(_members(saved)) if with_baselines else None
+    return scored(model, parts[split], learned, mode=mode, block=config.model.block)
 
 
 def scored(
@@ -241,7 +254,7 @@ def _checked(names: tuple[str, str], members: tuple[Checkpoint, Checkpoint], dat
         )
     if data is not None:
         found = _parts(members[0]).texts(members[0], data=data)
-        if found.digest in (one.digest, other.digest):
+        if found.digest in _known(members[0].state) | _known(members[1].state):
             raise ConfigError(f"`--data` {data} is a text that a member was trained on; leave it out, or name another")
         return found
     if one.digest != other.digest or len(one.train) != len(other.train):
@@ -289,7 +302,7 @@ def mix(
         model = MixedModel(loaded, gate, shares=config.model.shares)
         cpu, seconds = time.process_time() - begin, time.perf_counter() - wall
         passage = _held_out(texts, config)
-        metrics = scored(model, passage, texts.train, mode="static", block=config.model.block)
+        metrics = scored(model, passage, _learned(members), mode="static", block=config.model.block)
     finally:
         progress.stop()
     now = Counters(step=1, cpu_s=cpu, seconds=seconds, evaluated=1)

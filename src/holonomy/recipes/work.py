@@ -61,12 +61,14 @@ class Texts:
         train: tokens that the run learns, or would learn.
         held_out: the others.
         digest: sha256 of the text.
+        learned: gives the tokens of all texts that it has learned.
     """
 
     tokenizer: Any
     train: np.ndarray
     held_out: np.ndarray
     digest: str
+    learned: Callable[[], np.ndarray]
 
 
 class FamilyParts(Protocol):

@@ -22,6 +22,7 @@ from holonomy.core.registry import nearest
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
+REPORT = "report.html"
 
 
 def is_text(name: str) -> bool:
@@ -105,19 +106,19 @@ class RunDirectory:
         return self._json("env.json")
 
     def keep_result(self, result: Mapping[str, object] | None) -> None:
-        """Writes what a training ended with to result.json, or removes what an earlier one left there.
+        """Writes what a training ended with to result.json, or removes that of an earlier one and the page about it.
 
         Raises:
             StorageError: it cannot be written.
         """
-        path = self.path / RESULT
         if result is not None:
-            replace_text(path, json.dumps(result, indent=1))
+            replace_text(self.path / RESULT, json.dumps(result, indent=1))
             return
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StorageError(f"cannot remove `{path}`: {error.strerror}") from error
+        for path in (self.path / RESULT, self.path / REPORT):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageError(f"cannot remove `{path}`: {error.strerror}") from error
 
     def result(self) -> dict[str, Any]:
         """What result.json says about how the last training ended; empty if it is missing or damaged."""

@@ -260,11 +260,12 @@ def _recorded(saved: Checkpoint, run: Path) -> tuple[dict[str, float], list[str]
         raise DoesNotApply(f"{saved.path} was saved before it was evaluated")
     found = {name: value for name, value in counters["metrics"].items() if name.startswith("val/")}
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    losses = [(line["step"], line["val/loss"]) for line in lines if "val/loss" in line and line["step"] <= saved.step]
+    first = saved.state.get("since", 0)
+    losses = [(n["step"], n["val/loss"]) for n in lines if "val/loss" in n and first <= n["step"] <= saved.step]
     faults = []
     if not losses or losses[-1] != (saved.step, found["val/loss"]):
         faults.append(f"metrics.jsonl has {losses[-1:]}, the checkpoint {found['val/loss']}")
-    # Resumed runs forget nothing: the best is the lowest of all that were logged.
+    # The best is the lowest of all that were logged since the run last slept or forgot a text.
     if losses and counters["best"]["value"] > min(loss for _, loss in losses):
         faults.append(f"the best loss is said to be {counters['best']}")
     if "val/perplexity" in found and not math.isclose(found["val/perplexity"], math.exp(found["val/loss"])):

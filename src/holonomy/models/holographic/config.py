@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Cadence, Guard
-from holonomy.core.config import Config
+from holonomy.core.config import Config, off_word
 from holonomy.core.inference import InferConfig
 
 
@@ -24,6 +24,8 @@ class TowerConfig(Config):
         default=4, ge=1, description="count from which a pair leaves the store to its exact count; null is never"
     )
     seed: int = Field(default=7, ge=0, lt=2**31, description="of rotations and addresses")
+
+    _off = field_validator("role", mode="before")(off_word)
 
     @model_validator(mode="after")
     def _check(self) -> TowerConfig:

@@ -62,10 +62,12 @@ def sleep(
         share: of the text that they make up.
 
     Raises:
-        ConfigError: a bound below zero, a text too short to hold anything out.
+        ConfigError: a bound below zero, an order that no gram has, a text too short to hold anything out.
     """
     size = int(len(tokens) * share / PIECES)
-    if bound < 0 or size < 1:
+    if not 2 <= lowest <= model.memories.counts.order:
+        raise ConfigError(f"`lowest` is {lowest}; wanted 2 to {model.memories.counts.order}, the longest grams")
+    if not bound >= 0 or size < 1:
         raise ConfigError(f"`bound` is {bound} and `tokens` holds {len(tokens)}; wanted 0 or more, and a longer text")
     begins = np.zeros(1, dtype=np.int64) if starts is None else starts
     # As far apart as they can be; one that follows its own beginning would be too easy.

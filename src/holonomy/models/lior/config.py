@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Budget, Cadence, Guard, Schedule
-from holonomy.core.config import Config
+from holonomy.core.config import Config, off_word
 from holonomy.core.inference import InferConfig
 from holonomy.core.modes import COUPLED, LEGAL_ROTORS, STRONGEST_COUPLED
 
@@ -139,11 +139,7 @@ class GeometryConfig(Config):
     )
     stress: bool = Field(default=False, description="keys cost more where the stream has moved far lately")
 
-    @field_validator("rotor_mode", mode="before")
-    @classmethod
-    def _read_off(cls, value: object) -> object:
-        # YAML reads a bare `off` as false.
-        return "off" if value is False else value
+    _off = field_validator("rotor_mode", mode="before")(off_word)
 
     def _check_modes(self) -> None:
         """Refuses keys that the modes do not read."""
@@ -298,10 +294,7 @@ class EchoConfig(Config):
     allow_biased: bool = Field(default=False, description="permits mode = one_sided")
     fixed: bool = Field(default=False, description="hamiltonian states in 32-bit fixed point: the way back is exact")
 
-    @field_validator("nudge", mode="before")
-    @classmethod
-    def _read_nudge(cls, value: object) -> object:
-        return "off" if value is False else value
+    _off = field_validator("nudge", mode="before")(off_word)
 
     @model_validator(mode="after")
     def _check(self) -> EchoConfig:
