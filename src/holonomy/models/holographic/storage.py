@@ -15,6 +15,7 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
+from holonomy.models.holographic.kernels import RELEASED
 from holonomy.models.holographic.memories import Memories
 from holonomy.models.holographic.mixture import Gate
 from holonomy.models.holographic.model import HolographicModel
@@ -96,10 +97,14 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
     model.memories, model.mixture, model.mirror = fresh.memories, fresh.mixture, fresh.mirror
 
 
+def _lacks_column(name: str, value: Tensor) -> bool:
+    return name.endswith("/inner") and value.dim() == 2 and value.shape[1] == RELEASED
+
+
 def _with_column(state: Mapping[str, Tensor | Json]) -> State:
     """An earlier state with the column of what was dropped: nothing was."""
     found: State = {
-        name: F.pad(value, (0, 1)) if isinstance(value, Tensor) and name.endswith("/inner") else value
+        name: F.pad(value, (0, 1)) if isinstance(value, Tensor) and _lacks_column(name, value) else value
         for name, value in state.items()
     }
     meta = found.pop(META)
