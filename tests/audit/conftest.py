@@ -17,7 +17,7 @@ LETTERS = frozenset("abcdefghijklmnopqrstuvwxyz .,\n")
 @pytest.fixture(autouse=True)
 def steady(request: pytest.FixtureRequest) -> Iterator[None]:
     """Denormals as in commands and audits where claims are tried: they compare runs bit by bit."""
-    torch.set_flush_denormal(request.module.__name__.rpartition(".")[2].startswith("test_claims_"))
+    torch.set_flush_denormal(request.module.__name__.rpartition(".")[2].startswith("test_claims"))
     yield
     torch.set_flush_denormal(False)
 

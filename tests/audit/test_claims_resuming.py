@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mutants import Mutant, assert_refuted, assert_stands
 
+from holonomy.audit.claims import resuming
 from holonomy.data.tokens import WindowSampler
 from holonomy.learn.autograd import GradientLearner
 from holonomy.models.holographic.learner import OnePass
@@ -85,3 +86,10 @@ def test_claims_stand(name: str, tmp_path: Path) -> None:
 )
 def test_mutants_are_caught(mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_refuted(mutant, monkeypatch, tmp_path)
+
+
+def test_a_log_that_lacks_records_differs() -> None:
+    first, second = {"step": 1.0}, {"step": 2.0}
+    assert resuming._records_apart([first, second], [first, second]) == 0
+    assert resuming._records_apart([first], [first, second]) == 1
+    assert resuming._records_apart([first, first], [first]) == 1

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,11 @@ def _records(run: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in line.items() if not k.startswith(MEASURED)} for line in lines]
 
 
+def _records_apart(a: list[dict[str, Any]], b: list[dict[str, Any]]) -> int:
+    """Records of two logs that differ, or that one lacks."""
+    return sum(x != y for x, y in zip_longest(a, b))
+
+
 def _differing(a: dict[str, Any], b: dict[str, Any]) -> int:
     """Tensors of two states that differ in a bit, or that one lacks."""
     both = a.keys() & b.keys()
@@ -172,9 +178,7 @@ def resume_exact(setting: Setting) -> Evidence:
                 launch.resume(str(broken), root=setting.scratch, progress=SilentProgress())
             found = launch.read_checkpoint(str(broken), setting.scratch)
             tensors += _differing(found.tensors, wanted.tensors)
-            lines += sum(a != b for a, b in zip(_records(broken), log, strict=False)) + abs(
-                len(_records(broken)) - len(log)
-            )
+            lines += _records_apart(_records(broken), log)
             lines += found.state["learner"] != wanted.state["learner"] or found.step != wanted.step
         figures += [
             Figure(f"{name}: runs that were stopped", stopped, "==", len(stops)),
@@ -260,12 +264,7 @@ def end_to_end(setting: Setting) -> Evidence:
             Figure("metrics that differ", sum(told.get(k) != v for k, v in wanted.items()), "==", 0),
             Figure("metrics", len(wanted), ">=", 5),
             Figure("tensors that differ", _differing(first.tensors, second.tensors), "==", 0),
-            Figure(
-                "records that differ",
-                sum(a != b for a, b in zip(_records(whole), _records(stopped), strict=False)),
-                "==",
-                0,
-            ),
+            Figure("records that differ", _records_apart(_records(whole), _records(stopped)), "==", 0),
             Figure("loss by eval differs by", abs(judged["val/loss"] - report.metrics["val/loss"]), "<=", 1e-9),
             Figure("characters generated", len(printed), ">=", 10),
             Figure("texts generated", len({printed, written}), "==", 1),
