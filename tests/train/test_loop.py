@@ -397,6 +397,26 @@ def test_training_goes_on_past_a_full_disk_where_that_is_wanted(tmp_path: Path, 
     assert checkpoint.read(report.checkpoint).step == 60
 
 
+def test_all_saves_that_wait_at_the_end_may_fail(tmp_path: Path, monkeypatch) -> None:
+    run, notes, real, tried = directory(tmp_path, "a"), Notes(), checkpoint.save, []
+
+    def save(directory: Path, *, step: int, **content) -> Path:
+        if step < 50:
+            return real(directory, step=step, **content)
+        tried.append(f"no space left at {step}")
+        # The job in front is still at work when the last one is queued behind it.
+        time.sleep(0.5)
+        raise StorageError(f"no space left at {step}")
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    with run:
+        report = train_toy(run, Regression(), guard=Guard(on_save_error="continue"), progress=notes)
+    # Each failure is told of, in order, and none ends the run.
+    assert len(tried) > 1
+    assert notes.texts == tried
+    assert checkpoint.read(report.checkpoint).step == 49
+
+
 def test_samples_and_callback_states(tmp_path: Path) -> None:
     run = directory(tmp_path, "a")
     with run:

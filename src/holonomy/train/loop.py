@@ -230,7 +230,7 @@ class _Fit:
             raise TrainingDiverged(
                 self._diverged(f"the training loss is no number, after {self.plan.guard.rollbacks} rollback(s)")
             )
-        self.writer.join()
+        self.finish()
         self.world.barrier()
         if checkpoint.steps(self.run.checkpoints):
             self.restore(checkpoint.newest_valid(self.run.checkpoints)[0])
@@ -338,8 +338,9 @@ class _Fit:
             self._write(job)
 
     def finish(self) -> None:
-        """Waits for the last checkpoint."""
-        self._tolerant(self.writer.join)
+        """Waits for the last checkpoint; each of those that wait may fail for itself."""
+        while self.writer.pending:
+            self._tolerant(self.writer.join)
 
     def _tolerant(self, job: Callable[[], None]) -> None:
         """Does something that may lack space, which ends the run or is told of, as the guard says."""

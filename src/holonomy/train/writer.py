@@ -42,8 +42,13 @@ class BackgroundWriter:
         while self._jobs and self._jobs[0].done():
             self._jobs.pop(0).result()
 
+    @property
+    def pending(self) -> bool:
+        """Whether jobs are left whose end nobody has seen."""
+        return bool(self._jobs)
+
     def join(self) -> None:
-        """Waits for every job.
+        """Waits for every job up to the first that fails; those behind it stay pending.
 
         Raises:
             Whatever a job raised.
