@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from holonomy.core.errors import CheckpointError
+from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.flat import FlatParams, StatBuffer
 from holonomy.core.layer import EchoLayer, EchoLoss, decayed_names
 from holonomy.core.learner import Json, Metrics, Replicas, State
@@ -80,6 +80,7 @@ class EchoLearner:
         streamed: with `segment`, keep no states but run the layers backwards.
         carried: begin with the states that the last batch ended with, unless a batch is fresh.
         groups: makes, from the flat parameters, the few that are learned from differences of the loss instead.
+        only: full names of the parameters that are learned, all others stay as they are; None is all.
         ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
             made, the plain mean of all weights so far.
         replicas: processes whose statistics are averaged before each update; None is this one alone.
@@ -97,14 +98,19 @@ class EchoLearner:
         streamed: bool = False,
         carried: bool = False,
         groups: Callable[[FlatParams], PerturbedGroups] | None = None,
+        only: frozenset[str] | None = None,
         ema: float = 0.0,
         replicas: Replicas | None = None,
     ) -> None:
         self.net, self.loss = net, loss
         self._flags = {name: p.requires_grad for name, p in net.named_parameters()}
         net.requires_grad_(False)
-        self.flat = FlatParams(net, decayed_names(net))
+        if unknown := sorted((only or frozenset()) - self._flags.keys()):
+            raise ConfigError(f"`only` names {', '.join(unknown)}, which this network has not")
+        learned = self._flags.keys() if only is None else only
+        self.flat = FlatParams(net, decayed_names(net) & learned)
         self.stats = self.flat.statistics()
+        self._fixed = [view for name, view in self.flat.named_views(self.stats.buffer).items() if name not in learned]
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
         self.schedule, self.accumulate, self.ema = schedule, accumulate, ema
         self.segment, self.streamed, self.carried = segment, streamed, carried
@@ -129,6 +135,8 @@ class EchoLearner:
         with no_autograd():
             self.stats.zero_()
             loss = self._statistics(batch)
+            for statistic in self._fixed:
+                statistic.zero_()
             if self.replicas is not None:
                 self.replicas.mean_(self.stats.buffer)
                 self.replicas.mean_(loss)
