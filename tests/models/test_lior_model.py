@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
+from torch import Tensor
 
-from holonomy.models.lior.config import LiorConfig, ModelConfig
+from holonomy.models.lior.config import DataConfig, GeometryConfig, LiorConfig, ModelConfig
+from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
+from holonomy.nn.kernel import KernelBank
 
 PRESETS = {"hybrid": 775_688, "causal_field": 810_240, "field_transformer": 672_032}
 
@@ -41,6 +46,67 @@ def test_logits_never_see_the_future(architecture: str) -> None:
             other = net.free(scrambled, None)
             assert torch.equal(whole[..., :cut], other[..., :cut])
             assert not torch.equal(whole[..., cut:], other[..., cut:])
+
+
+@dataclass
+class Counting:
+    """Sequences that count on from a random start."""
+
+    inputs: Tensor
+    targets: Tensor
+    count: int
+    fresh: bool = True
+
+    @classmethod
+    def drawn(cls, seed: int) -> Counting:
+        start = torch.randint(9, (8, 1), generator=torch.Generator().manual_seed(seed))
+        ids = (start + torch.arange(41)) % 9
+        return cls(ids[:, :-1], ids[:, 1:], 320)
+
+
+@pytest.mark.parametrize("pattern", ["qm", "cm", "pm"])
+def test_optional_blocks_learn(pattern: str) -> None:
+    config = LiorConfig(model=ModelConfig(pattern=pattern, d=16, n_osc=16, hidden=16, heads=2))
+    learner = build_learner(config, vocab_size=9)
+    losses = [float(learner.train_step(Counting.drawn(step), progress=0.3).loss) for step in range(80)]
+    assert losses[-1] < 0.3 * losses[0]
+
+
+def test_the_memory_of_octonions_begins_against_the_present() -> None:
+    net = build_network(LiorConfig(model=ModelConfig(pattern="c")), vocab_size=9)
+    bank = next(m for m in net.modules() if isinstance(m, KernelBank))
+    plain = KernelBank(256, generator=torch.Generator())
+    for name in ("relaxation", "power", "wave"):
+        assert torch.equal(getattr(bank, name), -getattr(plain, name))
+
+
+@pytest.mark.parametrize("pattern", ["pm", "rp"])
+def test_a_probe_measures_by_the_chart(pattern: str) -> None:
+    shape = ModelConfig(pattern=pattern, d=16, heads=2)
+    ids, found = torch.arange(120)[None] * 7 % 20, []
+    for chart in ({}, {"chart": "per_head"}, {"chart": "per_head", "metric_mode": "block_rot"}):
+        net = build_network(LiorConfig(model=shape, geometry=GeometryConfig(**chart)), vocab_size=20)  # type: ignore[arg-type]
+        with torch.no_grad():
+            found.append(net.free(ids, None))
+    assert not torch.allclose(found[0], found[1], atol=1e-4)
+    assert not torch.allclose(found[1], found[2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "words"),
+    [
+        ({"pattern": "q", "d": 20}, {}, "d = 20 must be a multiple of 8 for block q"),
+        ({"pattern": "c", "n_osc": 20}, {}, "n_osc = 20 must be a multiple of 8 for block c"),
+        ({"pattern": "p", "heads": 3}, {}, "does not divide"),
+        ({"pattern": "op"}, {"geometry": GeometryConfig(chart="shared")}, "folded or per_head"),
+        ({"pattern": "op"}, {"geometry": GeometryConfig(stress=True)}, "of block r"),
+        ({"pattern": "oq"}, {"geometry": GeometryConfig(chart="per_head")}, "none of"),
+        ({"pattern": "ocp"}, {"data": DataConfig(carried=2)}, "data.carried cannot learn block c and block p"),
+    ],
+)
+def test_options_that_blocks_do_not_have(model: dict[str, object], more: dict[str, object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        LiorConfig(model=ModelConfig(**model), **more)  # type: ignore[arg-type]
 
 
 def test_the_past_matters() -> None:

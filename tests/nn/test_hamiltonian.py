@@ -231,7 +231,7 @@ def test_what_cannot_go_back_says_so() -> None:
     [
         ({}, {"mode": "symmetric"}, "for model.bank = hamiltonian"),
         ({}, {"segment": 64}, "segment or streamed"),
-        ({}, {"memory": "streamed"}, "cannot learn retrieval"),
+        ({}, {"memory": "streamed"}, "cannot learn blocks r and q"),
         ({"architecture": "causal_field"}, {"memory": "streamed"}, "wants model.bank = hamiltonian"),
         ({"architecture": "causal_field", "dropout": 0.1}, {"memory": "segment"}, "model.dropout = 0"),
         ({"architecture": "causal_field"}, {"memory": "segment", "segment": 33}, "no multiple"),

@@ -13,6 +13,7 @@ from holonomy.core.errors import TapeError
 from holonomy.core.flat import FlatParams, StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
+from holonomy.nn.algebraic import Associator, BiquaternionBank
 from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.coupled import CoupledBank
@@ -20,6 +21,7 @@ from holonomy.nn.embedding import Embedding
 from holonomy.nn.hamiltonian import HamiltonianBank
 from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
+from holonomy.nn.probe import AddressProbe
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
 from holonomy.nn.sites import FieldOptions, FieldSites
@@ -71,6 +73,25 @@ def selective() -> EchoLayer:
     return Chain([Linear(WIDTH, 3 * WIDTH, std=0.5, generator=generator()), found])
 
 
+def octonions() -> EchoLayer:
+    """An associator of three linear maps, with a memory of what it found."""
+    return Chain(
+        [
+            Linear(WIDTH, 6 * WIDTH, std=0.3, generator=generator()),
+            Associator(),
+            KernelBank(2 * WIDTH, reach=100, terms=8, generator=generator()),
+        ]
+    )
+
+
+def probe(*, window: int = 1000, chart: bool = False) -> EchoLayer:
+    """A probe whose channels weigh in."""
+    metric = Chart(2, WIDTH // 2, frame_mode="rotor", generator=generator()) if chart else None
+    found = AddressProbe(WIDTH, 2, window=window, out_scale=0.5, chart=metric, generator=generator())
+    found.mix.data.copy_(torch.randn(2, 5, generator=generator()))
+    return found
+
+
 LAYERS: dict[str, Callable[[], EchoLayer]] = {
     "linear": lambda: Linear(WIDTH, 5, std=0.3, generator=generator()),
     "norm": RMSNorm,
@@ -80,6 +101,10 @@ LAYERS: dict[str, Callable[[], EchoLayer]] = {
     "mixer": mixer,
     "selective bank": selective,
     "kernel": lambda: KernelBank(WIDTH, reach=100, terms=8, generator=generator()),
+    "biquaternions": lambda: BiquaternionBank(WIDTH, gamma_range=(0.05, 0.5), generator=generator()),
+    "octonions": octonions,
+    "probe": probe,
+    "windowed probe": lambda: probe(window=5, chart=True),
     "coupled": lambda: CoupledBank(2, 4, rank=2, gamma_range=(0.05, 0.5), chunk=16, generator=generator()),
     "hamiltonian": hamiltonian,
     "wells": lambda: hamiltonian(wells=True),
@@ -163,9 +188,9 @@ def test_dropout_hides_the_same_places_from_both_phases(dtype: torch.dtype) -> N
     assert torch.equal(layer.free(x, None), x)
 
 
-@pytest.mark.parametrize("name", [n for n in LAYERS if "retriev" in n or "chart" in n])
+@pytest.mark.parametrize("name", [n for n in LAYERS if "retriev" in n or "chart" in n or n == "biquaternions"])
 @pytest.mark.parametrize("lengths", [(7, 1, 40, 16), (3, 3, 3, 55)])
-def test_segments_of_retrieval_equal_the_whole(name: str, lengths: tuple[int, ...]) -> None:
+def test_segments_equal_the_whole(name: str, lengths: tuple[int, ...]) -> None:
     """Nudges on keys and values cross the borders, also where the window is shorter than a segment, or longer."""
     layer, x = LAYERS[name]().double(), drawn((WIDTH, 2, sum(lengths)))
     whole, parts, tape = statistics(layer), statistics(layer), Tape()
@@ -282,7 +307,17 @@ def test_incremental_equals_whole(name: str, dtype: torch.dtype) -> None:
         n
         for n in LAYERS
         if n
-        not in ("chain", "shared layer", "norm", "gate", "selective bank", "hamiltonian", "wells", "symmetric nudge")
+        not in (
+            "chain",
+            "shared layer",
+            "octonions",
+            "norm",
+            "gate",
+            "selective bank",
+            "hamiltonian",
+            "wells",
+            "symmetric nudge",
+        )
     ],
 )
 def test_tape_misuse_raises(name: str) -> None:

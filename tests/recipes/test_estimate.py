@@ -39,6 +39,8 @@ VARIANTS: tuple[tuple[str, ...], ...] = (
     ("geometry.chart=shared", "geometry.source=curvature", "geometry.rotor_layers=3"),
     ("geometry.chart=shared", "geometry.source=curvature", "train.spsa.groups=[heights]"),
     ("model.pattern=omre",),
+    ("model.pattern=omqcp",),
+    ("model.pattern=pm", "geometry.chart=per_head", "geometry.rotor_mode=derived"),
 )
 
 

@@ -318,6 +318,6 @@ class Attention(EchoLayer):
         return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry)
 
 
-def boltzmann_contrast(w: Float[Tensor, "BH L S"], energy: Float[Tensor, "BH L S"]) -> Float[Tensor, "BH L S"]:
+def boltzmann_contrast(w: Float[Tensor, "*B L S"], energy: Float[Tensor, "*B L S"]) -> Float[Tensor, "*B L S"]:
     """w_ij (e_ij - <e>_i): how fast the Boltzmann weights fall as the nudge energy e is switched on."""
     return torch.ops.aten._softmax_backward_data(energy, w, -1, w.dtype)

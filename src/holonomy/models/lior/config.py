@@ -24,9 +24,9 @@ class ModelConfig(Config):
     )
     pattern: str | None = Field(
         default=None,
-        pattern="^[omre]+$",
-        description="explicit blocks: o oscillator mixer, r retrieval, m gated map, e settling units; "
-        "overrides architecture and blocks",
+        pattern="^[omreqcp]+$",
+        description="explicit blocks: o oscillator mixer, r retrieval, m gated map, e settling units, q biquaternions, "
+        "c octonion associators, p address probe; overrides architecture and blocks",
     )
     blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
     d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")
@@ -73,8 +73,11 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
-        if "r" in self.letters and self.d % self.heads:
+        if {"r", "p"} & set(self.letters) and self.d % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide d = {self.d}")
+        for letter, name in (("q", "d"), ("c", "n_osc")):
+            if letter in self.letters and getattr(self, name) % 8:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a multiple of 8 for block {letter}")
         for name, top in (("theta_range", 3.14), ("gamma_range", 4.0)):
             bounds = getattr(self, name)
             if bounds is not None and not 0 < bounds[0] <= bounds[1] <= top:
@@ -426,9 +429,12 @@ class LiorConfig(Config):
         model, geometry = self.model, self.geometry
         changed = geometry != GeometryConfig()
         if "r" not in model.letters:
-            if changed or model.score != "geodesic":
+            if model.score != "geodesic" or (changed and "p" not in model.letters):
                 raise ValueError("geometry and model.score are of retrieval, which this architecture has none of")
-            return
+            if geometry.stress or geometry.source == "curvature":
+                raise ValueError("geometry.stress and geometry.source are of block r, which model.pattern has none of")
+        if "p" in model.letters and geometry.chart == "shared":
+            raise ValueError("block p measures in each head's own maps; set geometry.chart = folded or per_head")
         width = model.d // model.heads
         if model.score == "geometric":
             if changed:
@@ -450,22 +456,21 @@ class LiorConfig(Config):
             for name in ("mode", "kappa", "allow_biased", "fixed"):
                 if getattr(echo, name) != getattr(plain, name):
                     raise ValueError(f"train.echo.{name} is for model.bank = hamiltonian, not {model.bank}; drop it")
-        if (
-            (self.data.carried > 1 or echo.memory != "full")
-            and "o" in model.letters
-            and model.bank in ("coupled", "kernel")
-        ):
+        whole = [f"block {letter}" for letter in "cp" if letter in model.letters]
+        if "o" in model.letters and model.bank in ("coupled", "kernel"):
+            whole.append(f"model.bank = {model.bank}")
+        if whole and (self.data.carried > 1 or echo.memory != "full"):
             key = "data.carried" if self.data.carried > 1 else f"train.echo.memory = {echo.memory}"
-            raise ValueError(f"{key} cannot learn model.bank = {model.bank}; choose another")
+            raise ValueError(f"{key} cannot learn {' and '.join(whole)}; choose another")
         if echo.memory == "full":
             if echo.segment != plain.segment:
                 raise ValueError("train.echo.segment is for train.echo.memory = segment or streamed; drop it")
             return
         if self.data.carried > 1:
             raise ValueError(f"data.carried goes with train.echo.memory = full, not {echo.memory}; drop one of them")
-        if echo.memory == "streamed" and "r" in model.letters:
+        if echo.memory == "streamed" and {"r", "q"} & set(model.letters):
             raise ValueError(
-                "train.echo.memory = streamed cannot learn retrieval, which forgets; set model.architecture = "
+                "train.echo.memory = streamed cannot learn blocks r and q, which forget; set model.architecture = "
                 "causal_field, or memory = segment"
             )
         if echo.memory == "streamed" and (model.bank != "hamiltonian" or model.fir > 1 or model.dropout):

@@ -19,6 +19,7 @@ def parameter_count(config: LiorConfig, *, vocab_size: int) -> int:
     model = config.model
     mixers = {"o": _oscillators(config), "r": _retrieval(config), "m": 3 * model.d * model.hidden}
     mixers["e"] = model.hidden * (2 * model.d + model.hidden)
+    mixers |= {"q": 27 * model.d // 8, "c": model.n_osc * (4 * model.d + 9), "p": _probe(config)}
     return 2 * vocab_size * model.d + sum(mixers[letter] for letter in model.letters)
 
 
@@ -57,6 +58,11 @@ def _retrieval(config: LiorConfig) -> int:
     if config.field.enabled:
         own += 2 * config.field.dim**2 * 2 * d
     return own + (0 if geometry.chart == "folded" else _chart(config))
+
+
+def _probe(config: LiorConfig) -> int:
+    d, heads = config.model.d, config.model.heads
+    return 4 * d * d + 6 * heads + (0 if config.geometry.chart == "folded" else _chart(config))
 
 
 def _chart(config: LiorConfig) -> int:
@@ -103,7 +109,7 @@ def least_memory(config: LiorConfig, *, vocab_size: int) -> Memory:
     """
     model, data = config.model, config.data
     kept = {"o": model.d + 3 * model.n_osc, "r": 4 * model.d, "m": model.d + 3 * model.hidden}
-    kept["e"] = model.d + 2 * model.hidden
+    kept |= {"e": model.d + 2 * model.hidden, "q": 3 * model.d, "c": model.d + 4 * model.n_osc, "p": 4 * model.d}
     tokens = data.batch * data.seq_len // config.train.accumulate
     if config.train.echo.memory != "full":
         tokens = min(tokens, data.batch * config.train.echo.segment)

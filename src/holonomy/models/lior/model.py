@@ -11,6 +11,7 @@ from torch import Tensor
 from holonomy.core.layer import EchoLayer
 from holonomy.core.modes import COUPLED
 from holonomy.models.lior.config import LiorConfig
+from holonomy.nn.algebraic import Associator, BiquaternionBank
 from holonomy.nn.chart import Chart
 from holonomy.nn.containers import Chain, Residual
 from holonomy.nn.coupled import CoupledBank
@@ -20,6 +21,7 @@ from holonomy.nn.hamiltonian import HamiltonianBank
 from holonomy.nn.heads import TargetPull
 from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
+from holonomy.nn.probe import AddressProbe
 from holonomy.nn.retrieval import CurvatureSource, GeometricRetrieval, Retrieval
 from holonomy.nn.selective import SelectiveBank
 from holonomy.nn.sites import FieldOptions, FieldProbe, FieldSites
@@ -77,9 +79,17 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
             EquilibriumUnit(model.hidden, generator=generator),
             Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
         ]
+    if letter == "q":
+        return [BiquaternionBank(model.d, generator=generator)]
+    if letter == "c":
+        return _octonions(config, generator)
+    sizes = {"window": model.window or length, "out_scale": model.out_scale, "generator": generator}
+    if letter == "p":
+        chart = None if config.geometry.chart == "folded" else _chart(config, _source(config))
+        probe = AddressProbe(model.d, model.heads, chart=chart, **sizes)
+        _align(probe, config)
+        return [probe]
     if letter == "r":
-        window = model.window or length
-        sizes = {"window": window, "out_scale": model.out_scale, "generator": generator}
         if model.score == "geometric":
             return [GeometricRetrieval(model.d, model.heads, **sizes)]
         return [_retrieval(config, {**sizes, "sites": sites})]
@@ -124,16 +134,28 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
     ]
 
 
-def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
+def _octonions(config: LiorConfig, generator: torch.Generator) -> list[EchoLayer]:
+    """Three maps to octonions, their associator, and a kernel's memory of it against the present."""
+    model = config.model
+    # An associator is of third order and sums many products: at half the width of a map its variance is about 1.
+    inp = Linear(model.d, 3 * model.n_osc, std=0.5 * model.d**-0.5, generator=generator)
+    bank = KernelBank(model.n_osc, generator=generator)
+    for amplitude in (bank.relaxation, bank.power, bank.wave):
+        amplitude.data.neg_()
+    out = Linear(model.n_osc, model.d, std=model.out_scale * model.n_osc**-0.5, generator=generator)
+    return [inp, Associator(), bank, out]
+
+
+def _source(config: LiorConfig) -> torch.Generator:
+    """What charts are drawn from, so that the other weights do not depend on them."""
+    return torch.Generator().manual_seed(config.train.seed)
+
+
+def _chart(config: LiorConfig, source: torch.Generator) -> Chart:
     model, geometry = config.model, config.geometry
-    if geometry.chart == "folded":
-        return Retrieval(model.d, model.heads, stress=geometry.stress, **sizes)
-    # The chart draws from a generator of its own, so that the other weights do not depend on it.
-    source = torch.Generator().manual_seed(config.train.seed)
-    n = geometry.n if geometry.chart == "shared" else model.d // model.heads
-    chart = Chart(
+    return Chart(
         model.heads,
-        n,
+        geometry.n if geometry.chart == "shared" else model.d // model.heads,
         metric_mode=geometry.metric_mode,
         block=geometry.block,
         frame_mode=geometry.frame_mode,
@@ -143,8 +165,16 @@ def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
         rotor_layers=geometry.rotor_layers,
         generator=source,
     )
+
+
+def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
+    model, geometry = config.model, config.geometry
+    if geometry.chart == "folded":
+        return Retrieval(model.d, model.heads, stress=geometry.stress, **sizes)
+    source = _source(config)
+    chart = _chart(config, source)
     learned = "heights" in config.train.spsa.groups
-    curved = CurvatureSource(n, learned=learned, generator=source) if geometry.source == "curvature" else None
+    curved = CurvatureSource(chart.n, learned=learned, generator=source) if geometry.source == "curvature" else None
     found = Retrieval(
         model.d,
         model.heads,
@@ -154,12 +184,18 @@ def _retrieval(config: LiorConfig, sizes: dict[str, Any]) -> Retrieval:
         curvature=curved,
         **sizes,
     )
-    if geometry.frame_mode == "rotor" and geometry.rotor_mode == "derived":
-        chart.align(_covariance(found, geometry.chart == "shared"))
+    _align(found, config)
     return found
 
 
-def _covariance(layer: Retrieval, shared: bool) -> Tensor:
+def _align(layer: Retrieval | AddressProbe, config: LiorConfig) -> None:
+    """Turns rotors that begin derived to the eigenframe of what they measure."""
+    geometry = config.geometry
+    if layer.chart is not None and geometry.frame_mode == "rotor" and geometry.rotor_mode == "derived":
+        layer.chart.align(_covariance(layer, geometry.chart == "shared"))
+
+
+def _covariance(layer: Retrieval | AddressProbe, shared: bool) -> Tensor:
     """Covariance of keys and queries at the start, for a white stream, [heads, n, n]."""
     weight = layer.inp.weight.detach()
     if shared:
