@@ -107,7 +107,7 @@ class EchoLearner:
         net.requires_grad_(False)
         if unknown := sorted((only or frozenset()) - self._flags.keys()):
             raise ConfigError(f"`only` names {', '.join(unknown)}, which this network has not")
-        learned = self._flags.keys() if only is None else only
+        learned = frozenset(self._flags) if only is None else only
         self.flat = FlatParams(net, decayed_names(net) & learned)
         self.stats = self.flat.statistics()
         self._fixed = [view for name, view in self.flat.named_views(self.stats.buffer).items() if name not in learned]
