@@ -16,7 +16,6 @@ from holonomy.cli.console import print_json
 from holonomy.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from holonomy.infer.memory import RecallingModel
     from holonomy.infer.sampling import Sampling
 
 
@@ -30,6 +29,7 @@ def generate(
     gate: options.Gate = None,
     selector: options.Selector = None,
     memory: options.Memory = False,
+    field: options.Field = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal text.")] = 1,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")] = None,
     threads: options.Threads = "1",
@@ -50,7 +50,7 @@ def generate(
     text = _prompt(prompt)
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
     model, sampling, longest = open_model(run, root, threads, chosen)
-    session = Session(with_memory(model) if memory else model, sampling, seed=seed)
+    session = Session(with_companions(model, memory=memory, field=field), sampling, seed=seed)
     try:
         session.feed(text)
     except DataError as error:
@@ -92,15 +92,18 @@ def open_model(run: str, root: Path, threads: str | None, chosen: Mapping[str, A
     return model, replace(Sampling(**configured), **given), infer.max_tokens
 
 
-def with_memory(model: Any) -> RecallingModel:
-    """The model with its associative memory, empty.
+def with_companions(model: Any, *, memory: bool, field: bool) -> Any:
+    """The model with its associative memory, empty, with its tensor field moving along, or as it is.
 
     Raises:
-        ConfigError: models of its family have none.
+        ConfigError: models of its family have none, or this one has no field.
     """
+    if not (memory or field):
+        return model
     from holonomy.models.lior.inference import LiorLanguageModel
-    from holonomy.recipes.lior import remembering
+    from holonomy.recipes.lior import companion
 
     if not isinstance(model, LiorLanguageModel):
-        raise ConfigError("`--memory` is for runs of the family lior; a holographic model is a memory itself: drop it")
-    return remembering(model)
+        name = "--memory" if memory else "--field"
+        raise ConfigError(f"`{name}` is for runs of the family lior; a holographic model is a memory itself: drop it")
+    return companion(model, memory=memory, field=field)

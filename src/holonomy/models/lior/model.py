@@ -58,6 +58,8 @@ def _sites(config: LiorConfig) -> FieldSites | None:
     options = config.field.model_dump()
     if not options.pop("enabled"):
         return None
+    # Of reading, not of the field.
+    options.pop("pace")
     # From a generator of its own, so that the other weights do not depend on the field.
     source = torch.Generator().manual_seed(config.train.seed)
     return FieldSites(config.model.d, FieldOptions(**options), generator=source)
