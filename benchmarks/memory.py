@@ -3,8 +3,8 @@
     python benchmarks/memory.py RUN [--root runs] [--tokens 16384]
 
 The loss is that of one stream, nats a token: of the first tokens of the held-out part; of their second half alone,
-given the first; and of 2,000 tokens that come a second time, 1,000 others in between. Three readers: the model alone
-(its state is carried), with memory weighed by trust, and with memory weighed by the entropy of the model.
+given the first; and of 2,000 tokens that come a second time, 1,000 others in between. The readers: the model alone (its
+state is carried), with memory weighed by trust, by the entropy of the model, and by trust with amplitudes added.
 """
 
 from __future__ import annotations
@@ -56,13 +56,14 @@ def main() -> None:
         "alone": model,
         "by trust": remembering(),
         "by entropy": remembering(weighting="entropy"),
+        "as amplitudes": remembering(mixing="born"),
     }
-    print(f"{'memory':12}{'stream':>10}{'second half':>14}{'repetition':>13}", flush=True)
+    print(f"{'memory':15}{'stream':>10}{'second half':>14}{'repetition':>13}", flush=True)
     for name, reader in readers.items():
         found, repeated = losses(reader, stream), losses(reader, again)
         second = found[len(stream) // 2 :]
         columns = (found.mean(), second.mean(), repeated[-PASSAGE:].mean())
-        print(f"{name:12}{columns[0]:10.4f}{columns[1]:14.4f}{columns[2]:13.4f}", flush=True)
+        print(f"{name:15}{columns[0]:10.4f}{columns[1]:14.4f}{columns[2]:13.4f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from holonomy.core.errors import ConfigError
+from holonomy.data.tokenizer import CharTokenizer
 from holonomy.infer.language_model import LanguageModel
 from holonomy.models.lior.config import LiorConfig
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
+from holonomy.models.lior.model import build_network
 from holonomy.recipes import configure
 from holonomy.recipes.lior import choose_sampler, companion, read_corpus
 
@@ -60,3 +63,31 @@ def test_a_passage_that_comes_again_costs_a_fifth_less_and_fresh_text_no_more(
     reader = weighed(model, weighting)
     assert loss(reader, again, 2500) <= 0.8 * loss(model, again, 2500)
     assert loss(reader, again[:2500], 1) <= loss(model, again[:2500], 1) + 0.005
+
+
+@pytest.mark.parametrize(
+    ("base", "change"),
+    [
+        ((), "memory.window=16"),
+        ((), "memory.capacity=40"),
+        ((), "memory.k=1"),
+        ((), "memory.share=0.9"),
+        ((), "memory.prior=0.01"),
+        ((), "memory.weighting=entropy"),
+        ((), "memory.mixing=born"),
+        (("memory.weighting=entropy",), "memory.most=0.1"),
+    ],
+)
+def test_every_key_of_the_memory_changes_what_is_recalled(base: tuple[str, ...], change: str) -> None:
+    def found(*more: str) -> Tensor:
+        config = configure("lior", overrides=(*SMALL, "memory.window=32", *more)).config
+        assert isinstance(config, LiorConfig)
+        net = build_network(config, vocab_size=30).requires_grad_(False)
+        model = LiorLanguageModel(net, CharTokenizer.from_text("".join(map(chr, range(97, 127)))), config)
+        ids = torch.randint(30, (1, 150), generator=torch.Generator().manual_seed(0)).repeat(1, 2)
+        return companion(model, memory=True).log_probs(ids)
+
+    assert not torch.equal(found(*base), found(*base, change))
+    for odd in ("memory.most=0.9", "memory.weighting=entropy memory.share=0.2"):
+        with pytest.raises(ConfigError, match="have no part in weighting"):
+            configure("lior", overrides=odd.split())

@@ -287,6 +287,7 @@ def companion(model: LiorLanguageModel, *, memory: bool = False, field: bool = F
         share=own.share,
         prior=own.prior,
         most=own.most if own.weighting == "entropy" else None,
+        born=own.mixing == "born",
     )
 
 

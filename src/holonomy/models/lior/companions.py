@@ -58,6 +58,10 @@ class MemoryConfig(Config):
         default="trust",
         description="what the memory weighs: by how well it did so far, or by how unsure the model is",
     )
+    mixing: Literal["sum", "born"] = Field(
+        default="sum",
+        description="how the two distributions become one: weighted, or as amplitudes that interfere (bornmax)",
+    )
     most: float = Field(default=0.5, gt=0, le=1, description="weight where the model knows nothing, for entropy")
 
     window: int = Field(default=128, ge=1, description="tokens that are read before they can be remembered")
