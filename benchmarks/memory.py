@@ -1,10 +1,11 @@
-"""What associative memory gains on held-out text of a run: fresh text, the second half of a document, a repetition.
+"""What goes along with reading gains on held-out text: associative memory, and a tensor field that moves.
 
     python benchmarks/memory.py RUN [--root runs] [--tokens 16384]
 
 The loss is that of one stream, nats a token: of the first tokens of the held-out part; of their second half alone,
 given the first; and of 2,000 tokens that come a second time, 1,000 others in between. The readers: the model alone (its
-state is carried), with memory weighed by trust, by the entropy of the model, and by trust with amplitudes added.
+state is carried), with memory weighed by trust, by the entropy of the model, and by trust with amplitudes added; for
+runs with a field, one that takes a step after every so many tokens.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from holonomy.cli.process import tune_process
 from holonomy.infer.language_model import LanguageModel
 from holonomy.models.lior.companions import MemoryConfig
 from holonomy.models.lior.inference import LiorLanguageModel
+from holonomy.models.lior.moving import MovingField, field_of
 from holonomy.recipes import launch
 from holonomy.recipes.lior import companion, read_corpus
 
@@ -52,13 +54,15 @@ def main() -> None:
         config = model.config.model_copy(update={"memory": MemoryConfig(**memory)})  # type: ignore[arg-type]
         return companion(LiorLanguageModel(model.net, model.tokenizer, config), memory=True)  # type: ignore[arg-type]
 
-    readers = {
+    readers: dict[str, LanguageModel] = {
         "alone": model,
         "by trust": remembering(),
         "by entropy": remembering(weighting="entropy"),
         "as amplitudes": remembering(mixing="born"),
     }
-    print(f"{'memory':15}{'stream':>10}{'second half':>14}{'repetition':>13}", flush=True)
+    if field_of(model.net) is not None:
+        readers |= {f"field every {pace}": MovingField(model, pace=pace) for pace in (1, 16, 128)}
+    print(f"{'reader':15}{'stream':>10}{'second half':>14}{'repetition':>13}", flush=True)
     for name, reader in readers.items():
         found, repeated = losses(reader, stream), losses(reader, again)
         second = found[len(stream) // 2 :]
