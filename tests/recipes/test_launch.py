@@ -302,6 +302,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         ((*field, "field.collapse_every=1"), "field.collapse", "hard"),
         ((), "data.carried", 2),
         ((), "train.echo.nudge", "target_embedding"),
+        ((), "train.echo.action", 0.5),
         (("train.echo.nudge=target_embedding",), "train.echo.pull", 0.5),
         ((), "train.spsa.groups", "[log_radius]"),
         (("train.spsa.groups=[log_radius]",), "train.spsa.samples", 2),

@@ -53,6 +53,17 @@ def test_the_first_half_of_a_document_helps_with_the_second(
     assert loss(weighed(model, weighting), document, 2000) <= loss(model, document, 2000) - 0.1
 
 
+def test_states_carried_over_4096_characters_cost_nothing(trained: tuple[LiorLanguageModel, Tensor]) -> None:
+    """Learned from windows of 64: the text as one stream costs no more, not even at its end."""
+    model, held_out = trained
+    ids = held_out[:4097]
+    windows = model.log_probs(ids[:-1].view(64, 64)).flatten(0, 1)
+    carried = model.log_probs(ids[None, :-1])[0]
+    rest, stream = (-found.gather(-1, ids[1:, None]).flatten() for found in (windows, carried))
+    assert stream.mean() < rest.mean()
+    assert stream[-1024:].mean() < rest[-1024:].mean()
+
+
 @pytest.mark.parametrize("weighting", ["trust", "entropy"])
 def test_a_passage_that_comes_again_costs_a_fifth_less_and_fresh_text_no_more(
     trained: tuple[LiorLanguageModel, Tensor], weighting: str

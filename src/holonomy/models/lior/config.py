@@ -253,6 +253,12 @@ class EchoConfig(Config):
         "vector of the token to predict; or nothing",
     )
     pull: float = Field(default=0.1, ge=0, le=100, description="strength of that pull, for nudge = target_embedding")
+    action: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="weight of the action of the path of last hidden states, which the echo then lowers too",
+    )
     allow_biased: bool = Field(default=False, description="permits mode = one_sided")
     fixed: bool = Field(default=False, description="hamiltonian states in 32-bit fixed point: the way back is exact")
 
@@ -270,6 +276,11 @@ class EchoConfig(Config):
             raise ValueError(f"memory = {self.memory} nudges by tangents; set mode = tangent")
         if self.memory != "full" and self.nudge == "target_embedding":
             raise ValueError(f"nudge = target_embedding sees whole sequences, not memory = {self.memory}; drop one")
+        if self.action and (self.memory != "full" or self.nudge == "off"):
+            raise ValueError(
+                f"action sees whole sequences and is a nudge; drop it, or memory = {self.memory} with "
+                f"nudge = {self.nudge}"
+            )
         if self.fixed and self.mode != "tangent":
             raise ValueError("fixed states are nudged by tangents; set mode = tangent")
         return self
