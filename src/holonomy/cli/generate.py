@@ -25,7 +25,11 @@ def generate(
     prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads it from stdin.")] = "",
     prompts: Annotated[
         Path | None,
-        typer.Option("--prompts", metavar="FILE", help="Continue every line of a file, many at a time, as JSON lines."),
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Continue each line of a file that is not empty, many at a time, as JSON lines.",
+        ),
     ] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Characters to write.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
@@ -83,7 +87,7 @@ def generate(
 
 def _lines(path: Path) -> list[str]:
     try:
-        found = path.read_text(encoding="utf-8").splitlines()
+        found = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`--prompts` {path} cannot be read as UTF-8 text: {error}") from error
     if not found:
