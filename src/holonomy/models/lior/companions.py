@@ -63,7 +63,6 @@ class MemoryConfig(Config):
         description="how the two distributions become one: weighted, or as amplitudes that interfere (bornmax)",
     )
     most: float = Field(default=0.5, gt=0, le=1, description="weight where the model knows nothing, for entropy")
-
     window: int = Field(default=128, ge=1, description="tokens that are read before they can be remembered")
     capacity: int = Field(default=4096, ge=1, le=2**24, description="tokens remembered; the oldest give way")
     k: int = Field(default=16, ge=1, le=4096, description="similar states that are read")
