@@ -92,7 +92,8 @@ SCENARIOS = (
     }),
     Scenario("lior-smoke", LIOR | {"geometry.chart": "shared", "train.guard.on_nonfinite": "rollback"}),
     Scenario("lior-smoke", LIOR | {
-        "field.enabled": "true", "field.adaptive": "true", "field.collapse_every": "1", "memory.weighting": "entropy",
+        "field.enabled": "true", "field.adaptive": "true", "field.collapse_every": "1", "field.pace": "64",
+        "memory.weighting": "entropy",
     }, ("field", "memory")),
     Scenario("lior-smoke", LIOR | {"data.tokenizer": "bpe", "data.unk": "false", "data.bpe_vocab": "270"}),
     Scenario("holographic", WORDS | {"model.counts.classes": "[5]", "model.similarity.readout": "true"}),
