@@ -22,6 +22,7 @@ NEVER = 1_000_000
 LOWRANK = ("geometry.frame_mode=learned_lowrank",)
 DERIVED = ("geometry.frame_mode=derived",)
 SHARED, PER_HEAD = ("geometry.chart=shared",), ("geometry.chart=per_head",)
+FIELD = ("field.enabled=true",)
 CAUSAL = ("model.architecture=causal_field",)
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
@@ -38,7 +39,10 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "biquaternions for one oscillator": ("model.pattern=omrmqmom",),
     "octonions for one oscillator": ("model.pattern=omrmcmom",),
     "probe for retrieval": ("model.pattern=ompmomom",),
-    "field": ("field.enabled=true",),
+    "field, dissipative": FIELD,
+    "field, symplectic": (*FIELD, "field.dynamics=symplectic"),
+    "field, unitary": (*FIELD, "field.dynamics=unitary"),
+    "shorter paths of hidden states": ("train.echo.action=0.1",),
     "pull to the target's vector": ("train.echo.nudge=target_embedding",),
     "radius and interval by SPSA": ("train.spsa.groups=[log_radius, log_interval]",),
     "carried states": ("data.carried=8",),
@@ -53,6 +57,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "shared chart, low rank": (*SHARED, *LOWRANK, "geometry.rotor_mode='off'"),
     "shared chart, low rank and rotor": (*SHARED, *LOWRANK),
     "shared chart, derived frame": (*SHARED, *DERIVED, "geometry.rotor_mode='off'"),
+    "shared chart, derived frame as rotors": (*SHARED, *DERIVED, "geometry.rotor_mode=derived"),
     "shared chart, curvature": (*SHARED, "geometry.source=curvature"),
     "shared chart, curvature by SPSA": (*SHARED, "geometry.source=curvature", "train.spsa.groups=[heights]"),
 }

@@ -242,6 +242,20 @@ def test_formulas_name_tests_and_modules_that_exist() -> None:
         assert (SOURCE / f"{path.replace('.', '/')}.py").exists(), path
 
 
+def test_acceptance_page_is_complete_and_names_what_exists() -> None:
+    page = (ROOT / "docs" / "acceptance.md").read_text(encoding="utf-8")
+    claims = set(re.findall(r"^\| `([\w.-]+)` \|", (ROOT / "docs" / "claims.md").read_text("utf-8"), re.MULTILINE))
+    tables = [re.findall(r"^\| (\d+) \| (.+) \| (.+) \|$", part, re.MULTILINE) for part in page.split("\n## ")[1:]]
+    assert [[int(row[0]) for row in rows] for rows in tables] == [[*range(1, 39)], [*range(1, 31)]]
+    for number, _, proofs in (row for rows in tables for row in rows):
+        names = re.findall(r"`([^`]+)`", proofs)
+        assert names or proofs.startswith("not met: "), number
+        for name in names:
+            file, _, test = name.partition("::")
+            if name not in claims:
+                assert f"def {test}(" in (ROOT / file).read_text("utf-8") if test else (ROOT / file).exists(), name
+
+
 def test_documented_targets_exist() -> None:
     blocks = re.findall(r"```(?:sh|bash|console)\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
     wanted = [line.split()[1] for block in blocks for line in block.splitlines() if line.startswith("make ")]

@@ -85,6 +85,33 @@ def test_generate_streams_what_json_says(here: Path, capfd, monkeypatch) -> None
     assert len(out) == 31
 
 
+def test_many_prompts_are_continued_as_each_alone(here: Path, capfd, monkeypatch) -> None:
+    (here / "prompts.txt").write_text("7 and 8\n1\n")
+    words = ["generate", "a", "--max-tokens", "12", "--selector", "gibbsmax", "--gate", "--top-k", "5"]
+    code, out, _ = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--seed", "3")
+    assert code == 0
+    found = [json.loads(line) for line in out.splitlines()]
+    for n, prompt in enumerate(["7 and 8", "1"]):
+        _, alone, _ = holonomy(capfd, monkeypatch, *words, "--prompt", prompt, "--seed", str(3 + n), "--quiet")
+        assert found[n] == {"prompt": prompt, "text": alone}
+    code, out, _ = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--seed", "3", "--json")
+    assert json.loads(out)["texts"] == found
+    _, _, err = holonomy(capfd, monkeypatch, *words, "--prompts", "none.txt")
+    assert "cannot be read" in err
+    code, _, err = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--prompt", "1")
+    assert code == 2
+    assert "give one of them" in err
+
+
+def test_memory_and_field_are_for_runs_that_have_them(here: Path, capfd, monkeypatch) -> None:
+    words = ["generate", "a", "--prompt", "7 and ", "--max-tokens", "5", "--temperature", "0"]
+    assert holonomy(capfd, monkeypatch, *words, "--memory")[0] == 0
+    for command in (words, ["eval", "a", "--protocol", "field"]):
+        code, _, err = holonomy(capfd, monkeypatch, *command, *(["--field"] if command is words else []))
+        assert code == 2
+        assert "no tensor field" in err
+
+
 @pytest.mark.parametrize(
     ("code", "words", "arguments"),
     [

@@ -103,6 +103,36 @@ def test_consolidation_merges_what_is_the_same() -> None:
     assert torch.equal(before.confidence, found.confidence)
 
 
+@pytest.mark.parametrize("most", [None, 0.4])
+def test_amplitudes_are_squared_and_normalised(most: float | None) -> None:
+    """The mixture by amplitudes, from the weights that the mixture by sums shows."""
+    inner, ids = language_model(), tokens(60).repeat(3)[None]
+    alone = inner.log_probs(ids).exp()
+    plain = RecallingModel(inner, window=16, most=most)
+    born = RecallingModel(inner, window=16, most=most, born=True).log_probs(ids).exp()
+    found = dict[str, Tensor]()
+
+    def noted(p: Tensor, m: Tensor, weight: Tensor) -> Tensor:
+        found.setdefault("p", torch.empty(0, 10))
+        for name, value in (("p", p), ("m", m), ("w", weight)):
+            found[name] = torch.cat([found.get(name, value[:0]), value])
+        return torch.lerp(p, m, weight).log()
+
+    plain._mixed = noted  # type: ignore[method-assign]
+    sums = plain.log_probs(ids).exp()
+    p, m, w = (found[name] for name in ("p", "m", "w"))
+    squares = ((1 - w) * p).sqrt().add((w * m).sqrt()).square()
+    expected = squares / squares.sum(-1, keepdim=True)
+    assert torch.allclose(born[0, -len(expected) :], expected, atol=1e-5)
+    assert torch.allclose(born.sum(-1), torch.ones(1, 180), atol=1e-5)
+    assert not torch.allclose(born, sums, atol=1e-3)
+    # Before anything was committed there is the model alone.
+    assert torch.allclose(born[0, :16], alone[0, :16], atol=1e-5)
+    if most is not None:
+        doubt = -(p * p.log()).sum(-1, keepdim=True) / torch.tensor(10.0).log()
+        assert torch.allclose(w, most * doubt, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "words"), [({"capacity": 0}, "capacity"), ({"k": 0}, "capacity"), ({"threshold": 2.0}, "cosine")]
 )
@@ -111,7 +141,7 @@ def test_refusals(options: dict[str, object], words: str) -> None:
         AssociativeMemory(WIDTH, **options)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="as many"):
         AssociativeMemory(WIDTH).write(keys(2), torch.tensor([1]))
-    for wrong in ({"window": 0}, {"share": 0.0}, {"prior": 1.0}):
+    for wrong in ({"window": 0}, {"share": 0.0}, {"prior": 1.0}, {"most": 0.0}):
         with pytest.raises(ConfigError, match="wanted"):
             RecallingModel(language_model(), **wrong)  # type: ignore[arg-type]
 

@@ -13,10 +13,11 @@ from holonomy.core.flat import FlatParams
 from holonomy.core.layer import decayed_names
 from holonomy.core.nograd import no_autograd
 from holonomy.core.tape import Tape
+from holonomy.geometry.action import ACTION_EPS
 from holonomy.learn.echo import EchoLearner
 from holonomy.models.lior.config import EchoConfig, LiorConfig
 from holonomy.models.lior.learner import build_learner
-from holonomy.nn.heads import SoftmaxCrossEntropy, TargetPull
+from holonomy.nn.heads import ActionPull, SoftmaxCrossEntropy, TargetPull
 
 
 def learner(**echo: object) -> EchoLearner:
@@ -51,6 +52,42 @@ def test_the_pull_is_the_gradient_of_the_distance_to_the_targets_vector() -> Non
         assert (found - wanted[name]).norm() <= 1e-12 * wanted[name].norm(), name  # type: ignore[union-attr, operator]
 
 
+def test_the_action_is_that_of_the_path_of_hidden_states() -> None:
+    """loss + kappa / M sum_t |h_(t+1) - h_t| / sqrt(D) through torch.autograd."""
+    kappa, data = 0.7, batch(2, 30)
+    net = learner(action=kappa).release().double()
+    reference = copy.deepcopy(net)
+    hidden = reference.layers[0](data.inputs)
+    for layer in [*reference.layers][1:-1]:
+        hidden = layer(hidden)
+    assert isinstance(reference.layers[-2], ActionPull)
+    lengths = (hidden.diff(dim=-1).square().mean(0) + ACTION_EPS[torch.float64]).sqrt()
+    loss = SoftmaxCrossEntropy().free(reference.layers[-1](hidden), data.targets, None)
+    (loss + kappa * lengths.sum() / data.targets.numel()).backward()
+    flat = FlatParams(net, decayed_names(net))
+    acc, tape, head = flat.statistics(), Tape(), SoftmaxCrossEntropy()
+    with no_autograd():
+        head.free(net.free(data.inputs, tape), data.targets, tape)
+        net.echo(tape, head.nudge(tape), acc)
+    wanted = {name: p.grad for name, p in reference.named_parameters()}
+    for name, found in flat.named_views(acc.buffer).items():
+        assert (found - wanted[name]).norm() <= 1e-11 * wanted[name].norm(), name  # type: ignore[union-attr, operator]
+
+
+def test_the_action_falls_where_it_is_a_nudge() -> None:
+    def path(kappa: float) -> float:
+        one = learner(action=kappa)
+        for seed in range(20):
+            one.train_step(batch(2, 30, seed), progress=0.5)
+        hidden = batch(2, 30).inputs
+        with no_autograd():
+            for layer in [*one.net][:-1]:
+                hidden = layer.free(hidden, None)
+        return float(hidden.diff(dim=-1).square().mean(0).sqrt().mean())
+
+    assert path(3.0) < 0.9 * path(0.0)
+
+
 def test_the_pull_acts_and_is_not_reported() -> None:
     pulled, plain, data = learner(nudge="target_embedding"), learner(), batch(2, 30)
     losses = [one.train_step(data, progress=0.5).loss for one in (pulled, plain)]
@@ -83,5 +120,7 @@ def test_a_pull_without_its_loss_says_so() -> None:
 def test_keys_that_nothing_reads_are_refused() -> None:
     with pytest.raises(ValueError, match="pull is for nudge = target_embedding, not off"):
         EchoConfig.model_validate({"nudge": False, "pull": 1.0})
+    with pytest.raises(ValueError, match="action sees whole sequences"):
+        EchoConfig.model_validate({"nudge": "off", "action": 1.0})
     with pytest.raises(ValueError, match="sees whole sequences"):
         LiorConfig.model_validate({"train": {"echo": {"nudge": "target_embedding", "memory": "segment"}}})

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from holonomy.data.tokens import WindowSampler
+from holonomy.learn.carry import state_tensors
 from holonomy.models.lior.config import DataConfig, GeometryConfig, LiorConfig, ModelConfig
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
@@ -107,6 +109,46 @@ def test_a_probe_measures_by_the_chart(pattern: str) -> None:
 def test_options_that_blocks_do_not_have(model: dict[str, object], more: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         LiorConfig(model=ModelConfig(**model), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("architecture", PRESETS)
+def test_a_trained_network_remembers_and_never_foresees(architecture: str) -> None:
+    """The text is lines of one number each: only what was read before says which."""
+    config = LiorConfig(
+        model=ModelConfig(architecture=architecture, d=32, n_osc=32, hidden=32),  # type: ignore[arg-type]
+        data=DataConfig(seq_len=32),
+    )
+    generator = torch.Generator().manual_seed(0)
+    text = torch.randint(8, (400, 1), generator=generator).repeat(1, 16)
+    text[:, -1] = 8
+    sampler = WindowSampler(text.flatten(), seq_len=32, batch=8, seed=0)
+    learner = build_learner(config, vocab_size=9)
+    for _ in range(60):
+        learner.train_step(sampler.next(), progress=0.3)
+    net, ids = learner.net, text[:4].view(1, -1)
+    with torch.no_grad():
+        whole = net.free(ids, None)
+        for cut in (1, 5, 15, 16, 33, 48, 63):
+            scrambled = ids.clone()
+            scrambled[:, cut:] = torch.randint(9, (1, 64 - cut), generator=generator)
+            assert torch.equal(whole[..., :cut], net.free(scrambled, None)[..., :cut])
+        other = ids.clone()
+        other[0, 55] = (ids[0, 55] + 1) % 8
+        moved = (net.free(other, None) - whole).abs().amax((0, 1))
+    assert not moved[:55].any()
+    assert moved[60] > 1e-3
+
+
+@pytest.mark.parametrize(("architecture", "window"), [("causal_field", None), ("hybrid", 48)])
+def test_the_state_has_one_size_however_long_the_text(architecture: str, window: int | None) -> None:
+    model = ModelConfig(architecture=architecture, d=32, n_osc=32, hidden=32, window=window)  # type: ignore[arg-type]
+    net = build_network(LiorConfig(model=model), vocab_size=20).requires_grad_(False)
+
+    def size(length: int) -> int:
+        _, state = net.advance(torch.zeros(1, length, dtype=torch.int64), net.start(1))
+        return sum(t.nbytes for t in state_tensors(state).values())
+
+    assert size(64) == size(4096) < 200_000
 
 
 def test_the_past_matters() -> None:

@@ -191,6 +191,24 @@ def test_every_geometry_gives_other_numbers() -> None:
             assert not torch.allclose(found[one], found[other], atol=1e-5), (one, other)
 
 
+def test_rotors_of_a_derived_frame_are_that_frame() -> None:
+    """The one mode that must change nothing: the same metric, its frame as Givens angles of determinant one."""
+    plain, turned = (
+        network_output(chart="shared", frame_mode="derived", rotor_mode=mode, metric_mode="block_rot")
+        for mode in ("off", "derived")
+    )
+    assert torch.allclose(plain, turned, atol=1e-5)
+    charts = [Chart(2, 6, frame_mode="derived", rotor_mode=m, generator=generator()) for m in ("off", "derived")]
+    frame = torch.linalg.qr(torch.randn(2, 6, 6, generator=generator()))[0]
+    for chart in charts:
+        chart.frame.copy_(frame)
+    one, other = (chart.metric().matrix() for chart in charts)
+    assert torch.allclose(one, other, atol=1e-5)
+    assert not torch.allclose(
+        one, Chart(2, 6, frame_mode="derived", rotor_mode="off", generator=generator()).metric().matrix(), atol=1e-2
+    )
+
+
 @pytest.mark.parametrize(
     ("model", "geometry", "words"),
     [

@@ -42,6 +42,24 @@ def test_output_equals_a_double_loop(window: int) -> None:
         assert (layer.free(x, None) - expected).abs().max() <= 1e-13
 
 
+def test_without_cost_all_weigh_the_same_and_with_much_the_cheapest_wins() -> None:
+    layer, generator = retrieval(), torch.Generator().manual_seed(3)
+    k, m = torch.randn(2, 2, 9, 4, generator=generator, dtype=torch.float64).unbind(0)
+    apart = torch.arange(9)[:, None] - torch.arange(9)
+
+    def weights(log_radius: float) -> torch.Tensor:
+        layer.log_radius.data.fill_(log_radius)
+        return layer.weights(k, m, apart, k.new_empty(0), layer.scales())[0].detach()
+
+    causal = (apart >= 0).double()
+    assert torch.allclose(weights(0.4).sum(-1), torch.ones(2, 9, dtype=torch.float64), atol=1e-14)
+    assert not weights(0.4)[:, apart < 0].any()
+    assert torch.allclose(weights(-30.0), (causal / causal.sum(1, keepdim=True)).expand(2, 9, 9), atol=1e-12)
+    cheapest = layer.score(k, m, apart, k.new_empty(0), layer.scales())[0].view(2, 9, 9)
+    cheapest = cheapest.masked_fill(apart < 0, -torch.inf).argmax(-1, keepdim=True)
+    assert bool((weights(12.0).gather(-1, cheapest) > 1 - 1e-6).all())
+
+
 def test_weights_are_the_gradient_of_the_free_energy() -> None:
     cost = torch.rand(7, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     step = 1e-5

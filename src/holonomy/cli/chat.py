@@ -14,7 +14,7 @@ import typer
 
 from holonomy.cli import options
 from holonomy.cli.console import print_json
-from holonomy.cli.generate import open_model, with_memory
+from holonomy.cli.generate import open_model, with_companions
 from holonomy.core.errors import ConfigError, HolonomyError
 from holonomy.core.registry import nearest
 
@@ -40,6 +40,7 @@ def chat(
     gate: options.Gate = None,
     selector: options.Selector = None,
     memory: options.Memory = False,
+    field: options.Field = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal replies.")] = 1,
     threads: options.Threads = "1",
     root: options.Root = options.ROOT,
@@ -59,7 +60,7 @@ def chat(
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
     model, sampling, longest = open_model(run, root, threads, chosen)
     talk = Talk(
-        Session(with_memory(model) if memory else model, sampling, seed=seed),
+        Session(with_companions(model, memory=memory, field=field), sampling, seed=seed),
         max_tokens or longest,
     )
     with redirect_stdout(sys.stderr) if as_json else nullcontext():

@@ -27,7 +27,8 @@ def evaluate(
         str | None,
         typer.Option(
             "--protocol",
-            help="windows from rest, carried: one stream, memory: a stream with associative memory; "
+            help="windows from rest, carried: one stream, memory: a stream with associative memory, "
+            "field: a stream that moves the tensor field; "
             "doubt: how sure a ternary run is of its entries.",
         ),
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Mapping
@@ -16,13 +17,20 @@ from holonomy.cli.console import print_json
 from holonomy.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from holonomy.infer.memory import RecallingModel
     from holonomy.infer.sampling import Sampling
 
 
 def generate(
     run: options.Run,
     prompt: Annotated[str, typer.Option("--prompt", help="Text to continue; - reads it from stdin.")] = "",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            metavar="FILE",
+            help="Continue each line of a file that is not empty, many at a time, as JSON lines.",
+        ),
+    ] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Characters to write.")] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
@@ -30,6 +38,7 @@ def generate(
     gate: options.Gate = None,
     selector: options.Selector = None,
     memory: options.Memory = False,
+    field: options.Field = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal text.")] = 1,
     stop: Annotated[list[str] | None, typer.Option("--stop", help="End before this text; may be repeated.")] = None,
     threads: options.Threads = "1",
@@ -41,16 +50,23 @@ def generate(
 
     Example: holonomy generate first --prompt "The with statement" --max-tokens 200 --seed 7
 
-    With --quiet the text stands alone, without a line end of its own.
+    With --quiet the text stands alone, without a line end of its own. Line n of --prompts is continued with seed + n.
     """
     from holonomy.infer.session import Session, check_max_tokens
 
     if max_tokens is not None:
         check_max_tokens(max_tokens)
-    text = _prompt(prompt)
+    if prompts is not None and prompt:
+        raise ConfigError("`--prompt` and `--prompts` say both what to continue; give one of them")
+    text, lines = _prompt(prompt), [] if prompts is None else _lines(prompts)
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
     model, sampling, longest = open_model(run, root, threads, chosen)
-    session = Session(with_memory(model) if memory else model, sampling, seed=seed)
+    speaker = with_companions(model, memory=memory, field=field)
+    if prompts is not None:
+        options_of = {"sampling": sampling, "max_tokens": max_tokens or longest, "seed": seed, "stop": stop or ()}
+        _continue_all(run, speaker, lines, options_of, as_json=as_json)
+        return
+    session = Session(speaker, sampling, seed=seed)
     try:
         session.feed(text)
     except DataError as error:
@@ -67,6 +83,30 @@ def generate(
         print_json({"run": run, "prompt": text, "text": written, "tokens": session.drawn, "seconds": seconds})
     elif not quiet:
         sys.stdout.write("\n")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        found = [line for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"`--prompts` {path} cannot be read as UTF-8 text: {error}") from error
+    if not found:
+        raise DataError(f"`--prompts` {path} is empty; write one text to continue on each line")
+    return found
+
+
+def _continue_all(run: str, model: Any, prompts: list[str], chosen: dict[str, Any], *, as_json: bool) -> None:
+    """Prints what follows each prompt: one object a line, or one for all."""
+    from holonomy.infer.session import generate_batch
+
+    begin = time.perf_counter()
+    found = generate_batch(model, prompts, **chosen)
+    pairs = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, found, strict=True)]
+    if as_json:
+        print_json({"run": run, "texts": pairs, "seconds": time.perf_counter() - begin})
+        return
+    for pair in pairs:
+        sys.stdout.write(json.dumps(pair, ensure_ascii=False) + "\n")
 
 
 def _prompt(prompt: str) -> str:
@@ -92,15 +132,18 @@ def open_model(run: str, root: Path, threads: str | None, chosen: Mapping[str, A
     return model, replace(Sampling(**configured), **given), infer.max_tokens
 
 
-def with_memory(model: Any) -> RecallingModel:
-    """The model with its associative memory, empty.
+def with_companions(model: Any, *, memory: bool, field: bool) -> Any:
+    """The model with its associative memory, empty, with its tensor field moving along, or as it is.
 
     Raises:
-        ConfigError: models of its family have none.
+        ConfigError: models of its family have none, or this one has no field.
     """
+    if not (memory or field):
+        return model
     from holonomy.models.lior.inference import LiorLanguageModel
-    from holonomy.recipes.lior import remembering
+    from holonomy.recipes.lior import companion
 
     if not isinstance(model, LiorLanguageModel):
-        raise ConfigError("`--memory` is for runs of the family lior; a holographic model is a memory itself: drop it")
-    return remembering(model)
+        name = "--memory" if memory else "--field"
+        raise ConfigError(f"`{name}` is for runs of the family lior; a holographic model is a memory itself: drop it")
+    return companion(model, memory=memory, field=field)

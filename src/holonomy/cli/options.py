@@ -32,6 +32,7 @@ Selector = Annotated[
     str | None, typer.Option("--selector", help="softmax, or gibbsmax: what was said lately costs infer.repetition.")
 ]
 Memory = Annotated[bool, typer.Option("--memory", help="Remember what was read and recall what followed it.")]
+Field = Annotated[bool, typer.Option("--field", help="Let the run's tensor field move with what is read.")]
 ROOT = Path("runs")
 THREADS = 1024
 """Most threads that may be asked for, as in configurations."""

@@ -17,6 +17,7 @@ from holonomy.dynamics.collapse import (
     hard_collapse,
     site_weights,
     soft_collapse,
+    von_neumann_entropy,
 )
 from holonomy.dynamics.field import FieldLaw, reweighted
 from holonomy.dynamics.fractional import FractionalMemory
@@ -207,6 +208,24 @@ class TensorField:
         """One step of gradient descent of the adaptive parameters."""
         for name, slope in self.slopes(source=source, evidence=evidence).items():
             setattr(self, name, getattr(self, name) - rate * slope)
+
+    def copy(self) -> TensorField:
+        """Another field in the same state, with random numbers of its own."""
+        generator = torch.Generator()
+        found = TensorField(self.law, dynamics=self.dynamics, pulls=self.pulls, memory=self.memory, generator=generator)
+        found.restore(self.snapshot())
+        return found
+
+    def figures(self) -> dict[str, float]:
+        """Norm, von Neumann entropy in nats, mean of H over sites, order of the memory, and steps taken."""
+        h, _ = concentration(site_weights(self.t), self.exponent)
+        return {
+            "norm": float(self.t.norm()),
+            "entropy": float(von_neumann_entropy(self.t)),
+            "concentration": float(h.mean()),
+            "order": self.order,
+            "steps": float(self.steps),
+        }
 
     def snapshot(self) -> dict[str, Tensor]:
         """The whole state, copied."""

@@ -6,13 +6,15 @@ Gaussian kernel and a fixed weight). With p the model's distribution, the memory
     m = (1 - c) p + c sum_k softmax_k(cos_k / 0.02) onehot(token_k),    c = 0.95 max(0, (cos_max - 0.7) / 0.3),
 
 and p' = (1 - w) p + w m. The weight w is the probability that the memory is the better of the two, by fixed share
-(Herbster & Warmuth 1998): after each token w <- (1 - share) w m(token) / p'(token) + share prior. A weight by
-the entropy of p alone gained half as much on fresh text and a third on repetitions. Writes are queued and committed at
+(Herbster & Warmuth 1998): after each token w <- (1 - share) w m(token) / p'(token) + share prior. Or it follows the
+entropy of p, w = most H(p) / ln V, which gains less (`benchmarks/memory.py`). `born` adds amplitudes instead of
+probabilities, p' ~ (sqrt((1 - w) p) + sqrt(w m))^2, which favours what both expect. Writes are queued and committed at
 the end of a window: nothing is read from the window that is being predicted.
 """
 
 from __future__ import annotations
 
+import math
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from torch.nn import functional as F
 
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.infer.language_model import Tokenizer
+from holonomy.infer.sampling import bornmax
 
 SHARPNESS = 0.02
 """Cosines this much smaller weigh e times less."""
@@ -218,10 +221,12 @@ class RecallingModel:
         window: tokens that are read before they can be remembered.
         share: how fast the weight of the memory may change.
         prior: what the weight goes back to.
+        most: largest weight, where it follows the entropy of the model instead; None is trust.
+        born: mix by `bornmax` instead of a weighted sum.
         capacity, k, threshold: see `AssociativeMemory`.
 
     Raises:
-        ConfigError: `window`, `share` or `prior` is out of its range.
+        ConfigError: `window`, `share`, `prior` or `most` is out of its range.
     """
 
     context_limit: int | None = None
@@ -233,6 +238,8 @@ class RecallingModel:
         window: int = 128,
         share: float = 0.1,
         prior: float = 0.3,
+        most: float | None = None,
+        born: bool = False,
         capacity: int = 4096,
         k: int = 16,
         threshold: float = 0.3,
@@ -241,7 +248,10 @@ class RecallingModel:
             raise ConfigError(f"`window` is {window}; wanted 1 token or more")
         if not (0 < share <= 1 and 0 <= prior < 1):
             raise ConfigError(f"`share` is {share} and `prior` {prior}; wanted above 0 up to 1, and 0 up to below 1")
+        if most is not None and not 0 < most <= 1:
+            raise ConfigError(f"`most` is {most}; wanted above 0, up to 1")
         self.model, self.window, self.share, self.prior = model, window, share, prior
+        self.most, self.born = most, born
         self.capacity, self.k, self.threshold = capacity, k, threshold
 
     @property
@@ -305,6 +315,9 @@ class RecallingModel:
         found = memory.read(hidden)
         recalled = torch.zeros_like(p).scatter_add_(-1, found.tokens, found.weights.to(p))
         m = torch.lerp(p, recalled, found.confidence.to(p).unsqueeze(-1))
+        if self.most is not None:
+            doubt = -torch.xlogy(p, p).sum(-1, keepdim=True) / math.log(max(p.shape[-1], 2))
+            return self._mixed(p, m, self.most * doubt)
         before = (m[:1], p[:1]) if trust.ahead is None else trust.ahead
         expected = [
             torch.cat([old, new[:-1]]).gather(-1, ids[:, None]).flatten().tolist()
@@ -318,4 +331,11 @@ class RecallingModel:
                 trust.weight = (1 - self.share) * posterior + self.share * self.prior
             weights.append(trust.weight)
         trust.ahead = (m[-1:], p[-1:])
-        return torch.lerp(p, m, torch.tensor(weights, dtype=p.dtype).unsqueeze(-1)).log()
+        return self._mixed(p, m, torch.tensor(weights, dtype=p.dtype).unsqueeze(-1))
+
+    def _mixed(self, p: Tensor, m: Tensor, weight: Tensor) -> Tensor:
+        """Log of the mixture of model and memory, [n, V]."""
+        if not self.born:
+            return torch.lerp(p, m, weight).log()
+        shares = torch.stack([1 - weight, weight]).squeeze(-1)
+        return bornmax(torch.stack([p, m]).log(), shares, p.new_zeros(2)).log()

@@ -182,6 +182,12 @@ class Attention(EchoLayer):
         mapped = self.site_map.free(self.sites.features().to(self.inp.weight), tape).unsqueeze(1)
         return tuple(part.repeat(batch, 1, 1) for part in self.split(mapped, 2))
 
+    def reread(self, state: Past, features: Float[Tensor, "features batch sites"]) -> Past:
+        """The state after the field has moved, which each sequence may see in a state of its own."""
+        assert self.site_map is not None
+        mapped = self.site_map.free(features.to(self.inp.weight), None)
+        return state._replace(fixed=tuple(self.split(mapped, 2)))
+
     def _apart(self, queries: Tensor, keys: Tensor, fixed: tuple[Tensor, ...]) -> Tensor:
         """Ages of the keys; the sites of a field are always now."""
         apart = queries[:, None] - keys

@@ -63,13 +63,13 @@ class Chain(EchoLayer):
         """States of all layers."""
         return [layer.start(batch) for layer in self]
 
-    def advance(self, x: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
-        """Continues through all layers."""
-        after = []
+    def advance(self, x: Tensor | tuple[Tensor, ...], state: list[Any]) -> tuple[Tensor, list[Any]]:
+        """Continues through all layers; the first one may take several tensors."""
+        found, after = cast("Tensor", x), []
         for layer, before in zip(self, state, strict=True):
-            x, moved = layer.advance(x, before)
+            found, moved = layer.advance(found, before)
             after.append(moved)
-        return x, after
+        return found, after
 
     def step(self, x: Tensor, state: list[Any]) -> tuple[Tensor, list[Any]]:
         """Continues through all layers by one token."""

@@ -11,6 +11,7 @@ from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import PointwiseLayer
 from holonomy.core.learner import IGNORE_INDEX
 from holonomy.core.tape import Tape
+from holonomy.geometry.action import path_action_gradient
 from holonomy.nn.embedding import Embedding
 
 
@@ -43,6 +44,36 @@ class TargetPull(PointwiseLayer):
         index, valid, count = tape.take(self)
         wanted = self._shared[0].weight[:, index]
         return torch.where(valid, x - wanted, 0).mul_(self.kappa).div_(count).add_(g)
+
+
+class ActionPull(PointwiseLayer):
+    """Passes the last hidden states on, and in the echo shortens the path that they take.
+
+    The nudge grows by kappa dS/dh_t / M, M the number of tokens: the loss by kappa / M times the action S of the path
+    h_1, h_2, ... of each sequence in the metric |v|^2 / D with resistance 1, which is not reported. See
+    `geometry.action`.
+
+    Args:
+        kappa: strength.
+    """
+
+    def __init__(self, kappa: float) -> None:
+        super().__init__()
+        self.kappa = kappa
+
+    def free(self, x: Float[Tensor, "D ..."], tape: Tape | None) -> Float[Tensor, "D ..."]:
+        """The input, which is the record too."""
+        if tape is not None:
+            tape.push(self, x)
+        return x
+
+    def echo(self, tape: Tape, g: Float[Tensor, "D batch time"], acc: StatBuffer) -> Float[Tensor, "D batch time"]:
+        """Adds the slope of the action to the nudge that passes by."""
+        (x,) = tape.pop(self)
+        paths = x.permute(1, 2, 0)
+        metric = torch.eye(len(x), dtype=x.dtype, device=x.device) / len(x)
+        slope = path_action_gradient(paths, paths.new_ones(paths.shape[0], paths.shape[1] - 1), metric)
+        return g + slope.permute(2, 0, 1) * (self.kappa / paths.shape[0] / paths.shape[1])
 
 
 class SoftmaxCrossEntropy:

@@ -4,15 +4,17 @@ Reading: the features [Re T(x); Im T(x)] of each site are mapped to one key and 
 other; they stand before the tokens, at no distance in time. Writing: z_t is a fixed random complex projection of the
 last hidden state, P(x | z) = softmax_x(|u_x^+ z|^2 / 0.1) with fixed unit vectors u_x, and the source of the next step
 is J(x) = eta mean_t P(x | z_t) z_t z_t^+ / |z_t|^2. The field moves once after every update, never inside the window
-that reads it; it has no learned weights. Without a tape it stands still: at inference it is what training left.
+that reads it; it has no learned weights. Without a tape it stands still: at inference it is what training left, unless
+a reader moves a copy of it along (`copy`, `drive`).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from holonomy.core.flat import StatBuffer
@@ -58,6 +60,11 @@ class FieldOptions:
     adaptive: bool = False
     collapse_every: int = 16
     collapse: str = "soft"
+
+
+def site_features(t: Float[Tensor, "x y i j 2"]) -> Float[Tensor, "features sites"]:
+    """[Re T; Im T] of each site, from real and imaginary parts."""
+    return t.flatten(0, 1).flatten(1).T
 
 
 class FieldSites(nn.Module):
@@ -107,34 +114,47 @@ class FieldSites(nn.Module):
 
     def features(self) -> Float[Tensor, "features sites"]:
         """[Re T; Im T] of each site."""
-        t = self.get_buffer("state_t")
-        return t.flatten(0, 1).flatten(1).T
+        return site_features(self.get_buffer("state_t"))
 
-    def observe(self, x: Float[Tensor, "D batch time"]) -> None:
-        """Adds hidden states to the source of the next step."""
+    def source_of(self, x: Float[Tensor, "D n"]) -> Complex[Tensor, "sites dim dim"]:
+        """sum_t P(x | z_t) z_t z_t^+ / |z_t|^2 of some hidden states: J is eta times its mean over them."""
         project = torch.complex(self.re_project, self.im_project)
         address = torch.complex(self.re_address, self.im_address)
-        z = project @ x.flatten(1).to(project)
+        z = project @ x.to(project)
         z = z / torch.linalg.vector_norm(z, dim=0).clamp_min(1e-12)
         chances = ((address.conj() @ z).abs().square() / ADDRESS_TEMPERATURE).softmax(0)
         weighted = chances.unsqueeze(1) * z
-        source = weighted @ z.conj().T
+        return weighted @ z.conj().T
+
+    def observe(self, x: Float[Tensor, "D batch time"]) -> None:
+        """Adds hidden states to the source of the next step."""
+        source = self.source_of(x.flatten(1))
         self._source = source if self._source is None else self._source + source
-        self._seen += z.shape[1]
+        self._seen += math.prod(x.shape[1:])
 
     def settle(self) -> None:
         """Moves the field by one step under what was observed since the last; nothing if there was nothing."""
         if self._source is None:
             return
-        x, y = self.options.size
-        source = (self.options.eta / self._seen) * self._source.view(x, y, *self._source.shape[1:])
+        source, seen = self._source, self._seen
         self._source, self._seen = None, 0
         if not bool(torch.view_as_real(source).isfinite().all()):
             # An update that is left out must leave no trace in the field either.
             return
         self._restore()
+        self.drive(self.field, source / seen)
+        for name, value in self.field.snapshot().items():
+            self.get_buffer(f"state_{name}").copy_(torch.view_as_real(value) if value.is_complex() else value)
+
+    def copy(self) -> TensorField:
+        """The field as the buffers hold it, to be moved on its own."""
+        self._restore()
+        return self.field.copy()
+
+    def drive(self, field: TensorField, mean: Complex[Tensor, "sites dim dim"]) -> None:
+        """Moves a field by one step under a mean of `source_of`, and collapses it where that is due."""
         # The field lives on the CPU: its steps are too small to gain from a GPU.
-        field, driven = self.field, source.to(self.field.t)
+        driven = self.options.eta * mean.to(field.t).view_as(field.t)
         if self.options.dynamics == "dissipative":
             if self.options.adaptive and field.steps:
                 field.adapt(ADAPT_RATE, source=driven, evidence=driven)
@@ -145,8 +165,6 @@ class FieldSites(nn.Module):
             field.evolve()
         if self.options.collapse_every and field.steps % self.options.collapse_every == 0:
             field.collapse(hard=self.options.collapse == "hard")
-        for name, value in field.snapshot().items():
-            self.get_buffer(f"state_{name}").copy_(torch.view_as_real(value) if value.is_complex() else value)
 
     def _restore(self) -> None:
         """The buffers are what is saved and loaded: the field follows them."""

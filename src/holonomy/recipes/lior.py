@@ -23,6 +23,7 @@ from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.tokens import PassageSampler, TokenBatch, WindowSampler
 from holonomy.infer.evaluation import evaluate_tokens, loss_metrics, stream_loss
+from holonomy.infer.language_model import LanguageModel
 from holonomy.infer.memory import RecallingModel
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
@@ -32,6 +33,7 @@ from holonomy.models.lior.cost import check_fits
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.learner import build_learner
 from holonomy.models.lior.model import build_network, count_parameters
+from holonomy.models.lior.moving import MovingField, field_of
 from holonomy.models.lior.pictures import lior_pictures
 from holonomy.nn.containers import Chain
 from holonomy.nn.embedding import Embedding
@@ -44,7 +46,7 @@ from holonomy.train.run import RunDirectory
 TextTokenizer: TypeAlias = CharTokenizer | BytePairTokenizer
 TOKENIZER_FILE = "tokenizer.json"
 SAMPLE_START = "\n"
-PROTOCOLS = ("windows", "carried", "memory")
+PROTOCOLS = ("windows", "carried", "memory", "field")
 """Ways to evaluate; their losses never stand in one column."""
 
 
@@ -156,7 +158,9 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
         found = evaluate_tokens(loss_of, held_out, config.data.seq_len, stop)
-        return None if found is None else _by_character(found, corpus.tokenizer, corpus.validation)
+        if found is None:
+            return None
+        return _by_character(found, corpus.tokenizer, corpus.validation) | _field_figures(learner.net)
 
     return Work(
         config=config,
@@ -265,17 +269,32 @@ def _load(saved: Checkpoint) -> LiorLanguageModel:
     return LiorLanguageModel(net.to(choose_device("auto")), tokenizer, config)
 
 
-def remembering(model: LiorLanguageModel) -> RecallingModel:
-    """The model with the associative memory of its configuration."""
-    memory = model.config.memory
+def companion(model: LiorLanguageModel, *, memory: bool = False, field: bool = False) -> LanguageModel:
+    """The model with the associative memory of its configuration, its field moving along, both or neither.
+
+    Raises:
+        ConfigError: the field is to move, and there is none.
+    """
+    found = MovingField(model, pace=model.config.field.pace) if field else model
+    if not memory:
+        return found
+    own = model.config.memory
     return RecallingModel(
-        model,
-        window=memory.window,
-        capacity=memory.capacity,
-        k=memory.k,
-        share=memory.share,
-        prior=memory.prior,
+        found,
+        window=own.window,
+        capacity=own.capacity,
+        k=own.k,
+        share=own.share,
+        prior=own.prior,
+        most=own.most if own.weighting == "entropy" else None,
+        born=own.mixing == "born",
     )
+
+
+def _field_figures(net: EchoLayer) -> dict[str, float]:
+    """What there is to say about the field beside a network."""
+    sites = field_of(net)
+    return {} if sites is None else {f"field/{name}": value for name, value in sites.copy().figures().items()}
 
 
 def _evaluate(
@@ -302,9 +321,10 @@ def _evaluate(
     if protocol == "windows":
         metrics = evaluate_tokens(model.loss, tokens, own.seq_len)
     else:
-        metrics = loss_metrics(*stream_loss(model if protocol == "carried" else remembering(model), tokens.cpu()))
+        reader = companion(model, memory=protocol == "memory", field=protocol == "field")
+        metrics = loss_metrics(*stream_loss(reader, tokens.cpu()))
     assert metrics is not None
-    metrics = _by_character(metrics, model.tokenizer, parts[split])
+    metrics = _by_character(metrics, model.tokenizer, parts[split]) | _field_figures(model.net)
     if isinstance(model.tokenizer, CharTokenizer) and model.tokenizer.unk:
         metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())
     if with_baselines:

@@ -30,7 +30,10 @@ from holonomy.train.monitor import SilentProgress
 CARRIERS: Mapping[type, tuple[str, str]] = {FieldOptions: ("field", "model_dump"), Sampling: ("infer", "getattr")}
 """Classes that a whole node is handed on in, the node, and how the source takes it apart for that."""
 CONFIG_MODULES = frozenset(
-    {"core.config", "core.budget", "core.inference", *(f"models.{f.name}.config" for f in FAMILIES)}
+    {
+        *("core.config", "core.budget", "core.inference", "models.lior.companions"),
+        *(f"models.{f.name}.config" for f in FAMILIES),
+    }
 )
 WHOLE_TREES = frozenset({"leaves", "_inactive"})
 """Functions that go over all keys, whatever they mean."""
@@ -88,7 +91,10 @@ SCENARIOS = (
         "train.echo.segment": "8",
     }),
     Scenario("lior-smoke", LIOR | {"geometry.chart": "shared", "train.guard.on_nonfinite": "rollback"}),
-    Scenario("lior-smoke", LIOR | {"field.enabled": "true", "field.adaptive": "true", "field.collapse_every": "1"}),
+    Scenario("lior-smoke", LIOR | {
+        "field.enabled": "true", "field.adaptive": "true", "field.collapse_every": "1", "field.pace": "64",
+        "memory.weighting": "entropy",
+    }, ("field", "memory")),
     Scenario("lior-smoke", LIOR | {"data.tokenizer": "bpe", "data.unk": "false", "data.bpe_vocab": "270"}),
     Scenario("holographic", WORDS | {"model.counts.classes": "[5]", "model.similarity.readout": "true"}),
     Scenario("holographic-chars", {

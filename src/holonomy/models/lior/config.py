@@ -10,6 +10,7 @@ from holonomy.core.budget import Budget, Cadence, Guard, Schedule
 from holonomy.core.config import Config, off_word
 from holonomy.core.inference import InferConfig
 from holonomy.core.modes import COUPLED, LEGAL_ROTORS, STRONGEST_COUPLED
+from holonomy.models.lior.companions import FieldConfig, MemoryConfig
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
 """Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
@@ -178,45 +179,6 @@ class GeometryConfig(Config):
         return self
 
 
-class FieldConfig(Config):
-    """A tensor field that retrieval reads and the last hidden states drive."""
-
-    enabled: bool = Field(default=False, description="put the field beside the network")
-    size: tuple[int, int] = Field(default=(8, 8), description="sites along both axes")
-    dim: int = Field(default=16, ge=1, le=256, description="width of the matrix at a site")
-    dynamics: Literal["dissipative", "symplectic", "unitary"] = Field(
-        default="dissipative", description="falls to its equilibrium; swings, and keeps energy; or keeps its norm"
-    )
-    potential: Literal["zero", "harmonic", "gaussian_well"] = Field(
-        default="harmonic", description="binding of the field to its start"
-    )
-    stiffness: float = Field(default=0.01, gt=0, description="of the binding")
-    dt: float = Field(default=0.005, gt=0, le=10, description="time that an update takes")
-    evidence: float = Field(default=0.3, ge=0, description="pull to what was just seen, for dissipative")
-    memory: float = Field(default=0.05, ge=0, description="fractional memory, for dissipative")
-    eta: float = Field(default=0.1, ge=0, description="strength of what drives the field")
-    adaptive: bool = Field(default=False, description="let order, exponents and temperatures follow, for dissipative")
-    collapse_every: int = Field(default=16, ge=0, description="updates between two collapses; 0 is never")
-    collapse: Literal["soft", "hard"] = Field(default="soft", description="reweight the sites, or choose one")
-
-    @model_validator(mode="after")
-    def _check(self) -> FieldConfig:
-        plain = type(self).model_fields
-        odd = [n for n in plain if n != "enabled" and getattr(self, n) != plain[n].default]
-        if odd and not self.enabled:
-            raise ValueError(f"{', '.join(odd)} need enabled = true")
-        if min(self.size) < 1 or self.size[0] * self.size[1] > 4096:
-            raise ValueError(f"size = {list(self.size)} must have 1 to 4096 sites")
-        inert = [n for n in ("evidence", "memory", "adaptive") if n in odd and self.dynamics != "dissipative"]
-        if inert:
-            raise ValueError(f"{', '.join(inert)} act on dynamics = dissipative only, not on {self.dynamics}")
-        if self.dynamics == "unitary" and ("eta" in odd or "potential" in odd or "stiffness" in odd):
-            raise ValueError("eta, potential and stiffness have no part in dynamics = unitary; drop them")
-        if self.adaptive and not self.memory:
-            raise ValueError("adaptive wants memory above 0: its order has no effect without")
-        return self
-
-
 class DataConfig(Config):
     """Text and how it is cut."""
 
@@ -294,6 +256,12 @@ class EchoConfig(Config):
         "vector of the token to predict; or nothing",
     )
     pull: float = Field(default=0.1, ge=0, le=100, description="strength of that pull, for nudge = target_embedding")
+    action: float = Field(
+        default=0.0,
+        ge=0,
+        le=100,
+        description="weight of the action of the path of last hidden states, which the echo then lowers too",
+    )
     allow_biased: bool = Field(default=False, description="permits mode = one_sided")
     fixed: bool = Field(default=False, description="hamiltonian states in 32-bit fixed point: the way back is exact")
 
@@ -311,6 +279,11 @@ class EchoConfig(Config):
             raise ValueError(f"memory = {self.memory} nudges by tangents; set mode = tangent")
         if self.memory != "full" and self.nudge == "target_embedding":
             raise ValueError(f"nudge = target_embedding sees whole sequences, not memory = {self.memory}; drop one")
+        if self.action and (self.memory != "full" or self.nudge == "off"):
+            raise ValueError(
+                f"action sees whole sequences and is a nudge; drop it, or memory = {self.memory} with "
+                f"nudge = {self.nudge}"
+            )
         if self.fixed and self.mode != "tangent":
             raise ValueError("fixed states are nudged by tangents; set mode = tangent")
         return self
@@ -373,18 +346,6 @@ class TrainConfig(Config):
         if self.threads != "auto" and not 1 <= self.threads <= 1024:
             raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
         return self
-
-
-class MemoryConfig(Config):
-    """Associative memory of what was read, for `--memory` and `eval --protocol memory`."""
-
-    window: int = Field(default=128, ge=1, description="tokens that are read before they can be remembered")
-    capacity: int = Field(default=4096, ge=1, le=2**24, description="tokens remembered; the oldest give way")
-    k: int = Field(default=16, ge=1, le=4096, description="similar states that are read")
-    share: float = Field(default=0.1, gt=0, le=1, description="how fast the weight of the memory may change")
-    prior: float = Field(
-        default=0.3, ge=0, lt=1, description="weight of the memory where nothing speaks for or against"
-    )
 
 
 class LiorConfig(Config):

@@ -18,7 +18,7 @@ from holonomy.nn.coupled import CoupledBank
 from holonomy.nn.embedding import Embedding
 from holonomy.nn.equilibrium import EquilibriumUnit
 from holonomy.nn.hamiltonian import HamiltonianBank
-from holonomy.nn.heads import TargetPull
+from holonomy.nn.heads import ActionPull, TargetPull
 from holonomy.nn.kernel import KernelBank
 from holonomy.nn.oscillator import OscillatorBank, OscillatorMixer
 from holonomy.nn.probe import AddressProbe
@@ -49,6 +49,8 @@ def build_network(config: LiorConfig, *, vocab_size: int) -> Chain:
         for inner in (m for layer in layers for m in layer.modules() if isinstance(m, Linear)):
             inner.product_dtype = torch.bfloat16
     layers += [RMSNorm(), *([] if sites is None else [FieldProbe(sites)])]
+    if config.train.echo.action:
+        layers.append(ActionPull(config.train.echo.action))
     if config.train.echo.nudge == "target_embedding":
         assert isinstance(layers[0], Embedding)
         layers.append(TargetPull(layers[0], config.train.echo.pull))
@@ -60,6 +62,8 @@ def _sites(config: LiorConfig) -> FieldSites | None:
     options = config.field.model_dump()
     if not options.pop("enabled"):
         return None
+    # Of reading, not of the field.
+    options.pop("pace")
     # From a generator of its own, so that the other weights do not depend on the field.
     source = torch.Generator().manual_seed(config.train.seed)
     return FieldSites(config.model.d, FieldOptions(**options), generator=source)
