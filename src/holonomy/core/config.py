@@ -67,12 +67,12 @@ class _Loader(yaml.SafeLoader):
         place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
         return ConfigError(f"{place}: {text}")
 
-    def fetch_flow_collection_start(self, token: Any) -> None:
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
         # Here and not where nodes are made: before the first of them the scanner looks at a thousand brackets, each
         # against all before it.
         if self.flow_level >= DEPTH_LIMIT:
             raise self.fail(self.get_mark(), f"nested deeper than {DEPTH_LIMIT} levels")
-        super().fetch_flow_collection_start(token)
+        super().fetch_flow_collection_start(TokenClass)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):

@@ -10,6 +10,7 @@ from holonomy.core.budget import Budget, Cadence, Guard, Schedule
 from holonomy.core.config import Config, off_word
 from holonomy.core.inference import InferConfig
 from holonomy.core.modes import COUPLED, LEGAL_ROTORS, STRONGEST_COUPLED
+from holonomy.models.lior.text_config import DataConfig
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
 """Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
@@ -211,40 +212,6 @@ class FieldConfig(Config):
             raise ValueError("eta, potential and stiffness have no part in dynamics = unitary; drop them")
         if self.adaptive and not self.memory:
             raise ValueError("adaptive wants memory above 0: its order has no effect without")
-        return self
-
-
-class DataConfig(Config):
-    """Text and how it is cut."""
-
-    source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
-    seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
-    batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
-    carried: int = Field(
-        default=1,
-        ge=1,
-        le=2**20,
-        description="windows of a passage, read in order: each begins with the states that the one before ended with",
-    )
-    train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
-    workers: int = Field(
-        default=0, ge=0, le=64, description="threads that read batches ahead; speed only, the batches stay the same"
-    )
-    tokenizer: Literal["char", "bpe"] = Field(
-        default="char", description="tokens: characters, or byte pairs learned from the training part"
-    )
-    bpe_vocab: int = Field(default=4096, ge=262, le=200_000, description="tokens of the byte-pair vocabulary")
-    unk: bool = Field(
-        default=False,
-        description="give characters that the training part lacks one common symbol instead of an error",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> DataConfig:
-        if self.tokenizer == "bpe" and self.unk:
-            raise ValueError("unk is for tokenizer = char: byte pairs know every text; set it to false")
-        if self.tokenizer == "char" and self.bpe_vocab != type(self).model_fields["bpe_vocab"].default:
-            raise ValueError("bpe_vocab is for tokenizer = bpe; set it, or drop this")
         return self
 
 
