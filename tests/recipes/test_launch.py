@@ -19,6 +19,7 @@ from holonomy.infer.session import Session, generate
 from holonomy.models.lior.config import LiorConfig
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.model import build_network
+from holonomy.models.lior.pictures import lior_pictures
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.recipes.lior import remembering
 from holonomy.train.distributed import World
@@ -363,6 +364,7 @@ def test_samples_and_tensorboard(text: Path, tmp_path: Path) -> None:
         assert all(math.isclose(a, b, rel_tol=1e-6) for (_, a), (_, b) in zip(shown, logged, strict=True))
     assert "sample/text_summary" in read.Tags()["tensors"]
     assert read.Tags()["histograms"]
+    assert set(read.Tags()["images"]) == {p.title for p in lior_pictures(launch.load("a", root=tmp_path))}
     (metadata,) = (report.run / "tensorboard").rglob("metadata.tsv")
     assert len(metadata.read_text().splitlines()) == launch.load("a", root=tmp_path).tokenizer.vocab_size
 

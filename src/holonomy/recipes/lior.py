@@ -259,12 +259,13 @@ def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directo
     found = list[Callback]()
     length = config.train.cadence.samples
 
+    def model() -> LiorLanguageModel:
+        assert isinstance(learner.net, Chain)
+        return LiorLanguageModel(learner.net, corpus.tokenizer, config)
+
     def sample(step: int) -> str:
-        net = learner.net
-        assert isinstance(net, Chain)
-        model = LiorLanguageModel(net, corpus.tokenizer, config)
         with learner.averaged():
-            return "".join(generate(model, SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
+            return "".join(generate(model(), SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
 
     if length:
         found.append(Samples(directory.path / "samples", sample))
@@ -277,6 +278,7 @@ def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directo
                 tensors=lambda: dict(learner.net.named_parameters()),
                 sample=sample if length else None,
                 embedding=lambda: (token_vectors(learner.net), [repr(s) for s in corpus.tokenizer.symbols]),
+                pictures=lambda: lior_pictures(model()),
             )
         )
     return found
