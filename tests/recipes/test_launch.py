@@ -327,7 +327,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "train.guard.on_nonfinite", "train.guard.rollbacks", "train.guard.patience", "train.guard.halve_after",
         "train.guard.min_gain", "train.guard.on_save_error", "train.tensorboard", "train.optim.ema",
         "train.echo.allow_biased", "train.schedule.cycles", "train.schedule.table", "version",
-        "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
+        "train.threads", "train.device", "train.strict_cuda", "train.cuda_graphs", "infer.temperature",
         "infer.top_k", "infer.top_p", "infer.max_tokens", "infer.gate", "infer.selector", "infer.repetition",
         "memory.window", "memory.capacity", "memory.k", "memory.share", "memory.prior",
     }  # fmt: skip

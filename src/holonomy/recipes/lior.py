@@ -159,7 +159,11 @@ def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: 
 
 def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
-    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda or config.train.cuda_graphs)
+    if config.train.precision == "tf32" and device.type == "cpu":
+        raise ConfigError("`train.precision` is tf32, which only GPUs have; set float32 or bfloat16")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
     if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried > 1):
         raise ConfigError(
             f"torchrun started {world.size} processes, but `field.enabled`, `geometry.frame_mode` derived and "

@@ -321,19 +321,24 @@ class TrainConfig(Config):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where torch sees one")
 
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
         description="factors of matrix products while learning; bfloat16 doubles the speed on CPUs with AVX512-BF16 "
-        "or AMX and slows others down",
+        "or AMX and slows others down, tf32 is of GPUs",
     )
     strict_cuda: bool = Field(
         default=False, description="refuse to train where torch sees no GPU, also with device auto"
     )
 
+    cuda_graphs: bool = Field(
+        default=False, description="start the kernels of an update by one call, as a CUDA graph; the results stay"
+    )
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if self.strict_cuda and self.device == "cpu":
-            raise ValueError("strict_cuda contradicts device = cpu; drop one of them")
+        for name in ("strict_cuda", "cuda_graphs"):
+            if getattr(self, name) and self.device == "cpu":
+                raise ValueError(f"{name} contradicts device = cpu; drop one of them")
         if self.threads != "auto" and not 1 <= self.threads <= 1024:
             raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
         return self
@@ -375,9 +380,28 @@ class LiorConfig(Config):
                 f"train.accumulate = {self.train.accumulate} does not divide data.batch = {self.data.batch}"
             )
         self._check_echo()
+        self._check_captured()
         self._check_geometry()
         self._check_field()
         return self
+
+    def _check_captured(self) -> None:
+        """Refuses what a captured update cannot do: draw, decide by values, or keep what is no tensor."""
+        if not self.train.cuda_graphs:
+            return
+        changing = {
+            "model.dropout": self.model.dropout,
+            "model.pattern with e": "e" in self.model.letters,
+            "field.enabled": self.field.enabled,
+            "geometry.frame_mode = derived": self.geometry.frame_mode == "derived",
+            "geometry.rotor_mode = derived": self.geometry.rotor_mode == "derived",
+            "data.carried": self.data.carried > 1,
+            "train.spsa.groups": self.train.spsa.groups,
+            "train.echo.memory": self.train.echo.memory != "full",
+        }
+        odd = [name for name, there in changing.items() if there]
+        if odd:
+            raise ValueError(f"train.cuda_graphs cannot capture {', '.join(odd)}; drop them, or this")
 
     def _check_field(self) -> None:
         if not self.field.enabled:
