@@ -76,7 +76,7 @@ def others(moments: random.Random) -> Iterator[tuple[bytes, str, str]]:
         b"- a\n- b\n", b"a: &x [1]\nb: *x\n", b"a: " + b"[" * 5000, b"a: !!python/object:os.system {}\n",
         b"x: " + b"y" * 10_000_000, b"? {a: 1}\n: 2\n", b"a: 'open\n", b"a: 1\n  b: 2\n", b"%YAML 9.9\n---\n%",
         b"&a [*a]\n", b"a: !!int x\n", b"\xef\xbb\xbf- x\n", b"model:\n  d: .nan\n", b"train: {optim: {lr: .inf}}\n",
-        b"a: !!timestamp 99-99-99\n",
+        b"a: !!timestamp 99-99-99\n", b"a: " + b"{" * 5000, b"a: [" + b"1," * 16_000, b"? " * 5000,
     ]  # fmt: skip
     while True:
         if moments.random() < 0.6:

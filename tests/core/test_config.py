@@ -7,14 +7,17 @@ import stat
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import Field
 
 from holonomy.core.budget import Budget
 from holonomy.core.config import (
+    DEPTH_LIMIT,
     Config,
     from_json,
     leaves,
     migrate,
+    parse_yaml,
     read_yaml,
     replace_text,
     resolve,
@@ -218,3 +221,16 @@ def test_what_is_no_file_is_never_replaced(tmp_path: Path) -> None:
     link.symlink_to(file)
     replace_text(link, "new")
     assert (link.is_symlink(), file.read_text()) == (True, "new")
+
+
+def test_deep_nesting_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look = [], yaml.scanner.Scanner.fetch_more_tokens
+    monkeypatch.setattr(yaml.scanner.Scanner, "fetch_more_tokens", lambda self: (looks.append(1), look(self)))
+    with pytest.raises(ConfigError, match=rf"f:1:{4 + DEPTH_LIMIT}: nested deeper than {DEPTH_LIMIT} levels"):
+        parse_yaml("a: " + "[" * 5000, "f")
+    assert len(looks) < DEPTH_LIMIT + 10
+
+
+def test_brackets_of_texts_and_comments_are_no_nesting() -> None:
+    text = "a: '" + "[" * 5000 + "'  # " + "{" * 5000 + "\n"
+    assert parse_yaml(text, "f")[0] == {"a": "[" * 5000}

@@ -16,6 +16,7 @@ from holonomy.infer.session import Session
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.holographic.learner import LastBatch, OnePass
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic import read_words
 from holonomy.train.catalogue import Catalogue
@@ -153,3 +154,15 @@ def test_a_run_of_characters_learns_evaluates_and_talks(text: Path, tmp_path: Pa
     assert torch.allclose(model.log_probs(ids), plain.log_probs(ids), atol=1e-6)
     session = Session(model, Sampling(temperature=infer.temperature), seed=1)
     assert len("".join(session.reply(max_tokens=40))) == 40
+
+
+def test_tensorboard_gets_figures_histograms_and_word_vectors(text: Path, tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    report = trained(configured(text, "train.tensorboard=true"), tmp_path)
+    model = launch.load("a", root=tmp_path)
+    read = events.EventAccumulator(str(report.run / "tensorboard")).Reload()
+    assert set(read.Tags()["images"]) == {p.title for p in holographic_pictures(model)}
+    assert {"unigram", "vectors"} <= set(read.Tags()["histograms"])
+    assert {"train/loss", "val/loss"} <= set(read.Tags()["scalars"])
+    (metadata,) = (report.run / "tensorboard").rglob("metadata.tsv")
+    assert len(metadata.read_text().splitlines()) == len(model.tokenizer.symbols)

@@ -16,6 +16,7 @@ from holonomy.data.kneser_ney import baselines
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session, generate
 from holonomy.models.lior.config import LiorConfig
+from holonomy.models.lior.pictures import lior_pictures
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.train.distributed import World
 from holonomy.train.monitor import SilentProgress
@@ -315,14 +316,15 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         assert with_key.shape != plainly.shape or not torch.equal(with_key, plainly), key
         conditional.add(key)
     elsewhere = {
-        "family", "data.source", "data.unk", "data.workers", "train.budget.steps", "train.budget.tokens",
+        "family", "data.source", "data.unk", "data.workers", "data.stream", "data.field", "data.shuffle", "data.first",
+        "data.held_out", "train.budget.steps", "train.budget.tokens",
         "train.budget.cpu_s",
         "train.budget.seconds", "train.cadence.log_every", "train.cadence.eval_every", "train.cadence.save_every",
         "train.cadence.keep", "train.cadence.keep_every", "train.cadence.eval_growth", "train.cadence.samples",
         "train.guard.on_nonfinite", "train.guard.rollbacks", "train.guard.patience", "train.guard.halve_after",
         "train.guard.min_gain", "train.guard.on_save_error", "train.tensorboard", "train.optim.ema",
         "train.echo.allow_biased", "train.schedule.cycles", "train.schedule.table", "version",
-        "train.threads", "train.device", "train.strict_cuda", "infer.temperature",
+        "train.threads", "train.device", "train.strict_cuda", "train.cuda_graphs", "infer.temperature",
         "infer.top_k", "infer.top_p", "infer.max_tokens", "infer.gate", "infer.selector", "infer.repetition",
         "memory.window", "memory.capacity", "memory.k", "memory.share", "memory.prior",
         "memory.weighting", "memory.mixing", "memory.most", "field.pace",
@@ -360,6 +362,7 @@ def test_samples_and_tensorboard(text: Path, tmp_path: Path) -> None:
         assert all(math.isclose(a, b, rel_tol=1e-6) for (_, a), (_, b) in zip(shown, logged, strict=True))
     assert "sample/text_summary" in read.Tags()["tensors"]
     assert read.Tags()["histograms"]
+    assert set(read.Tags()["images"]) == {p.title for p in lior_pictures(launch.load("a", root=tmp_path))}
     (metadata,) = (report.run / "tensorboard").rglob("metadata.tsv")
     assert len(metadata.read_text().splitlines()) == launch.load("a", root=tmp_path).tokenizer.vocab_size
 

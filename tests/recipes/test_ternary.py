@@ -11,6 +11,7 @@ import torch
 from holonomy.core.config import leaves, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.models.ternary.pictures import ternary_pictures
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.recipes.families import FAMILIES
 from holonomy.recipes.ternary import COMPARED
@@ -178,6 +179,10 @@ def test_language_commands_refuse_a_run_that_does_not_speak(finished: FitReport)
 def test_tensorboard_gets_the_points(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     report = trained(configured("train.tensorboard=true", "train.budget.steps=5"), tmp_path)
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    read = events.EventAccumulator(str(report.run / "tensorboard")).Reload()
+    assert set(read.Tags()["images"]) == {p.title for p in ternary_pictures(launch.load("a", root=tmp_path))}
+    assert read.Tags()["histograms"]
     (metadata,) = (report.run / "tensorboard").rglob("metadata.tsv")
     lines = metadata.read_text().splitlines()
     assert len(lines) == 243
@@ -210,7 +215,7 @@ CHANGES: dict[str, tuple[str, ...] | str] = {
 }  # fmt: skip
 ELSEWHERE = {
     "family", "data.source", "loss.external", "train.threads", "train.device", "train.strict_cuda",
-    "train.tensorboard", "train.schedule.cycles", "train.schedule.table",
+    "train.tensorboard", "train.compile", "train.schedule.cycles", "train.schedule.table",
     *(f"train.budget.{k}" for k in ("steps", "tokens", "cpu_s", "seconds")),
     *(f"targets.{k}" for k in ("coverage", "hierarchy", "triplet_concordance")),
     *(k for k in leaves(TernaryConfig()) if k.startswith(("train.cadence.", "train.guard."))),

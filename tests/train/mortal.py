@@ -79,15 +79,25 @@ def in_child(work: Callable[[], int | None]) -> int:
 
 def small_run(family: str, folder: Path) -> tuple[str, list[str]]:
     """Recipe and settings `key=value` of a run of a family that takes a fraction of a second."""
-    recipe, overrides = RUNS[family]
+    recipe, overrides = RUNS["lior" if family == "stream" else family]
     chosen = dict(overrides)
-    if family != "ternary":
+    if family == "stream":
+        chosen |= {"data.stream": "true", "data.source": str(folder / "documents.jsonl"), "data.shuffle": "40"}
+        write_documents(folder / "documents.jsonl")
+    elif family != "ternary":
         chosen["data.source"] = str(folder / "text.txt")
         if not (folder / "text.txt").exists():
             write_text(folder / "text.txt", 0)
     if family == "holographic":
         chosen["train.share"] = "0.99"
     return recipe, [f"{k}={v}" for k, v in chosen.items()]
+
+
+def write_documents(path: Path, count: int = 400) -> None:
+    """JSON lines with a text each."""
+    if not path.exists():
+        texts = (f"Document {n} says that {n * n} is {n} times {n}.\n" * (1 + n % 5) for n in range(count))
+        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
 
 def start(family: str, path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,8 @@ from holonomy.core.errors import ConfigError, StorageError
 from holonomy.core.registry import nearest
 
 ENVIRONMENT_PREFIX = "HOLONOMY__"
-FILE_LIMIT = 1_000_000
+FILE_LIMIT = 32_768
+"""Bytes of a configuration file, several times the largest there is: YAML takes up to 10 microseconds a byte."""
 DEPTH_LIMIT = 50
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
 
@@ -64,6 +66,13 @@ class _Loader(yaml.SafeLoader):
     def fail(self, mark: yaml.Mark | None, text: str) -> ConfigError:
         place = f"{self.name}:{mark.line + 1}:{mark.column + 1}" if mark else self.name
         return ConfigError(f"{place}: {text}")
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        # Here and not where nodes are made: before the first of them the scanner looks at a thousand brackets, each
+        # against all before it.
+        if self.flow_level >= DEPTH_LIMIT:
+            raise self.fail(self.get_mark(), f"nested deeper than {DEPTH_LIMIT} levels")
+        super().fetch_flow_collection_start(TokenClass)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -144,7 +153,16 @@ def replace_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        raise StorageError(f"cannot write `{path}`: {error.strerror}") from error
+        raise StorageError(f"cannot write `{path}`: {error.strerror}; {room(path, len(text.encode()))}") from error
+
+
+def room(path: Path, needed: int) -> str:
+    """How many bytes a file needs and its disk has, in words."""
+    try:
+        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free"
+    except OSError:
+        free = "the free space is not known"
+    return f"it needs {needed:,} bytes and {free}"
 
 
 def remove_leftovers(directory: Path) -> None:

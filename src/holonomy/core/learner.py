@@ -47,6 +47,7 @@ class Learner(Protocol):
     places the step on the learning-rate schedule. `state` holds everything that a bit-exact continuation
     needs, tensors and JSON values by name; `load_state` refuses unknown, missing or misshapen entries
     before it changes anything. `scale_rate` multiplies the learning rate of all later steps, and is part of the state.
+    A learner may have `notes`, a list of texts for the user, which the loop shows and empties.
     """
 
     def setup(self, example_batch: Any) -> None: ...

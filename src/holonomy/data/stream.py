@@ -21,6 +21,10 @@ from holonomy.core.learner import Json
 
 LINE_LIMIT = 64 * 2**20
 """Longest line, bytes."""
+PARAGRAPH_LIMIT = 2**20
+"""Characters after which a text without empty lines is cut, at the end of a line."""
+SEPARATOR = "\n\n"
+"""Stands between documents where they are put end to end."""
 
 
 class Documents(Protocol):
@@ -34,8 +38,8 @@ class Documents(Protocol):
 class DocumentFiles:
     """Documents of text and JSONL files, plain or gzipped.
 
-    A text file is cut at empty lines; a JSON line is a document with its text under `field`. Bad lines are an error
-    that names file, line and byte, or are counted and left out.
+    A text file is cut at empty lines, and where there are none into parts of a megabyte; a JSON line is a document with
+    its text under `field`. Bad lines are an error that names file, line and byte, or are counted and left out.
 
     Args:
         path: a file, or a folder whose files are read in the order of their names.
@@ -100,7 +104,8 @@ class DocumentFiles:
     def _refuse(self, path: Path, line: int, begin: int, fault: str) -> None:
         if not self.skip_bad:
             raise DataError(
-                f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out with `skip_bad`"
+                f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out: "
+                "`holonomy data prepare --skip-bad`"
             )
         self.skipped += 1
 
@@ -128,13 +133,15 @@ class DocumentFiles:
 
     def _paragraphs(self, path: Path, file: Any, offset: int, line: int) -> Iterator[tuple[str, list[int]]]:
         kept: list[str] = []
-        after, number = offset, line
+        size, after, number = 0, offset, line
         for text, after, number in self._each_line(path, file, offset, line):
-            if text is not None and text.strip():
+            words = text is not None and bool(text.strip())
+            if text is not None and words:
                 kept.append(text)
-            elif kept and text is not None:
+                size += len(text)
+            if kept and text is not None and (not words or size >= PARAGRAPH_LIMIT):
                 yield "".join(kept), [after, number]
-                kept = []
+                kept, size = [], 0
         if kept:
             yield "".join(kept), [after, number]
 

@@ -63,7 +63,7 @@ def load_text(source: str) -> TextSource:
     if source == "pydoc":
         return TextSource(source, _python_reference(), "pydoc_data.topics of this Python")
     if source in KNOWN_TEXTS:
-        path = _known_file(source)
+        path = known_file(source)
         return TextSource(source, read_text(path), str(path))
     return TextSource(Path(source).stem, read_text(Path(source)), source)
 
@@ -79,7 +79,12 @@ def data_directory() -> Path:
     return Path(os.environ.get(DATA_VARIABLE) or Path.home() / ".cache" / "holonomy" / "data")
 
 
-def _known_file(name: str) -> Path:
+def known_file(name: str) -> Path:
+    """The file of a known text, downloaded where it is missing.
+
+    Raises:
+        DataError: there is no network for that, or the file has another hash.
+    """
     known = KNOWN_TEXTS[name]
     path = data_directory() / known.file
     if not path.exists():

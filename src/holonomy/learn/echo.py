@@ -23,6 +23,7 @@ from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.core.nograd import no_autograd
 from holonomy.core.tape import Tape
 from holonomy.learn.carry import CARRIED, continued_statistics, restored_states, state_tensors
+from holonomy.learn.graphs import CapturedStatistics
 from holonomy.learn.perturbation import PerturbedGroups
 from holonomy.learn.segments import segmented_statistics
 from holonomy.optim.contrastive import AdamW
@@ -84,6 +85,7 @@ class EchoLearner:
         ema: decay of averaged weights, which `eval_step` uses; 0 is none. While fewer steps than 1 / (1 - ema) are
             made, the plain mean of all weights so far.
         replicas: processes whose statistics are averaged before each update; None is this one alone.
+        captured: compute the statistics by a CUDA graph, see `CapturedStatistics`; not with `carried` or `groups`.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class EchoLearner:
         only: frozenset[str] | None = None,
         ema: float = 0.0,
         replicas: Replicas | None = None,
+        captured: bool = False,
     ) -> None:
         self.net, self.loss = net, loss
+        self._captured = CapturedStatistics(self._fresh_statistics) if captured else None
         self._flags = {name: p.requires_grad for name, p in net.named_parameters()}
         net.requires_grad_(False)
         if unknown := sorted((only or frozenset()) - self._flags.keys()):
@@ -133,8 +137,11 @@ class EchoLearner:
         """Free phase, echo phase, one update, projection of the parameters into their domains."""
         lr = self.schedule(progress) * self.rate_scale
         with no_autograd():
-            self.stats.zero_()
-            loss = self._statistics(batch)
+            if self._captured is not None:
+                loss = self._captured(batch.inputs, batch.targets, batch.count)
+            else:
+                self.stats.zero_()
+                loss = self._statistics(batch)
             for statistic in self._fixed:
                 statistic.zero_()
             if self.replicas is not None:
@@ -153,6 +160,10 @@ class EchoLearner:
         }
         copies = 1 if self.replicas is None else self.replicas.size
         return Metrics(loss, batch.count * copies, extra)
+
+    def _fresh_statistics(self, inputs: Tensor, targets: Tensor, count: int) -> Tensor:
+        self.stats.zero_()
+        return self._statistics(Part(inputs, targets, count))
 
     def _statistics(self, batch: SequenceBatch) -> Tensor:
         if self.carried and (batch.fresh or not self._states):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from torch import Tensor
 
 from holonomy.core.budget import Budget
 from holonomy.core.config import from_json, to_json
@@ -20,10 +21,12 @@ from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
-from holonomy.models.holographic.storage import load_into
+from holonomy.models.holographic.storage import load_into, state_of
 from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
+from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
+from holonomy.train.run import RunDirectory
 
 TOKENIZER_FILE = "tokenizer.json"
 
@@ -142,6 +145,30 @@ def held_out(
     return figures(report_of(model, found), model.tokenizer, online=online)
 
 
+def _callbacks(config: HolographicRunConfig, model: HolographicModel, directory: RunDirectory) -> list[Callback]:
+    if not config.train.tensorboard:
+        return []
+    from holonomy.train.tensorboard import TensorBoard
+
+    def tensors() -> dict[str, Tensor]:
+        """What is learned, but for the tables of words in a row, whose numbers are hashes and places."""
+        found = {n: t for n, t in state_of(model).items() if isinstance(t, Tensor) and t.numel()}
+        return {name: tensor for name, tensor in found.items() if not name.startswith(("grams/", "group/"))}
+
+    def vectors() -> tuple[Tensor, Sequence[str]] | None:
+        readout, symbols = model.memories.readout, model.tokenizer.symbols
+        return None if readout is None else (readout.features.vectors[: len(symbols)], [repr(s) for s in symbols])
+
+    return [
+        TensorBoard(
+            directory.path / "tensorboard",
+            tensors=tensors,
+            embedding=vectors,
+            pictures=lambda: holographic_pictures(model),
+        )
+    ]
+
+
 def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
     if start is not None:
@@ -192,7 +219,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "since": 0 if saved is None else saved.state.get("since", 0),
             "budget": {"steps": budget.steps},
         },
-        callbacks=lambda directory: (),
+        callbacks=lambda directory: _callbacks(config, model, directory),
         closing=lambda: baselines(words, split.test, model.vocab_size),
         budget=budget,
     )

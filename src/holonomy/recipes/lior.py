@@ -16,9 +16,11 @@ from holonomy.core.config import from_json, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.layer import EchoLayer
 from holonomy.data.bpe import BytePairTokenizer, read_tokenizer
+from holonomy.data.feed import StreamSampler, open_documents, read_beginning
 from holonomy.data.kneser_ney import baselines
-from holonomy.data.splits import split_text
+from holonomy.data.splits import is_held_out, split_text
 from holonomy.data.store import is_store, open_store
+from holonomy.data.stream import DocumentStream
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.tokens import PassageSampler, TokenBatch, WindowSampler
@@ -78,19 +80,47 @@ def read_corpus(config: DataConfig, tokenizer: TextTokenizer | None = None, *, d
     Raises:
         DataError: the text cannot be loaded or encoded, or is another one.
     """
+    if config.stream:
+        return _streamed_corpus(config, tokenizer, digest)
     if is_store(Path(config.source)):
         return _stored_corpus(config, tokenizer, digest)
     source = load_text(config.source)
     found = hashlib.sha256(source.text.encode("utf-8", "surrogatepass")).hexdigest()
     _check_digest(config, digest, found)
     train, held_out = split_text(source.text, config.train_share)
-    if tokenizer is None and config.tokenizer == "bpe":
-        tokenizer = BytePairTokenizer.from_text(train, vocab_size=config.bpe_vocab)
+    tokenizer = tokenizer or _tokenizer_from(train, config)
     if isinstance(tokenizer, BytePairTokenizer):
         return Corpus(tokenizer, tokenizer.encode(train), tokenizer.encode(held_out), found)
-    tokenizer = tokenizer or CharTokenizer.from_text(train, unk=config.unk)
     ids = tokenizer.encode(source.text)
     return Corpus(tokenizer, ids[: len(train)], ids[len(train) :], found)
+
+
+def _tokenizer_from(text: str, config: DataConfig) -> TextTokenizer:
+    if config.tokenizer == "bpe":
+        return BytePairTokenizer.from_text(text, vocab_size=config.bpe_vocab)
+    return CharTokenizer.from_text(text, unk=config.unk)
+
+
+def _streamed_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: str | None) -> Corpus:
+    """The beginning of a stream, which tokens and baselines are made from, and its first held-out documents."""
+    if is_store(Path(config.source)):
+        raise ConfigError(f"`data.stream`: `data.source` {config.source} is prepared already; drop data.stream")
+    read = read_beginning(
+        open_documents(config.source, field=config.field),
+        held_share=1 - config.train_share,
+        characters=config.first,
+        held_characters=config.held_out,
+    )
+    _check_digest(config, digest, read.digest)
+    tokenizer = tokenizer or _tokenizer_from(read.train, config)
+    found = Corpus(tokenizer, tokenizer.encode(read.train), tokenizer.encode(read.held_out), read.digest)
+    needed = config.batch * config.seq_len + 1
+    if len(found.train) < needed:
+        raise DataError(
+            f"the beginning of `data.source` {config.source} has {len(found.train):,} tokens to train on, one batch "
+            f"needs {needed:,}; give more documents, raise `data.first`, or lower `data.batch` or `data.seq_len`"
+        )
+    return found
 
 
 def _by_character(metrics: dict[str, float], tokenizer: TextTokenizer, ids: np.ndarray) -> dict[str, float]:
@@ -131,7 +161,11 @@ def _stored_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest: 
 
 def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
     """Everything a run needs before it has a directory."""
-    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda)
+    device = choose_device(config.train.device, strict_cuda=config.train.strict_cuda or config.train.cuda_graphs)
+    if config.train.precision == "tf32" and device.type == "cpu":
+        raise ConfigError("`train.precision` is tf32, which only GPUs have; set float32 or bfloat16")
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high" if config.train.precision == "tf32" else "highest")
     if world.size > 1 and (config.field.enabled or config.geometry.frame_mode == "derived" or config.data.carried > 1):
         raise ConfigError(
             f"torchrun started {world.size} processes, but `field.enabled`, `geometry.frame_mode` derived and "
@@ -169,7 +203,7 @@ def _prepare(config: LiorConfig, *, start: Checkpoint | None, saved: Checkpoint 
         evaluate=evaluate,
         header={
             "data": config.data.source,
-            "training tokens": len(corpus.train),
+            f"{'first ' if config.data.stream else ''}training tokens": len(corpus.train),
             "held-out tokens": len(corpus.validation),
             "vocabulary": corpus.tokenizer.vocab_size,
             "parameters": count_parameters(learner.net),
@@ -196,9 +230,26 @@ def _check_tokens(config: DataConfig, tokenizer: TextTokenizer) -> None:
 
 def choose_sampler(
     config: LiorConfig, corpus: Corpus, device: torch.device, world: World | None = None
-) -> WindowSampler | PassageSampler:
+) -> WindowSampler | PassageSampler | StreamSampler:
     """Windows of the training part, in the order of the configuration's seed, or passages of them."""
     world, data = world or World(), config.data
+    if data.stream:
+        held = 1 - data.train_share
+        documents = DocumentStream(
+            open_documents(data.source, field=data.field),
+            buffer=data.shuffle,
+            seed=config.train.seed,
+            keep=lambda document: not is_held_out(document, held),
+        )
+        return StreamSampler(
+            documents,
+            corpus.tokenizer.encode,
+            seq_len=data.seq_len,
+            batch=data.batch * world.size,
+            seed=config.train.seed,
+            part=(world.rank, world.size),
+            device=device,
+        )
     tokens = torch.from_numpy(corpus.train).to(device)
     common = {"seq_len": data.seq_len, "seed": config.train.seed, "workers": data.workers}
     if data.carried > 1:
@@ -216,12 +267,13 @@ def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directo
     found = list[Callback]()
     length = config.train.cadence.samples
 
+    def model() -> LiorLanguageModel:
+        assert isinstance(learner.net, Chain)
+        return LiorLanguageModel(learner.net, corpus.tokenizer, config)
+
     def sample(step: int) -> str:
-        net = learner.net
-        assert isinstance(net, Chain)
-        model = LiorLanguageModel(net, corpus.tokenizer, config)
         with learner.averaged():
-            return "".join(generate(model, SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
+            return "".join(generate(model(), SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
 
     if length:
         found.append(Samples(directory.path / "samples", sample))
@@ -234,6 +286,7 @@ def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directo
                 tensors=lambda: dict(learner.net.named_parameters()),
                 sample=sample if length else None,
                 embedding=lambda: (token_vectors(learner.net), [repr(s) for s in corpus.tokenizer.symbols]),
+                pictures=lambda: lior_pictures(model()),
             )
         )
     return found
@@ -306,7 +359,7 @@ def _evaluate(
     model = _load(saved)
     own = model.config.data
     split = split or ("validation" if data is None else "all")
-    corpus = read_corpus(own if data is None else own.model_copy(update={"source": data}), model.tokenizer)
+    corpus = read_corpus(_of_source(own, data), model.tokenizer)
     parts = {
         "train": corpus.train,
         "validation": corpus.validation,
@@ -333,11 +386,15 @@ def _evaluate(
     return metrics
 
 
+def _of_source(config: DataConfig, data: str | None) -> DataConfig:
+    """The configuration of another text, which is read as a whole also after a stream."""
+    return config if data is None else config.model_copy(update={"source": data, "stream": False})
+
+
 def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
     config = from_json(LiorConfig, saved.state["config"], origin=str(saved.path))
-    own = config.data if data is None else config.data.model_copy(update={"source": data})
-    found = read_corpus(own, tokenizer_of(saved))
+    found = read_corpus(_of_source(config.data, data), tokenizer_of(saved))
 
     def learned() -> np.ndarray:
         return np.asarray(read_corpus(config.data, found.tokenizer).train, dtype=np.int64)

@@ -11,11 +11,9 @@ import numpy as np
 from holonomy.data.relations import MAMMALS
 from holonomy.data.splits import shared_documents
 from holonomy.data.store import TokenStore, is_store, open_store, write_store
-from holonomy.data.stream import DocumentFiles
+from holonomy.data.stream import SEPARATOR, DocumentFiles
 from holonomy.data.text import KNOWN_TEXTS, data_directory, load_text
 from holonomy.data.tokenizer import CharTokenizer
-
-SEPARATOR = "\n\n"
 
 
 def _documents(source: str, field: str, skip_bad: bool) -> Callable[[], Iterator[str]]:

@@ -10,6 +10,7 @@ import torch
 from holonomy.core.config import from_json, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import Json
+from holonomy.core.picture import Picture
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches, holdout
 from holonomy.learn.echo import check_tensors
 from holonomy.models.ternary.baseline import ClosedForm
@@ -208,12 +209,19 @@ def _callbacks(config: TernaryConfig, learner: TernaryLearner, directory: RunDir
         names = [f"{n} v{v} r{r:.2f}" for n, v, r in zip(space.index, space.levels, u.norm(dim=-1), strict=True)]
         return u, names
 
+    def pictures() -> list[Picture]:
+        learner.module.eval()
+        drawn = ternary_pictures(learner.vae)
+        learner.module.train()
+        return drawn
+
     return [
         *found,
         TensorBoard(
             directory.path / "tensorboard",
             tensors=lambda: dict(learner.vae.named_parameters()),
             embedding=points,
+            pictures=pictures,
         ),
     ]
 

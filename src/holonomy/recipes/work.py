@@ -155,8 +155,8 @@ def choose_device(name: str, *, strict_cuda: bool = False) -> torch.device:
     """
     if (name == "cuda" or strict_cuda) and not torch.cuda.is_available():
         raise ConfigError(
-            "a CUDA device is wanted (`train.device`, `train.strict_cuda`), but torch sees none; "
-            "use --device cpu, or install a CUDA build of torch and check `nvidia-smi`"
+            "a CUDA device is wanted (`train.device`, `train.strict_cuda`, `train.cuda_graphs`), but torch sees none; "
+            "use --device cpu without the others, or install a CUDA build of torch and check `nvidia-smi`"
         )
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 
+from holonomy.core.config import room
 from holonomy.core.errors import CheckpointError, StorageError
 from holonomy.core.learner import Json
 
@@ -114,10 +115,12 @@ class Samples(Callback):
         Raises:
             StorageError: it cannot be written.
         """
-        path = self.directory / f"step-{step}.txt"
+        path, text = self.directory / f"step-{step}.txt", self.write(step)
+        content = text.encode("utf-8", "surrogatepass")
         try:
             self.directory.mkdir(exist_ok=True)
-            path.write_text(self.write(step), encoding="utf-8", errors="surrogatepass")
+            path.write_bytes(content)
         except OSError as error:
-            raise StorageError(f"cannot write the sample `{path}`: {error.strerror}") from error
+            lacking = room(path, len(content))
+            raise StorageError(f"cannot write the sample `{path}`: {error.strerror}; {lacking}") from error
         return Action.NONE

@@ -24,6 +24,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from holonomy.core.config import room
 from holonomy.core.errors import CheckpointError, StorageError
 
 SCHEMA = 1
@@ -110,20 +111,11 @@ def save(
     except OSError as error:
         with suppress(OSError):
             shutil.rmtree(temporary)
-        needed = sum(map(len, contents.values()))
-        raise StorageError(_storage_message(path, needed, error)) from error
+        raise StorageError(
+            f"cannot save `{path}`: {error.strerror or error}; {room(path, sum(map(len, contents.values())))}. "
+            "Older checkpoints are intact; make room and continue with --resume"
+        ) from error
     return path
-
-
-def _storage_message(path: Path, needed: int, error: OSError) -> str:
-    try:
-        free = f"{shutil.disk_usage(path.parent).free:,} bytes are free"
-    except OSError:
-        free = "the free space is not known"
-    return (
-        f"cannot save `{path}`: {error.strerror or error}; it needs {needed:,} bytes and {free}. "
-        "Older checkpoints are intact; make room and continue with --resume"
-    )
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -147,15 +139,16 @@ def point(directory: Path, name: str, step: int) -> None:
     Raises:
         StorageError: it cannot be written; the old pointer is intact.
     """
-    temporary = directory / f"{TEMPORARY}{name}-{os.getpid()}"
+    temporary, content = directory / f"{TEMPORARY}{name}-{os.getpid()}", f"step-{step}\n".encode()
     try:
-        _write_synced(temporary, f"step-{step}\n".encode())
+        _write_synced(temporary, content)
         os.replace(temporary, directory / name)
         _sync_directory(directory)
     except OSError as error:
         with suppress(OSError):
             temporary.unlink()
-        raise StorageError(f"cannot write `{directory / name}`: {error.strerror}") from error
+        lacking = room(directory / name, len(content))
+        raise StorageError(f"cannot write `{directory / name}`: {error.strerror}; {lacking}") from error
 
 
 def steps(directory: Path) -> list[int]:

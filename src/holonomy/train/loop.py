@@ -192,9 +192,16 @@ class _Fit:
         now.pending_loss = now.pending_sound = now.pending_cpu_s = now.pending_data_s = now.pending_s = 0.0
         now.pending_tokens, now.pending_lost, self._loss, self._sound = 0, 0, None, None
         self._publish(record)
+        self.pass_notes_on()
         for callback in self.callbacks:
             callback.recorded(now.step, record)
         return True
+
+    def pass_notes_on(self) -> None:
+        """Shows what the learner has to say."""
+        notes = getattr(self.learner, "notes", [])
+        while notes:
+            self.progress.notice(notes.pop(0))
 
     def _pending(self) -> tuple[float | None, float]:
         """Sum of the sound losses since the last record and their number; None after going back."""
@@ -405,6 +412,7 @@ def fit(
         untouched = data.state()
         learner.setup(data.next())
         data.load_state(untouched)
+        work.pass_notes_on()
         if restored is not None:
             work.restore(restored)
         elif plan.guard.on_nonfinite == "rollback":

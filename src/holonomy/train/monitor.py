@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from holonomy.core.config import replace_text
+from holonomy.core.config import replace_text, room
 from holonomy.core.errors import StorageError
 
 
@@ -108,7 +108,8 @@ class MetricsLog:
         except OSError as error:
             with suppress(OSError):
                 os.truncate(self.path, before)
-            raise StorageError(f"cannot write `{self.path}`: {error.strerror}") from error
+            lacking = room(self.path, len(record) + 1)
+            raise StorageError(f"cannot write `{self.path}`: {error.strerror}; {lacking}") from error
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ CARRIERS: Mapping[type, tuple[str, str]] = {FieldOptions: ("field", "model_dump"
 """Classes that a whole node is handed on in, the node, and how the source takes it apart for that."""
 CONFIG_MODULES = frozenset(
     {
-        *("core.config", "core.budget", "core.inference", "models.lior.companions"),
+        *("core.config", "core.budget", "core.inference", "models.lior.companions", "models.lior.text_config"),
         *(f"models.{f.name}.config" for f in FAMILIES),
     }
 )
@@ -96,6 +96,7 @@ SCENARIOS = (
         "memory.weighting": "entropy",
     }, ("field", "memory")),
     Scenario("lior-smoke", LIOR | {"data.tokenizer": "bpe", "data.unk": "false", "data.bpe_vocab": "270"}),
+    Scenario("lior-smoke", LIOR | {"data.stream": "true"}),
     Scenario("holographic", WORDS | {"model.counts.classes": "[5]", "model.similarity.readout": "true"}),
     Scenario("holographic-chars", {
         **WORDS, "model.counts.skips": "[[1, 3]]", "model.counts.spelled": "[[word0]]", "model.tower.role": "'off'",
@@ -313,12 +314,13 @@ def refused(config: Config, key: str) -> bool:
 
 
 def synthetic_text(seed: int) -> str:
-    """Sentences of a few words, in lines."""
+    """Sentences of a few words, in lines and paragraphs."""
     random = np.random.default_rng(seed)
     words = ["the", "of", *("".join(random.choice(list("aeioustrnl"), 5)) for _ in range(60))]
     picked = random.zipf(1.4, 6_000).clip(1, len(words)) - 1
     return "".join(
-        words[n] + ("." if k % 9 == 8 else "") + ("\n" if k % 17 == 16 else " ") for k, n in enumerate(picked)
+        words[n] + ("." if k % 9 == 8 else "") + ("\n\n" if k % 85 == 84 else "\n" if k % 17 == 16 else " ")
+        for k, n in enumerate(picked)
     )
 
 

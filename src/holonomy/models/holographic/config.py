@@ -164,6 +164,7 @@ class PassConfig(Config):
     threads: int | Literal["auto"] = Field(
         default="auto", description="CPU threads; auto is cores minus load, at least 1"
     )
+    tensorboard: bool = Field(default=False, description="also write tensorboard/ with a projector of word vectors")
 
     @model_validator(mode="after")
     def _check(self) -> PassConfig:

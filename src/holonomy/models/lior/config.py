@@ -11,6 +11,7 @@ from holonomy.core.config import Config, off_word
 from holonomy.core.inference import InferConfig
 from holonomy.core.modes import COUPLED, LEGAL_ROTORS, STRONGEST_COUPLED
 from holonomy.models.lior.companions import FieldConfig, MemoryConfig
+from holonomy.models.lior.text_config import DataConfig
 
 ARCHITECTURES = {"hybrid": "omrm", "causal_field": "om", "field_transformer": "rm"}
 """Letters of the first blocks of each preset; `hybrid` continues with `om`, the others repeat."""
@@ -179,40 +180,6 @@ class GeometryConfig(Config):
         return self
 
 
-class DataConfig(Config):
-    """Text and how it is cut."""
-
-    source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
-    seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
-    batch: int = Field(default=8, ge=1, le=4096, description="windows per update")
-    carried: int = Field(
-        default=1,
-        ge=1,
-        le=2**20,
-        description="windows of a passage, read in order: each begins with the states that the one before ended with",
-    )
-    train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of the text that is trained on")
-    workers: int = Field(
-        default=0, ge=0, le=64, description="threads that read batches ahead; speed only, the batches stay the same"
-    )
-    tokenizer: Literal["char", "bpe"] = Field(
-        default="char", description="tokens: characters, or byte pairs learned from the training part"
-    )
-    bpe_vocab: int = Field(default=4096, ge=262, le=200_000, description="tokens of the byte-pair vocabulary")
-    unk: bool = Field(
-        default=False,
-        description="give characters that the training part lacks one common symbol instead of an error",
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> DataConfig:
-        if self.tokenizer == "bpe" and self.unk:
-            raise ValueError("unk is for tokenizer = char: byte pairs know every text; set it to false")
-        if self.tokenizer == "char" and self.bpe_vocab != type(self).model_fields["bpe_vocab"].default:
-            raise ValueError("bpe_vocab is for tokenizer = bpe; set it, or drop this")
-        return self
-
-
 class OptimConfig(Config):
     """AdamW."""
 
@@ -330,19 +297,24 @@ class TrainConfig(Config):
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU where torch sees one")
 
-    precision: Literal["float32", "bfloat16"] = Field(
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
         default="float32",
         description="factors of matrix products while learning; bfloat16 doubles the speed on CPUs with AVX512-BF16 "
-        "or AMX and slows others down",
+        "or AMX and slows others down, tf32 is of GPUs",
     )
     strict_cuda: bool = Field(
         default=False, description="refuse to train where torch sees no GPU, also with device auto"
     )
 
+    cuda_graphs: bool = Field(
+        default=False, description="start the kernels of an update by one call, as a CUDA graph; the results stay"
+    )
+
     @model_validator(mode="after")
     def _check(self) -> TrainConfig:
-        if self.strict_cuda and self.device == "cpu":
-            raise ValueError("strict_cuda contradicts device = cpu; drop one of them")
+        for name in ("strict_cuda", "cuda_graphs"):
+            if getattr(self, name) and self.device == "cpu":
+                raise ValueError(f"{name} contradicts device = cpu; drop one of them")
         if self.threads != "auto" and not 1 <= self.threads <= 1024:
             raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
         return self
@@ -372,9 +344,28 @@ class LiorConfig(Config):
                 f"train.accumulate = {self.train.accumulate} does not divide data.batch = {self.data.batch}"
             )
         self._check_echo()
+        self._check_captured()
         self._check_geometry()
         self._check_field()
         return self
+
+    def _check_captured(self) -> None:
+        """Refuses what a captured update cannot do: draw, decide by values, or keep what is no tensor."""
+        if not self.train.cuda_graphs:
+            return
+        changing = {
+            "model.dropout": self.model.dropout,
+            "model.pattern with e": "e" in self.model.letters,
+            "field.enabled": self.field.enabled,
+            "geometry.frame_mode = derived": self.geometry.frame_mode == "derived",
+            "geometry.rotor_mode = derived": self.geometry.rotor_mode == "derived",
+            "data.carried": self.data.carried > 1,
+            "train.spsa.groups": self.train.spsa.groups,
+            "train.echo.memory": self.train.echo.memory != "full",
+        }
+        odd = [name for name, there in changing.items() if there]
+        if odd:
+            raise ValueError(f"train.cuda_graphs cannot capture {', '.join(odd)}; drop them, or this")
 
     def _check_field(self) -> None:
         if not self.field.enabled:

@@ -39,6 +39,7 @@ def build_learner(
         carried=config.data.carried > 1,
         ema=optim.ema,
         replicas=replicas,
+        captured=config.train.cuda_graphs,
     )
 
 

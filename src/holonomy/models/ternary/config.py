@@ -341,6 +341,10 @@ class TernaryTrainConfig(Config):
     strict_cuda: bool = Field(
         default=False, description="refuse to train where torch sees no GPU, also with device auto"
     )
+    compile: bool = Field(
+        default=False,
+        description="learn through torch.compile, as long as it gives the same results; needs a C++ compiler",
+    )
 
     @model_validator(mode="after")
     def _check(self) -> TernaryTrainConfig:
@@ -389,6 +393,10 @@ class TernaryConfig(Config):
             raise ValueError("frozen.encoder_B wants model.sharing = separate; tied streams have one encoder, A")
         if self.frozen.encoder_A and self.frozen.decoder and self.model.sharing == "tied":
             raise ValueError("frozen.encoder_A and frozen.decoder leave a tied model nothing to learn")
+        if self.train.compile and (self.model.encoder_dropout or self.model.decoder_dropout):
+            raise ValueError(
+                "train.compile would draw other masks than the plain model: set the dropouts of model to 0"
+            )
         for name in ("radial_stratification", "rich_hierarchy"):
             term = getattr(self.loss, name)
             if term.weight and not term.inner < term.outer <= self.model.projection.max_radius:

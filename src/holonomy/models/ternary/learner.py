@@ -11,6 +11,7 @@ from holonomy.core.errors import CheckpointError
 from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.data.ternary_ops import OperationBatch, OperationSpace
 from holonomy.learn.autograd import GradientLearner
+from holonomy.learn.compiling import CheckedCompilation
 from holonomy.learn.echo import check_tensors
 from holonomy.models.ternary import losses_pair, losses_radial
 from holonomy.models.ternary.config import TernaryConfig
@@ -21,6 +22,8 @@ from holonomy.models.ternary.model import TernaryOutput, TernaryVAE, build_model
 from holonomy.models.ternary.posterior import gaussian_kl
 from holonomy.optim.schedules import learning_rate
 
+COMPILED = 1e-5
+"""Largest difference that compiling may make, relative to the largest value of a tensor."""
 TERM_MODULES = (losses_pair, losses_radial)
 """Modules whose import makes their terms known."""
 
@@ -71,6 +74,8 @@ class TernaryLearner(GradientLearner):
         optim = config.train.optim
         self.curriculum = Curriculum(config.curriculum) if config.curriculum.enabled else None
         self.controller = _seeded_controller(config, self.stack, space)
+        parts = (*vae.encoder.values(), *vae.projection.values(), vae.decoder)
+        self.compilation = CheckedCompilation(parts, tolerance=COMPILED) if config.train.compile else None
         self.kept: dict[str, Tensor] = {}
         self._validation: OperationBatch | None = None
         net = TernaryNet(vae, self.stack, weighed=config.weighting.kind == "uncertainty")
@@ -89,6 +94,25 @@ class TernaryLearner(GradientLearner):
     def vae(self) -> TernaryVAE:
         """The autoencoder."""
         return self.module.vae
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know; see `holonomy.core.learner.Learner`."""
+        return [] if self.compilation is None else self.compilation.notes
+
+    def setup(self, example_batch: OperationBatch) -> None:
+        """Compiles what is to be compiled, and holds it to the plain model on this batch."""
+        if self.compilation is None:
+            return
+        params = [p for p in self.vae.parameters() if p.requires_grad]
+
+        def trial() -> list[Tensor]:
+            out, _ = self.outputs(example_batch, self.generator(0))
+            size = out.logits.square().mean() + sum((s.u.square().mean() for s in (out.A, out.B)), out.logits.sum() * 0)
+            gradients = torch.autograd.grad(size, params, allow_unused=True)
+            return [out.logits.detach(), out.A.u.detach(), *(g for g in gradients if g is not None)]
+
+        self.compilation.begin(trial)
 
     def generator(self, step: int) -> torch.Generator:
         """Randomness of a step."""
@@ -126,7 +150,8 @@ class TernaryLearner(GradientLearner):
             if name in deviation:
                 total = total + weight * deviation[name]
         self.steps += 1
-        return total, {f"train/{name}": value for name, value in metrics.items()}
+        shown = {f"train/{name}": value for name, value in metrics.items()}
+        return total, shown if self.compilation is None else {**shown, "perf/compiled": float(self.compilation.active)}
 
     def signals(self, out: TernaryOutput, values: Mapping[str, LossResult]) -> Tensor:
         """What the controller sees: radii, entropies and divergences of both streams, pair and radial loss."""
