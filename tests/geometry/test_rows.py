@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mpmath import mp, mpf
 from torch import Tensor
 
 from holonomy.geometry import poincare, rows
+from holonomy.geometry.compiled import compiled, elementary
 from holonomy.geometry.pairwise import pairwise
 
 COUNT = 5000
@@ -120,21 +122,50 @@ def test_all_pairs_equal_the_plain_twin(dtype: torch.dtype) -> None:
             assert float((got - expected).abs().max()) <= 200 * TOLERANCE[dtype] * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("name", ["expm1", "log1p"])
-def test_elementary_functions_of_a_block(name: str) -> None:
-    from mpmath import mp, mpf
+def by_vectors(name: str, *arguments: Tensor) -> list[float]:
+    """An elementary function of all arguments, which are made of eights."""
+    function = getattr(elementary(), name)
+    from holonomy.geometry.vectors import keep, take
 
-    from holonomy.geometry.compiled import BLOCK, elementary
+    def one(out, z):
+        for i in range(0, len(z), 8):
+            keep(out, i, function(take(z, i)))
 
-    largest = {"expm1": 700.0, "log1p": 1e300}[name]
-    exponents = torch.linspace(-20, math.log10(largest), 2 * BLOCK, dtype=torch.float64)
-    inputs = torch.cat([10**exponents, torch.linspace(0, 3, 2 * BLOCK, dtype=torch.float64)]).view(-1, BLOCK)
-    for block in inputs.numpy():
-        found = block.copy()
-        getattr(elementary(), name)(found, BLOCK, elementary().scratch())
-        for x, y in zip(block, found, strict=True):
-            exact = getattr(mp, name)(mpf(x))
-            assert abs(mpf(y) - exact) <= 2 * 2.3e-16 * exact
+    def two(out, z, w):
+        for i in range(0, len(z), 8):
+            keep(out, i, function(take(z, i), take(w, i)))
+
+    out = torch.empty_like(arguments[0])
+    compiled(one if len(arguments) == 1 else two, exact=True)(out.numpy(), *(a.numpy() for a in arguments))
+    return out.tolist()
+
+
+def spread(largest: float) -> Tensor:
+    exponents = torch.linspace(-20, math.log10(largest), 512, dtype=torch.float64)
+    return torch.cat([10**exponents, torch.linspace(0, 3, 512, dtype=torch.float64)])
+
+
+def test_expm1_of_vectors() -> None:
+    z = spread(700.0)
+    for x, y in zip(z.tolist(), by_vectors("expm1", z), strict=True):
+        exact = mp.expm1(mpf(x))
+        assert abs(mpf(y) - exact) <= 2 * 2.3e-16 * exact
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.37, 1e-9])
+def test_log1p_ratio_of_vectors(scale: float) -> None:
+    t = spread(1e300) * scale
+    g = torch.linspace(1, 2, len(t), dtype=torch.float64).flip(0) * scale
+    for x, y, z in zip(t.tolist(), g.tolist(), by_vectors("log1p_ratio", t, g), strict=True):
+        exact = mp.log1p(mpf(x) / mpf(y))
+        assert abs(mpf(z) - exact) <= 2 * 2.3e-16 * exact
+
+
+def test_log1p_ratio_at_and_past_the_boundary() -> None:
+    t, g = torch.full((8,), 0.5, dtype=torch.float64), torch.full((8,), -0.25, dtype=torch.float64)
+    g[::2] = 0.0
+    assert by_vectors("log1p_ratio", t, g)[::2] == [math.inf] * 4
+    assert all(math.isnan(z) for z in by_vectors("log1p_ratio", t, g)[1::2])
 
 
 def test_second_derivatives_go_through_the_twin() -> None:
@@ -171,7 +202,7 @@ def test_any_shape_gives_the_values_of_the_twin(name: str, shape: list[int], dim
     k = -torch.rand((), generator=generator, dtype=torch.float64) - 1e-3
     made = [torch.randn(*shape, dim, generator=generator, dtype=torch.float64) for _ in range(count)]
     inputs = [poincare.exp0(a, k).requires_grad_() for a in made]
-    kernel = getattr(rows, {"mobius_add": "mobius"}.get(name, name) + "_kernel")()
+    kernel = getattr(rows, {"mobius_add": "mobius"}.get(name, name) + "_kernel")
     twin = getattr(poincare, f"plain_{name}")
     value, wanted = rows.by_rows(kernel, twin, k, *inputs), twin(*inputs, k)
     assert value.shape == wanted.shape
