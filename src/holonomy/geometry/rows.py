@@ -54,10 +54,10 @@ class _Sums(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def _sums(*, eights: bool) -> _Sums:
-    from holonomy.geometry.vectors import ANY, EIGHTS, none
+def _sums(access: Any) -> _Sums:
+    from holonomy.geometry.vectors import none
 
-    wide = (EIGHTS if eights else ANY).wide
+    wide = access.wide
 
     def squares(row, x):
         p = none()
@@ -108,14 +108,14 @@ def _sums(*, eights: bool) -> _Sums:
 
 
 @lru_cache(maxsize=2)
-def dist_kernel(*, eights: bool) -> Kernel:
+def dist_kernel(access: Any) -> Kernel:
     """Distances of pairs."""
     import numpy as np
 
-    from holonomy.geometry.vectors import ANY, EIGHTS, first, keep, none, roots, take, total, where_above
+    from holonomy.geometry.vectors import EIGHTS, first, keep, none, roots, take, total, where_above
 
-    log1p_ratio, apart = elementary().log1p_ratio, _sums(eights=eights).apart
-    _, own, put = EIGHTS if eights else ANY
+    log1p_ratio, apart = elementary().log1p_ratio, _sums(access).apart
+    _, own, put = access
     read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
@@ -165,14 +165,14 @@ def dist_kernel(*, eights: bool) -> Kernel:
 
 
 @lru_cache(maxsize=2)
-def dist0_kernel(*, eights: bool) -> Kernel:
+def dist0_kernel(access: Any) -> Kernel:
     """Distances from the origin."""
     import numpy as np
 
-    from holonomy.geometry.vectors import ANY, EIGHTS, first, keep, none, roots, take, total, where_above
+    from holonomy.geometry.vectors import EIGHTS, first, keep, none, roots, take, total, where_above
 
-    log1p_ratio, squares = elementary().log1p_ratio, _sums(eights=eights).squares
-    _, own, put = EIGHTS if eights else ANY
+    log1p_ratio, squares = elementary().log1p_ratio, _sums(access).squares
+    _, own, put = access
     read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
@@ -210,18 +210,18 @@ def dist0_kernel(*, eights: bool) -> Kernel:
     return Kernel(forward, slope, True)
 
 
-def _radial(factor: Callable[..., Any], bend: Callable[..., Any], *, eights: bool) -> Kernel:
+def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any) -> Kernel:
     """x times a factor of sqrt(c) |x|.
 
     `factor(z)` gives the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2.
     """
     import numpy as np
 
-    from holonomy.geometry.vectors import ANY, EIGHTS, first, keep, none, roots, take, total, where_above
+    from holonomy.geometry.vectors import EIGHTS, first, keep, none, roots, take, total, where_above
 
     factor, bend = (compiled(f, exact=True, inlined=True) for f in (factor, bend))
-    squares, along = _sums(eights=eights)[:2]
-    wide, own, put = EIGHTS if eights else ANY
+    squares, along = _sums(access)[:2]
+    wide, own, put = access
     read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
@@ -262,7 +262,7 @@ def _radial(factor: Callable[..., Any], bend: Callable[..., Any], *, eights: boo
 
 
 @lru_cache(maxsize=2)
-def exp0_kernel(*, eights: bool) -> Kernel:
+def exp0_kernel(access: Any) -> Kernel:
     """The exponential map at the origin."""
     from holonomy.geometry.vectors import where_above
 
@@ -276,11 +276,11 @@ def exp0_kernel(*, eights: bool) -> Kernel:
         near = 2 * (u * (u * (u * (u * (-1382 / 31185) + 248 / 2835) - 17 / 105) + 4 / 15) - 1 / 3)
         return where_above(SERIES_BELOW, u, near, (1 - u * f * f - f) / u)
 
-    return _radial(factor, bend, eights=eights)
+    return _radial(factor, bend, access)
 
 
 @lru_cache(maxsize=2)
-def log0_kernel(*, eights: bool) -> Kernel:
+def log0_kernel(access: Any) -> Kernel:
     """The logarithm at the origin."""
     from holonomy.geometry.vectors import where_above
 
@@ -293,18 +293,18 @@ def log0_kernel(*, eights: bool) -> Kernel:
         near = 2 * (u * (u * (u * (u * (u * (6 / 13) + 5 / 11) + 4 / 9) + 3 / 7) + 2 / 5) + 1 / 3)
         return where_above(SERIES_BELOW, u, near, (1 / (1 - u) - f) / u)
 
-    return _radial(factor, bend, eights=eights)
+    return _radial(factor, bend, access)
 
 
 @lru_cache(maxsize=2)
-def mobius_kernel(*, eights: bool) -> Kernel:
+def mobius_kernel(access: Any) -> Kernel:
     """Moebius addition: (A x + B y) / D with A = 1 + 2 c xy + c yy, B = 1 - c xx, D = 1 + 2 c xy + c^2 xx yy."""
     import numpy as np
 
-    from holonomy.geometry.vectors import ANY, EIGHTS, first, none, total
+    from holonomy.geometry.vectors import EIGHTS, first, none, total
 
-    together, drawn = _sums(eights=eights)[3:]
-    wide, own, put = EIGHTS if eights else ANY
+    together, drawn = _sums(access)[3:]
+    wide, own, put = access
     read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
@@ -372,18 +372,25 @@ def suits(k: Tensor, *points: Tensor) -> bool:
 
 
 Operation = Callable[..., Kernel]
-"""A function of `eights`, whether rows are made of eights, that gives a kernel."""
+"""Gives a kernel, from the access to rows that it is to use."""
 
 
 def _kernel_for(operation: Operation, points: tuple[Tensor, ...]) -> Kernel:
-    return operation(eights=points[0].shape[-1] % 8 == 0)
+    from holonomy.geometry.vectors import ANY, EIGHTS
+
+    return operation(ANY if points[0].shape[-1] % 8 else EIGHTS)
+
+
+@lru_cache(maxsize=1)
+def _nothing() -> Tensor:
+    return torch.empty(0, dtype=torch.float64)
 
 
 def _run(kernel: Kernel, k: Tensor, points: tuple[Tensor, ...], *, keep: bool) -> tuple[Tensor, Tensor]:
     """The result, and what the way back wants."""
     shape = points[0].shape
-    out = points[0].new_empty(shape[:-1] if kernel.reduces else shape)
-    kept = torch.empty(shape[:-1] if keep and not kernel.reduces else 0, dtype=torch.float64)
+    out = torch.empty(shape[:-1] if kernel.reduces else shape, dtype=points[0].dtype)
+    kept = torch.empty(shape[:-1], dtype=torch.float64) if keep and not kernel.reduces else _nothing()
     laid = scalars(out) if kernel.reduces else rows(out)
     over_rows(kernel.forward, *map(rows, points), laid, scalars(kept), constants=(-k.item(),))
     return out, out if kernel.reduces else kept

@@ -209,8 +209,10 @@ def _access(*, whole: bool) -> Access:
     return Access(wide, own, put)
 
 
-ANY, EIGHTS = _access(whole=False), _access(whole=True)
-"""Access to matrices of any width, and faster to those whose rows are made of eights."""
+ANY = _access(whole=False)
+"""Access to matrices of any width."""
+EIGHTS = _access(whole=True)
+"""Faster, to matrices whose rows are made of eights."""
 
 
 @_instruction
