@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mpmath import mp, mpf
+from mpmath import mp, mpf, workdps
 from torch import Tensor
 
-from holonomy.geometry import poincare, rows
+from holonomy.geometry import lorentz, poincare, rows
 from holonomy.geometry.compiled import compiled, elementary
 from holonomy.geometry.pairwise import pairwise
 
@@ -96,6 +96,44 @@ def test_values_that_are_no_numbers_show(name: str) -> None:
     broken = value.view(COUNT, -1).isnan()
     assert broken[7].all()
     assert not broken[8:].any() and not broken[:7].any()
+
+
+def sheet_pairs(dtype: torch.dtype) -> list[Tensor]:
+    """Points of the hyperboloid to radius 6: far, near, equal and opposite pairs, and the origin twice."""
+    k = curvature(torch.float64).detach()
+    u, v = (6 * points(s, torch.float64) for s in (1, 2))
+    v[1000:2000], v[2000:2010], v[2010:2020] = u[1000:2000] * (1 - 1e-5), u[2000:2010], -u[2010:2020]
+    u[2020], v[2020] = 0, 0
+    return [lorentz.from_normal(a, k).to(dtype) for a in (u, v)]
+
+
+def test_sheet_distance_and_derivatives_equal_the_plain_twin(dtype: torch.dtype) -> None:
+    found = []
+    for distance, wide in ((lorentz.dist, dtype), (lorentz.plain_sheet_dist, torch.float64)):
+        inputs = [a.to(wide).requires_grad_() for a in sheet_pairs(dtype)]
+        k = curvature(dtype).detach().to(wide).requires_grad_()
+        assert rows.suits(k, *inputs)
+        value = distance(*inputs, k)
+        weight = torch.linspace(-1, 1, COUNT, dtype=dtype).to(wide)
+        found.append([value.detach(), *torch.autograd.grad((value * weight).sum(), (*inputs, k))])
+    (value, *slopes), (wanted, *plain) = found
+    assert float(((value - wanted).abs() / wanted.clamp_min(1e-9)).max()) <= TOLERANCE[dtype]
+    for mine, expected in zip(slopes, plain, strict=True):
+        assert torch.isfinite(mine).all()
+        assert float((mine - expected).abs().max()) <= 10 * TOLERANCE[dtype] * float(expected.abs().max())
+    assert not slopes[0][:, 0].any() and not slopes[1][:, 0].any()
+
+
+def test_sheet_distance_against_fifty_digits(dtype: torch.dtype) -> None:
+    x, y = sheet_pairs(dtype)
+    found = lorentz.dist(x, y, torch.tensor(-1.0, dtype=dtype))
+    bound = {torch.float32: 1.2e-7, torch.float64: 1e-15}[dtype]
+    with workdps(50):
+        for i in range(0, COUNT, 97):
+            a, b = ([mpf(c) for c in p[i, 1:].tolist()] for p in (x, y))
+            times = [mp.sqrt(1 + sum(c * c for c in p)) for p in (a, b)]
+            wanted = mp.acosh(times[0] * times[1] - sum(c * d for c, d in zip(a, b, strict=True)))
+            assert abs(mpf(float(found[i])) - wanted) <= bound * wanted
 
 
 def test_all_pairs_equal_the_plain_twin(dtype: torch.dtype) -> None:

@@ -23,7 +23,7 @@ BLOCK = 64
 """Rows in a block: they and what is found of them stay in the nearest cache."""
 FROM_ROWS = 4096
 """Fewer rows are left to plain tensor operations: they take less than a kernel's compilation."""
-ROWS_PER_THREAD = 8192
+ROWS_PER_THREAD = 32768
 """Fewer rows are not worth the waking of a thread."""
 
 

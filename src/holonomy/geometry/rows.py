@@ -1,4 +1,4 @@
-"""Compiled row kernels of the Poincare ball, with hand-written derivatives.
+"""Compiled row kernels of the Poincare ball, with hand-written derivatives, and how kernels are run.
 
 One pass over the coordinates, float64 in registers, nothing in between: many times faster than a chain of tensor
 operations on a CPU, and as accurate. `holonomy.geometry.poincare` holds the plain twins that tests compare with; it
@@ -28,14 +28,15 @@ class Kernel(NamedTuple):
     """An operation on rows.
 
     `forward(*points, out, kept, c)` fills `out`, and in `kept`, unless it is empty, one number a row for the way back.
-    `slope(*points, g, kept, *grads, c)` fills the gradients by the points and returns the one by c. Where a row
-    becomes one number, that number is what is kept.
+    `slope(*points, g, kept, *grads, c)` fills the gradients by the points and returns the one by c.
     """
 
     forward: Callable[..., None]
     slope: Callable[..., float]
     reduces: bool
     """Whether a row becomes one number."""
+    keeps: bool
+    """Whether the way back wants float64 numbers of its own; otherwise it gets the numbers that rows became."""
 
 
 class _Sums(NamedTuple):
@@ -161,7 +162,7 @@ def dist_kernel(access: Any) -> Kernel:
                     put(gy, start + i, j, b * of_y - away)
         return total(by_c)
 
-    return Kernel(forward, slope, True)
+    return Kernel(forward, slope, reduces=True, keeps=False)
 
 
 @lru_cache(maxsize=2)
@@ -207,7 +208,7 @@ def dist0_kernel(access: Any) -> Kernel:
                     put(gx, start + i, j, own(x, start + i, j) * along)
         return total(by_c)
 
-    return Kernel(forward, slope, True)
+    return Kernel(forward, slope, reduces=True, keeps=False)
 
 
 def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any) -> Kernel:
@@ -258,7 +259,7 @@ def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any) -
                     put(gx, start + i, j, own(g, start + i, j) * of_g + own(x, start + i, j) * of_x)
         return total(by_c) / 2
 
-    return Kernel(forward, slope, False)
+    return Kernel(forward, slope, reduces=False, keeps=True)
 
 
 @lru_cache(maxsize=2)
@@ -357,7 +358,7 @@ def mobius_kernel(access: Any) -> Kernel:
                     put(gy, start + i, j, h * of_y + a * cross_here + b * y_alone)
         return total(by_c)
 
-    return Kernel(forward, slope, False)
+    return Kernel(forward, slope, reduces=False, keeps=False)
 
 
 def suits(k: Tensor, *points: Tensor) -> bool:
@@ -375,10 +376,16 @@ Operation = Callable[..., Kernel]
 """Gives a kernel, from the access to rows that it is to use."""
 
 
-def _kernel_for(operation: Operation, points: tuple[Tensor, ...]) -> Kernel:
+@lru_cache(maxsize=1)
+def _accesses() -> tuple[Any, Any]:
+    # Looked up once: after a large array has passed through the caches, every import statement costs.
     from holonomy.geometry.vectors import ANY, EIGHTS
 
-    return operation(ANY if points[0].shape[-1] % 8 else EIGHTS)
+    return EIGHTS, ANY
+
+
+def _kernel_for(operation: Operation, points: tuple[Tensor, ...]) -> Kernel:
+    return operation(_accesses()[points[0].shape[-1] % 8 > 0])
 
 
 @lru_cache(maxsize=1)
@@ -390,10 +397,10 @@ def _run(kernel: Kernel, k: Tensor, points: tuple[Tensor, ...], *, keep: bool) -
     """The result, and what the way back wants."""
     shape = points[0].shape
     out = torch.empty(shape[:-1] if kernel.reduces else shape, dtype=points[0].dtype)
-    kept = torch.empty(shape[:-1], dtype=torch.float64) if keep and not kernel.reduces else _nothing()
+    kept = torch.empty(shape[:-1], dtype=torch.float64) if keep and kernel.keeps else _nothing()
     laid = scalars(out) if kernel.reduces else rows(out)
     over_rows(kernel.forward, *map(rows, points), laid, scalars(kept), constants=(-k.item(),))
-    return out, out if kernel.reduces else kept
+    return out, kept if kernel.keeps or not kernel.reduces else out
 
 
 class _ByRows(torch.autograd.Function):
