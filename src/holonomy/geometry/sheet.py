@@ -14,11 +14,16 @@ from typing import Any
 from holonomy.geometry.compiled import BLOCK, block_sums, compiled, elementary
 from holonomy.geometry.rows import Kernel
 
+PLAIN_BELOW = 1e6
+"""Sum of c |x|^2 over a block of float32 points below which the chord is |D|^2 - (x_0 - y_0)^2 as it stands: that is
+at least 4 |D|^2 / (c (x_0 + y_0)^2), so no more than a factor of 1e6 of float64's rounding shows, 2e-10."""
+
 
 def _sums() -> tuple[Any, Any, Any]:
     """Sums over the spatial columns, with D = x - y and s = x + y.
 
-    |x|^2, |y|^2, D.s, |s|^2, x.s, y.s and |D|^2; squares of D, x and y less their multiples of s; the first three.
+    |x|^2, |y|^2, D.s, |s|^2, x.s, y.s and |D|^2; squares of D, x and y less their multiples of s; |x|^2, |y|^2, D.s and
+    |D|^2.
     """
     from holonomy.geometry.vectors import ANY, none
 
@@ -51,13 +56,15 @@ def _sums() -> tuple[Any, Any, Any]:
         return p, q, r
 
     def lengths(row, x, y):
-        xx, yy, ds = none(), none(), none()
+        xx, yy, ds, dd = none(), none(), none(), none()
         for j in range(1, x.shape[1], 8):
             a, b = wide(x, row, j), wide(y, row, j)
             xx = xx + a * a
             yy = yy + b * b
-            ds = ds + (a - b) * (a + b)
-        return xx, yy, ds
+            away = a - b
+            ds = ds + away * (a + b)
+            dd = dd + away * away
+        return xx, yy, ds, dd
 
     one, two, three = (block_sums(compiled(f, exact=True, inlined=True)) for f in (chords, across, lengths))
     return one, two, three
@@ -100,6 +107,20 @@ def sheet_dist_kernel(_: Any = None) -> Kernel:
         root, over_c, sums, rest = 1 / math.sqrt(c), 1 / c, np.empty((7, BLOCK)), np.empty((3, BLOCK))
         for start in range(0, x.shape[0], BLOCK):
             count = min(BLOCK, x.shape[0] - start)
+            lengths(start, count, (x, y), sums)
+            furthest = none()
+            for i in range(0, count, 8):
+                furthest = furthest + read(sums, 0, i) + read(sums, 1, i)
+            if x.itemsize == 4 and c * total(furthest) < PLAIN_BELOW:
+                for i in range(0, count, 8):
+                    t = roots(read(sums, 0, i) + over_c) + roots(read(sums, 1, i) + over_c)
+                    apart = read(sums, 2, i) / t
+                    q = read(sums, 3, i) - apart * apart
+                    h = where_above(q, 0.0, q, 0 * q) * (c / 4)
+                    d = log1p_ratio(2 * (h + roots(h * (h + 1))), none() + 1) * root
+                    keep(out, start + i, d)
+                    keep(kept, start + i, d)
+                continue
             chords(start, count, (x, y), sums)
             shares = np.empty((3, BLOCK))
             for i in range(0, count, 8):
@@ -131,7 +152,7 @@ def sheet_dist_kernel(_: Any = None) -> Kernel:
     @compiled
     def slope(x, y, g, kept, gx, gy, c):
         root, over_c, by_c = math.sqrt(c), 1 / c, none()
-        sums, weights = np.empty((3, BLOCK)), np.empty((3, BLOCK))
+        sums, weights = np.empty((4, BLOCK)), np.empty((3, BLOCK))
         for start in range(0, x.shape[0], BLOCK):
             count = min(BLOCK, x.shape[0] - start)
             lengths(start, count, (x, y), sums)
