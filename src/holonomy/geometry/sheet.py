@@ -19,6 +19,7 @@ PLAIN_BELOW = 1e6
 at least 4 |D|^2 / (c (x_0 + y_0)^2), so no more than a factor of 1e6 of float64's rounding shows, 2e-10."""
 
 
+@lru_cache(maxsize=1)
 def _sums() -> tuple[Any, Any, Any]:
     """Sums over the spatial columns, with D = x - y and s = x + y.
 
@@ -91,16 +92,13 @@ def _quotient() -> Any:
     return compiled(quotient, exact=True, inlined=True)
 
 
-@lru_cache(maxsize=1)
-def sheet_dist_kernel(_: Any = None) -> Kernel:
-    """Distances of pairs whose time coordinate stands first; it is not read, and its derivative is zero."""
+def _forward() -> Any:
     import numpy as np
 
-    from holonomy.geometry.vectors import ANY, EIGHTS, first, keep, none, roots, take, total, where_above
+    from holonomy.geometry.vectors import EIGHTS, keep, none, roots, total, where_above
 
-    (chords, across, lengths), quotient = _sums(), _quotient()
-    expm1, log1p_ratio = elementary()
-    read, write, wide, put = EIGHTS.wide, EIGHTS.put, ANY.wide, ANY.put
+    (chords, across, lengths), quotient, log1p_ratio = _sums(), _quotient(), elementary().log1p_ratio
+    read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
     def forward(x, y, out, kept, c):
@@ -149,6 +147,17 @@ def sheet_dist_kernel(_: Any = None) -> Kernel:
                 keep(out, start + i, d)
                 keep(kept, start + i, d)
 
+    return forward
+
+
+def _slope() -> Any:
+    import numpy as np
+
+    from holonomy.geometry.vectors import ANY, EIGHTS, first, none, roots, take, total, where_above
+
+    lengths, expm1 = _sums()[2], elementary().expm1
+    read, write, wide, put = EIGHTS.wide, EIGHTS.put, ANY.wide, ANY.put
+
     @compiled
     def slope(x, y, g, kept, gx, gy, c):
         root, over_c, by_c = math.sqrt(c), 1 / c, none()
@@ -178,4 +187,10 @@ def sheet_dist_kernel(_: Any = None) -> Kernel:
                     put(gy, row, j, b * of_y - away)
         return total(by_c)
 
-    return Kernel(forward, slope, reduces=True, keeps=True)
+    return slope
+
+
+@lru_cache(maxsize=1)
+def sheet_dist_kernel(_: Any = None) -> Kernel:
+    """Distances of pairs whose time coordinate stands first; it is not read, and its derivative is zero."""
+    return Kernel(_forward(), _slope(), reduces=True, keeps=True)
