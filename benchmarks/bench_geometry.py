@@ -1,4 +1,4 @@
-"""Poincare ball and Clifford products beside public peers, all in one run.
+"""Poincare ball, hyperboloid and Clifford products beside public peers, all in one run.
 
 Run: `make bench`, or with every peer `make bench-peers`. On one thread CPU time counts, on two wall time. The floor
 moves as many bytes as the operation must, once, into fresh memory. Freed memory is kept by the process, which spares
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from holonomy.cli.process import tune_process
-from holonomy.geometry import poincare
+from holonomy.geometry import lorentz, poincare
 from holonomy.geometry.clifford import Algebra, geometric
 from holonomy.geometry.minkowski import matrix_product
 
@@ -60,11 +60,12 @@ def ours() -> dict[str, Operation]:
         "exp0": lambda x: poincare.exp0(x, K),
         "log0": lambda x: poincare.log0(x, K),
         "pairwise": lambda x, y: poincare.pairwise_dist(x, y, K),
+        "lorentz_dist": lambda x, y: lorentz.dist(x, y, K),
     }
 
 
 def geoopt() -> dict[str, Operation]:
-    ball = pytest.importorskip("geoopt").PoincareBall(c=1.0)
+    ball, sheet = pytest.importorskip("geoopt").PoincareBall(c=1.0), pytest.importorskip("geoopt").Lorentz(k=1.0)
     return {
         "dist": ball.dist,
         "dist0": ball.dist0,
@@ -72,6 +73,7 @@ def geoopt() -> dict[str, Operation]:
         "exp0": lambda x: ball.expmap0(x, project=False),
         "log0": ball.logmap0,
         "pairwise": lambda x, y: ball.dist(x[:, None], y[None]),
+        "lorentz_dist": sheet.dist,
     }
 
 
@@ -116,11 +118,11 @@ def floor(bytes_moved: int) -> Callable[[], object]:
 
 
 def ball_benchmark(benchmark, name: str, source: str, threads: int, backward: bool, x: Tensor, y: Tensor) -> None:
-    inputs = [x, y] if name in ("dist", "mobius_add", "pairwise") else [x]
+    inputs = [x, y] if name in ("dist", "mobius_add", "pairwise", "lorentz_dist") else [x]
     inputs = [a.clone().requires_grad_(backward) for a in inputs]
     with torch.no_grad():
         slope = torch.ones_like(ours()[name](*inputs))
-    benchmark.group = f"{name}, {len(x):,} x 16, threads {threads}{', with backward' if backward else ''}"
+    benchmark.group = f"{name}, {len(x):,} x {x.shape[1]}, threads {threads}{', with backward' if backward else ''}"
     if source == "floor":
         read, written = sum(a.numel() for a in inputs), slope.numel()
         moved = read + written + (2 * read + written if backward else 0)
@@ -157,6 +159,15 @@ def test_ball(benchmark, name: str, rows: int, threads: int, backward: bool, sou
 @pytest.mark.parametrize("threads", [1, 2])
 def test_pairwise(benchmark, threads: int, backward: bool, source: str) -> None:
     ball_benchmark(benchmark, "pairwise", source, threads, backward, points(4096, 1), points(4096, 2))
+
+
+@pytest.mark.parametrize("source", ["holonomy", "geoopt", "floor"])
+@pytest.mark.parametrize("backward", [False, True], ids=["forward", "with backward"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", ROWS)
+def test_lorentz(benchmark, rows: int, threads: int, backward: bool, source: str) -> None:
+    x, y = (lorentz.lift(10 * points(rows, seed), K) for seed in (1, 2))
+    ball_benchmark(benchmark, "lorentz_dist", source, threads, backward, x, y)
 
 
 def clifford_peer(source: str, signature: tuple[int, int], a: Tensor, b: Tensor) -> Callable[[], object]:

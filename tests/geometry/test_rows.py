@@ -8,9 +8,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from mpmath import mp, mpf, workdps
 from torch import Tensor
 
-from holonomy.geometry import poincare, rows
+from holonomy.geometry import lorentz, poincare, rows
+from holonomy.geometry.compiled import compiled, elementary
 from holonomy.geometry.pairwise import pairwise
 
 COUNT = 5000
@@ -96,6 +98,44 @@ def test_values_that_are_no_numbers_show(name: str) -> None:
     assert not broken[8:].any() and not broken[:7].any()
 
 
+def sheet_pairs(dtype: torch.dtype) -> list[Tensor]:
+    """Points of the hyperboloid to radius 6: far, near, equal and opposite pairs, and the origin twice."""
+    k = curvature(torch.float64).detach()
+    u, v = (6 * points(s, torch.float64) for s in (1, 2))
+    v[1000:2000], v[2000:2010], v[2010:2020] = u[1000:2000] * (1 - 1e-5), u[2000:2010], -u[2010:2020]
+    u[2020], v[2020] = 0, 0
+    return [lorentz.from_normal(a, k).to(dtype) for a in (u, v)]
+
+
+def test_sheet_distance_and_derivatives_equal_the_plain_twin(dtype: torch.dtype) -> None:
+    found = []
+    for distance, wide in ((lorentz.dist, dtype), (lorentz.plain_sheet_dist, torch.float64)):
+        inputs = [a.to(wide).requires_grad_() for a in sheet_pairs(dtype)]
+        k = curvature(dtype).detach().to(wide).requires_grad_()
+        assert rows.suits(k, *inputs)
+        value = distance(*inputs, k)
+        weight = torch.linspace(-1, 1, COUNT, dtype=dtype).to(wide)
+        found.append([value.detach(), *torch.autograd.grad((value * weight).sum(), (*inputs, k))])
+    (value, *slopes), (wanted, *plain) = found
+    assert float(((value - wanted).abs() / wanted.clamp_min(1e-9)).max()) <= TOLERANCE[dtype]
+    for mine, expected in zip(slopes, plain, strict=True):
+        assert torch.isfinite(mine).all()
+        assert float((mine - expected).abs().max()) <= 10 * TOLERANCE[dtype] * float(expected.abs().max())
+    assert not slopes[0][:, 0].any() and not slopes[1][:, 0].any()
+
+
+def test_sheet_distance_against_fifty_digits(dtype: torch.dtype) -> None:
+    x, y = sheet_pairs(dtype)
+    found = lorentz.dist(x, y, torch.tensor(-1.0, dtype=dtype))
+    bound = {torch.float32: 1.2e-7, torch.float64: 1e-15}[dtype]
+    with workdps(50):
+        for i in range(0, COUNT, 97):
+            a, b = ([mpf(c) for c in p[i, 1:].tolist()] for p in (x, y))
+            times = [mp.sqrt(1 + sum(c * c for c in p)) for p in (a, b)]
+            wanted = mp.acosh(times[0] * times[1] - sum(c * d for c, d in zip(a, b, strict=True)))
+            assert abs(mpf(float(found[i])) - wanted) <= bound * wanted
+
+
 def test_all_pairs_equal_the_plain_twin(dtype: torch.dtype) -> None:
     """Near pairs, equal points and far pairs among them, on one thread and on three."""
     x, y = points(1, dtype)[::25].clone(), points(2, dtype)[::37].clone()
@@ -120,21 +160,50 @@ def test_all_pairs_equal_the_plain_twin(dtype: torch.dtype) -> None:
             assert float((got - expected).abs().max()) <= 200 * TOLERANCE[dtype] * float(expected.abs().max())
 
 
-@pytest.mark.parametrize("name", ["expm1", "log1p"])
-def test_elementary_functions_of_a_block(name: str) -> None:
-    from mpmath import mp, mpf
+def by_vectors(name: str, *arguments: Tensor) -> list[float]:
+    """An elementary function of all arguments, which are made of eights."""
+    function = getattr(elementary(), name)
+    from holonomy.geometry.vectors import keep, take
 
-    from holonomy.geometry.compiled import BLOCK, elementary
+    def one(out, z):
+        for i in range(0, len(z), 8):
+            keep(out, i, function(take(z, i)))
 
-    largest = {"expm1": 700.0, "log1p": 1e300}[name]
-    exponents = torch.linspace(-20, math.log10(largest), 2 * BLOCK, dtype=torch.float64)
-    inputs = torch.cat([10**exponents, torch.linspace(0, 3, 2 * BLOCK, dtype=torch.float64)]).view(-1, BLOCK)
-    for block in inputs.numpy():
-        found = block.copy()
-        getattr(elementary(), name)(found, BLOCK, elementary().scratch())
-        for x, y in zip(block, found, strict=True):
-            exact = getattr(mp, name)(mpf(x))
-            assert abs(mpf(y) - exact) <= 2 * 2.3e-16 * exact
+    def two(out, z, w):
+        for i in range(0, len(z), 8):
+            keep(out, i, function(take(z, i), take(w, i)))
+
+    out = torch.empty_like(arguments[0])
+    compiled(one if len(arguments) == 1 else two, exact=True)(out.numpy(), *(a.numpy() for a in arguments))
+    return out.tolist()
+
+
+def spread(largest: float) -> Tensor:
+    exponents = torch.linspace(-20, math.log10(largest), 512, dtype=torch.float64)
+    return torch.cat([10**exponents, torch.linspace(0, 3, 512, dtype=torch.float64)])
+
+
+def test_expm1_of_vectors() -> None:
+    z = spread(700.0)
+    for x, y in zip(z.tolist(), by_vectors("expm1", z), strict=True):
+        exact = mp.expm1(mpf(x))
+        assert abs(mpf(y) - exact) <= 2 * 2.3e-16 * exact
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.37, 1e-9])
+def test_log1p_ratio_of_vectors(scale: float) -> None:
+    t = spread(1e300) * scale
+    g = torch.linspace(1, 2, len(t), dtype=torch.float64).flip(0) * scale
+    for x, y, z in zip(t.tolist(), g.tolist(), by_vectors("log1p_ratio", t, g), strict=True):
+        exact = mp.log1p(mpf(x) / mpf(y))
+        assert abs(mpf(z) - exact) <= 2 * 2.3e-16 * exact
+
+
+def test_log1p_ratio_at_and_past_the_boundary() -> None:
+    t, g = torch.full((8,), 0.5, dtype=torch.float64), torch.full((8,), -0.25, dtype=torch.float64)
+    g[::2] = 0.0
+    assert by_vectors("log1p_ratio", t, g)[::2] == [math.inf] * 4
+    assert all(math.isnan(z) for z in by_vectors("log1p_ratio", t, g)[1::2])
 
 
 def test_second_derivatives_go_through_the_twin() -> None:
@@ -171,7 +240,7 @@ def test_any_shape_gives_the_values_of_the_twin(name: str, shape: list[int], dim
     k = -torch.rand((), generator=generator, dtype=torch.float64) - 1e-3
     made = [torch.randn(*shape, dim, generator=generator, dtype=torch.float64) for _ in range(count)]
     inputs = [poincare.exp0(a, k).requires_grad_() for a in made]
-    kernel = getattr(rows, {"mobius_add": "mobius"}.get(name, name) + "_kernel")()
+    kernel = getattr(rows, {"mobius_add": "mobius"}.get(name, name) + "_kernel")
     twin = getattr(poincare, f"plain_{name}")
     value, wanted = rows.by_rows(kernel, twin, k, *inputs), twin(*inputs, k)
     assert value.shape == wanted.shape

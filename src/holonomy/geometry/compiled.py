@@ -1,8 +1,9 @@
 """How row kernels are compiled, split over threads, and given elementary functions that vectorise.
 
-A kernel works on blocks of rows: sums over the coordinates of each row first, then one elementary function for the
-whole block, then the result, while the rows are still in the nearest cache. The C library computes one logarithm at a
-time; the two functions here are branch-free, so that the compiler makes vectors of them.
+A kernel takes a block of rows: sums over the coordinates of each row first, turned so that one vector holds the sums
+of eight rows, then elementary functions of those, then the result, while the rows are still in the nearest cache. Each
+step is a loop of its own, so that the long way through a logarithm is walked for several vectors at once. The C library
+computes one logarithm at a time; the two functions here are branch-free.
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-BLOCK = 256
-"""Rows in a block: their scratch fills a few kilobytes."""
+BLOCK = 64
+"""Rows in a block: they and what is found of them stay in the nearest cache."""
 FROM_ROWS = 4096
 """Fewer rows are left to plain tensor operations: they take less than a kernel's compilation."""
-ROWS_PER_THREAD = 8192
+ROWS_PER_THREAD = 32768
 """Fewer rows are not worth the waking of a thread."""
 
 
-def compiled(function: Callable[..., Any], *, exact: bool = False) -> Any:
-    """A function compiled by numba at its first call.
+def compiled(function: Callable[..., Any], *, exact: bool = False, inlined: bool = False) -> Any:
+    """A function compiled by numba at its first call, or into each of its callers.
 
     Unless `exact`, sums may be reordered, so that rows vectorise; NaN and infinity keep their meaning either way. A
     division by zero gives them, as in arrays: the check that Python's rule wants would keep loops from vectorising.
@@ -36,87 +37,94 @@ def compiled(function: Callable[..., Any], *, exact: bool = False) -> Any:
 
     flags = {"contract"} if exact else {"reassoc", "contract", "nsz"}
     # Unwrapped, since an import hook that checks annotations wraps functions into what cannot be compiled.
-    return njit(fastmath=flags, nogil=True, error_model="numpy")(inspect.unwrap(function))
+    return njit(fastmath=flags, nogil=True, error_model="numpy", forceinline=inlined)(inspect.unwrap(function))
+
+
+def block_sums(one: Callable[..., Any]) -> Any:
+    """Sums over the rows of a block: `sums(start, count, arrays, table)` fills a row of the table for each kind of sum.
+
+    Rows are taken by eights, the last one again where there are fewer.
+
+    Args:
+        one: a compiled function of (row, *arrays) that gives a tuple of vectors, each with eight partial sums.
+    """
+    from holonomy.geometry.vectors import join_fours, join_pairs, join_rows, put_each
+
+    def two(row, last, arrays):
+        return join_rows(one(min(row, last), *arrays), one(min(row + 1, last), *arrays))
+
+    pair = compiled(two, exact=True, inlined=True)
+
+    def four(row, last, arrays):
+        return join_pairs(pair(row, last, arrays), pair(row + 2, last, arrays))
+
+    quarter = compiled(four, exact=True, inlined=True)
+
+    def sums(start, count, arrays, table):
+        last = start + count - 1
+        for i in range(0, count, 8):
+            row = start + i
+            put_each(table, i, join_fours(quarter(row, last, arrays), quarter(row + 4, last, arrays)))
+
+    return compiled(sums, exact=True)
 
 
 class Elementary(NamedTuple):
-    """Compiled functions of a block; the scratch arrays come from `scratch`."""
+    """Compiled functions of vectors."""
 
-    scratch: Callable[..., Any]
-    expm1: Callable[..., None]
-    log1p: Callable[..., None]
+    expm1: Callable[..., Any]
+    log1p_ratio: Callable[..., Any]
 
 
 @lru_cache(maxsize=1)
 def elementary() -> Elementary:
-    """`expm1(z, n, s)` for z from 0 to 700 and `log1p(z, n, s)` for z >= 0, in place on the first n of z, to 2 ulp."""
-    import numpy as np
+    """`expm1(z)` for z from 0 to 700, and `log1p_ratio(t, g)`, which is log(1 + t / g) for t >= 0, to 2 ulp.
+
+    A quotient costs as much as the rest of a logarithm, which has one inside already: both are one division here.
+    """
+    from holonomy.geometry.vectors import bits, from_bits, where_above
 
     # Adding this number leaves the nearest integer in the last bits of a float64.
     magic = 6755399441055744.0
     log2_e, ln2_high, ln2_low = 1.4426950408889634, 6.93147180369123816490e-01, 1.90821492927058770002e-10
-    root_half_bits = 0x3FE6A09E667F3BCD
-    one_bits, mantissa_bits, integer_bits = 0x3FF0000000000000, 0x000FFFFFFFFFFFFF, 0x4330000000000000
-    above_root = one_bits - root_half_bits
-    largest = 1.7976931348623157e308
+    one_bits, integer_bits = 0x3FF0000000000000, 0x4330000000000000
+    infinite, undefined = float("inf"), float("nan")
 
-    def scratch():
-        a, b, c = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK)
-        return a, a.view(np.int64), b, b.view(np.int64), c, c.view(np.int64)
+    def expm1(z):
+        nearest = z * log2_e + magic
+        k = nearest - magic
+        power = from_bits((bits(nearest) + 1023) << 52)
+        r = z - k * ln2_high - k * ln2_low
+        p = r * (1 / 6227020800) + 1 / 479001600
+        p = p * r + 1 / 39916800
+        p = p * r + 1 / 3628800
+        p = p * r + 1 / 362880
+        p = p * r + 1 / 40320
+        p = p * r + 1 / 5040
+        p = p * r + 1 / 720
+        p = p * r + 1 / 120
+        p = p * r + 1 / 24
+        p = p * r + 1 / 6
+        p = p * r + 1 / 2
+        return power * (r + r * r * p) + (power - 1)
 
-    def expm1(z, n, s):
-        nearest, nearest_bits, power, power_bits, _, _ = s
-        for i in range(n):
-            nearest[i] = z[i] * log2_e + magic
-        for i in range(n):
-            power_bits[i] = (nearest_bits[i] + 1023) << 52
-        for i in range(n):
-            k = nearest[i] - magic
-            r = z[i] - k * ln2_high - k * ln2_low
-            p = 1 / 6227020800
-            p = p * r + 1 / 479001600
-            p = p * r + 1 / 39916800
-            p = p * r + 1 / 3628800
-            p = p * r + 1 / 362880
-            p = p * r + 1 / 40320
-            p = p * r + 1 / 5040
-            p = p * r + 1 / 720
-            p = p * r + 1 / 120
-            p = p * r + 1 / 24
-            p = p * r + 1 / 6
-            p = p * r + 1 / 2
-            z[i] = power[i] * (r + r * r * p) + (power[i] - 1)
+    def log1p_ratio(t, g):
+        # The difference of two patterns of bits is the logarithm of the quotient to a twelfth: (g + t) / g = 2^k m
+        # with m from 2^-0.59 to 2^0.59, and log m = 2 artanh((m - 1) / (m + 1)).
+        k_bits = (bits(g + t) - bits(g) + (1 << 51)) >> 52
+        power = from_bits((k_bits << 52) + one_bits)
+        k = from_bits(k_bits | integer_bits) - 4503599627370496.0
+        s = (g * (1 - power) + t) / (g * (1 + power) + t)
+        q = s * s
+        q2 = q * q
+        q4 = q2 * q2
+        near = (q * (1 / 5) + 1 / 3) + q2 * (q * (1 / 9) + 1 / 7)
+        middle = (q * (1 / 13) + 1 / 11) + q2 * (q * (1 / 17) + 1 / 15)
+        p = near + q4 * (middle + q4 * ((q * (1 / 21) + 1 / 19) + q2 * (1 / 23)))
+        value = k * ln2_high + (2 * s + (2 * s * q * p + k * ln2_low))
+        return where_above(g, 0.0, value, where_above(g, -1e-300, infinite, undefined))
 
-    def log1p(z, n, s):
-        u, u_bits, m, m_bits, k, k_bits = s
-        for i in range(n):
-            u[i] = 1 + z[i]
-        # u = 2^k m with m from sqrt(1/2) to sqrt(2).
-        for i in range(n):
-            shifted = u_bits[i] + above_root
-            k_bits[i] = (shifted >> 52) | integer_bits
-            m_bits[i] = (shifted & mantissa_bits) + root_half_bits
-        for i in range(n):
-            s = (m[i] - 1) / (m[i] + 1)
-            q = s * s
-            p = 1 / 23
-            p = p * q + 1 / 21
-            p = p * q + 1 / 19
-            p = p * q + 1 / 17
-            p = p * q + 1 / 15
-            p = p * q + 1 / 13
-            p = p * q + 1 / 11
-            p = p * q + 1 / 9
-            p = p * q + 1 / 7
-            p = p * q + 1 / 5
-            p = p * q + 1 / 3
-            power = k[i] - (4503599627370496.0 + 1023.0)
-            # What rounding took from u is put back.
-            lost = (z[i] - (u[i] - 1)) / u[i]
-            value = power * ln2_high + (2 * s + (2 * s * q * p + (power * ln2_low + lost)))
-            z[i] = z[i] if z[i] > largest else value
-
-    return Elementary(*(compiled(f, exact=True) for f in (scratch, expm1, log1p)))
+    return Elementary(*(compiled(f, exact=True, inlined=True) for f in (expm1, log1p_ratio)))
 
 
 def rows(x: Tensor) -> Any:

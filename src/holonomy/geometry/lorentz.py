@@ -17,6 +17,8 @@ from torch import Tensor
 from holonomy.core.numerics import asinhc, safe_norm, safe_sqrt, sinhc, square_norm, tanhc, widened
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
 from holonomy.geometry.poincare import gap
+from holonomy.geometry.rows import by_rows, suits
+from holonomy.geometry.sheet import sheet_dist_kernel
 
 
 def lift(xs: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor, "... n1"]:
@@ -60,6 +62,11 @@ def _light_cone(xs: Tensor, direction: Tensor, k: Tensor) -> tuple[Tensor, Tenso
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """(2 / sqrt c) asinh(sqrt(c q) / 2), in float64 inside."""
+    return by_rows(sheet_dist_kernel, plain_sheet_dist, k, x, y) if suits(k, x, y) else plain_sheet_dist(x, y, k)
+
+
+def plain_sheet_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
+    """`dist` by tensor operations, for any device, shape and derivative."""
     xs, ys, wide = widened(x[..., 1:], y[..., 1:], k)
     q = chord(xs, ys, wide)
     return (safe_sqrt(q) * asinhc(-wide * q / 4)).squeeze(-1).to(x.dtype)

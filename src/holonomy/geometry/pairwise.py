@@ -27,80 +27,71 @@ class _Kernels(NamedTuple):
 def _kernels() -> _Kernels:
     import numpy as np
 
-    scratch, _, log1p = elementary()
+    from holonomy.geometry.vectors import ANY, first, keep, none, roots, take, total, where_above
+
+    log1p_ratio, read, put = elementary().log1p_ratio, ANY.wide, ANY.put
 
     @compiled
-    def squares(x, columns, start, n, z):
-        for i in range(n):
-            z[i] = 0.0
-        # Four coordinates at once: a sum goes to memory and back a quarter as often.
-        whole = x.shape[0] - x.shape[0] % 4
-        for j in range(0, whole, 4):
-            p, q, r, s = float(x[j]), float(x[j + 1]), float(x[j + 2]), float(x[j + 3])
-            by_p, by_q = columns[j, start : start + n], columns[j + 1, start : start + n]
-            by_r, by_s = columns[j + 2, start : start + n], columns[j + 3, start : start + n]
-            for i in range(n):
-                z[i] += (by_p[i] - p) ** 2 + (by_q[i] - q) ** 2 + (by_r[i] - r) ** 2 + (by_s[i] - s) ** 2
-        for j in range(whole, x.shape[0]):
-            p, by_p = float(x[j]), columns[j, start : start + n]
-            for i in range(n):
-                z[i] += (by_p[i] - p) ** 2
+    def squares(here, columns, start, count, z):
+        for i in range(0, count, 8):
+            found = none()
+            for j in range(here.shape[0]):
+                away = read(columns, j, start + i) - here[j]
+                found = found + away * away
+            keep(z, i, found)
 
     @compiled
     def forward(x, gaps, out, columns, others, c):
-        z, s, root = np.empty(BLOCK), scratch(), 1 / math.sqrt(c)
+        z, here, root = np.empty(BLOCK), np.empty(x.shape[1]), 1 / math.sqrt(c)
         for row in range(x.shape[0]):
+            here[:] = x[row]
             for start in range(0, columns.shape[1], BLOCK):
-                n = min(BLOCK, columns.shape[1] - start)
-                squares(x[row], columns, start, n, z)
-                gap, other = gaps[row], others[start : start + n]
-                for i in range(n):
-                    q = c * z[i] / (gap * other[i])
-                    z[i] = 2 * (q + math.sqrt(q * (1 + q)))
-                log1p(z, n, s)
-                here = out[row, start : start + n]
-                for i in range(n):
-                    here[i] = root * z[i]
+                count = min(BLOCK, columns.shape[1] - start)
+                squares(here, columns, start, count, z)
+                for i in range(0, count, 8):
+                    t, gap = take(z, i) * c, take(others, start + i) * gaps[row]
+                    put(out, row, start + i, log1p_ratio(2 * (t + roots(t * (t + gap))), gap) * root)
 
     @compiled
     def slope(x, gaps, g, d, gx, columns, others, gy, c):
         """`gy` takes, column by column, what the points of the second set get from these rows."""
-        z, by_c, over_c, width = np.empty(BLOCK), 0.0, 1 / c, x.shape[1]
+        z, pulls, here, by_c, over_c = np.empty(BLOCK), np.empty(BLOCK), np.empty(x.shape[1]), none(), 1 / c
         out_y = np.zeros(columns.shape[1])
         for row in range(x.shape[0]):
-            gap, out_x, xx = gaps[row], 0.0, (1 - gaps[row]) / c
-            for j in range(width):
+            here[:] = x[row]
+            gap_x, out_x, xx = gaps[row], none(), (1 - gaps[row]) / c
+            for j in range(x.shape[1]):
                 gx[row, j] = 0.0
             for start in range(0, columns.shape[1], BLOCK):
-                n = min(BLOCK, columns.shape[1] - start)
-                squares(x[row], columns, start, n, z)
-                outward, beside = out_y[start : start + n], others[start : start + n]
-                slopes, known = g[row, start : start + n], d[row, start : start + n]
-                for i in range(n):
-                    other, slope_here = beside[i], float(slopes[i])
-                    share = 1 / (gap * other)
-                    s = z[i] * share
-                    by_s = 0.0 if s == 0 else slope_here / math.sqrt(s * (1 + c * s))
-                    x_share, y_share = share * other, share * gap
-                    by_c += by_s * s * (over_c + xx * x_share + (1 - other) * over_c * y_share)
-                    by_c -= slope_here * float(known[i]) * over_c / 2
-                    out_x += 2 * by_s * c * s * x_share
-                    outward[i] += 2 * by_s * c * s * y_share
-                    z[i] = 2 * by_s * share
-                for j in range(width):
-                    a, total = float(x[row, j]), 0.0
-                    column, gains = columns[j, start : start + n], gy[j, start : start + n]
-                    for i in range(n):
-                        pull = z[i] * (column[i] - a)
-                        total += pull
-                        gains[i] += pull
-                    gx[row, j] -= total
-            for j in range(width):
-                gx[row, j] += out_x * float(x[row, j])
-        for j in range(width):
+                count = min(BLOCK, columns.shape[1] - start)
+                squares(here, columns, start, count, z)
+                for i in range(0, count, 8):
+                    gap_y, slopes, dd = take(others, start + i), read(g, row, start + i), take(z, i)
+                    # As for single pairs; past the last column the gap is 0 and nothing of this is used.
+                    gap = gap_y * gap_x
+                    root = roots(dd * (gap + dd * c))
+                    share = where_above(root, 0.0, 1 / (root * gap), 0.0)
+                    pull, over_gap = slopes * gap * share, root * share
+                    bend = 2 * pull * dd * c * over_gap
+                    inward = pull * dd * ((gap_y * xx + (1 - gap_y) * (gap_x * over_c)) * over_gap + over_c)
+                    gained = inward - slopes * read(d, row, start + i) * (over_c / 2)
+                    by_c = by_c + first(gained, count - i)
+                    out_x = out_x + first(bend * gap_y, count - i)
+                    keep(out_y, start + i, take(out_y, start + i) + bend * gap_x)
+                    keep(pulls, i, first(2 * pull, count - i))
+                for j in range(x.shape[1]):
+                    gains = none()
+                    for i in range(0, count, 8):
+                        pull = take(pulls, i) * (read(columns, j, start + i) - here[j])
+                        gains = gains + pull
+                        put(gy, j, start + i, read(gy, j, start + i) + pull)
+                    gx[row, j] -= total(gains)
+            for j in range(x.shape[1]):
+                gx[row, j] += total(out_x) * here[j]
+        for j in range(x.shape[1]):
             for i in range(columns.shape[1]):
                 gy[j, i] += out_y[i] * columns[j, i]
-        return by_c
+        return total(by_c)
 
     return _Kernels(forward, slope)
 

@@ -47,7 +47,7 @@ def project(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
 
 def mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """x (+) y (Ganea et al., equation 1)."""
-    return by_rows(mobius_kernel(), plain_mobius_add, k, x, y) if suits(k, x, y) else plain_mobius_add(x, y, k)
+    return by_rows(mobius_kernel, plain_mobius_add, k, x, y) if suits(k, x, y) else plain_mobius_add(x, y, k)
 
 
 def plain_mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
@@ -59,12 +59,12 @@ def plain_mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Te
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """(2 / sqrt c) asinh(sqrt c |x - y| / sqrt((1 - c |x|^2)(1 - c |y|^2))), in float64 inside."""
-    return by_rows(dist_kernel(), plain_dist, k, x, y) if suits(k, x, y) else plain_dist(x, y, k)
+    return by_rows(dist_kernel, plain_dist, k, x, y) if suits(k, x, y) else plain_dist(x, y, k)
 
 
 def dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """Distance from the origin, in float64 inside."""
-    return by_rows(dist0_kernel(), plain_dist0, k, x) if suits(k, x) else plain_dist0(x, k)
+    return by_rows(dist0_kernel, plain_dist0, k, x) if suits(k, x) else plain_dist0(x, k)
 
 
 def plain_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
@@ -96,7 +96,7 @@ def plain_dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
 
 def exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """Exponential map at the origin; |v|_g = 2 |v| there."""
-    return by_rows(exp0_kernel(), plain_exp0, k, v) if suits(k, v) else plain_exp0(v, k)
+    return by_rows(exp0_kernel, plain_exp0, k, v) if suits(k, v) else plain_exp0(v, k)
 
 
 def plain_exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
@@ -106,7 +106,7 @@ def plain_exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
 
 def log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """Logarithm at the origin."""
-    return by_rows(log0_kernel(), plain_log0, k, x) if suits(k, x) else plain_log0(x, k)
+    return by_rows(log0_kernel, plain_log0, k, x) if suits(k, x) else plain_log0(x, k)
 
 
 def plain_log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:

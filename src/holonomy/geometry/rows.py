@@ -1,8 +1,8 @@
-"""Compiled row kernels of the Poincare ball, with hand-written derivatives.
+"""Compiled row kernels of the Poincare ball, with hand-written derivatives, and how kernels are run.
 
 One pass over the coordinates, float64 in registers, nothing in between: many times faster than a chain of tensor
 operations on a CPU, and as accurate. `holonomy.geometry.poincare` holds the plain twins that tests compare with; it
-calls these for large inputs on the CPU. A kernel is compiled once a process, in about a second, when first needed.
+calls these for large inputs on the CPU. A kernel is compiled once a process, in a second or two, when first needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import BLOCK, FROM_ROWS, compiled, elementary, over_rows, rows, scalars
+from holonomy.geometry.compiled import BLOCK, FROM_ROWS, block_sums, compiled, elementary, over_rows, rows, scalars
 
 TINY = 1e-150
 """Stands for a norm of zero, so that quotients of small numbers stay what they tend to."""
@@ -27,7 +27,7 @@ SERIES_BELOW = 1e-3
 class Kernel(NamedTuple):
     """An operation on rows.
 
-    `forward(*points, out, kept, c)` fills `out`, and in `kept` one number a row for the way back.
+    `forward(*points, out, kept, c)` fills `out`, and in `kept`, unless it is empty, one number a row for the way back.
     `slope(*points, g, kept, *grads, c)` fills the gradients by the points and returns the one by c.
     """
 
@@ -35,264 +35,330 @@ class Kernel(NamedTuple):
     slope: Callable[..., float]
     reduces: bool
     """Whether a row becomes one number."""
+    keeps: bool
+    """Whether the way back wants float64 numbers of its own; otherwise it gets the numbers that rows became."""
 
 
-@lru_cache(maxsize=1)
-def _sums() -> tuple[Callable[..., None], Callable[..., None]]:
-    """Squares of the rows of a block, and squares of two with those of their difference."""
+class _Sums(NamedTuple):
+    """Sums over the rows of a block, in the order of the formulas that want them."""
 
-    @compiled
-    def squares(x, start, n, xx):
-        for i in range(n):
-            total = 0.0
-            for j in range(x.shape[1]):
-                a = float(x[start + i, j])
-                total += a * a
-            xx[i] = total
-
-    @compiled
-    def pairs(x, y, start, n, xx, yy, dd):
-        for i in range(n):
-            p = q = r = 0.0
-            for j in range(x.shape[1]):
-                a, b = float(x[start + i, j]), float(y[start + i, j])
-                p += a * a
-                q += b * b
-                r += (a - b) * (a - b)
-            xx[i], yy[i], dd[i] = p, q, r
-
-    return squares, pairs
+    squares: Any
+    """|x|^2."""
+    along: Any
+    """|x|^2, x.g."""
+    apart: Any
+    """|x|^2, |y|^2, |x - y|^2."""
+    together: Any
+    """|x|^2, |y|^2, x.y."""
+    drawn: Any
+    """|x|^2, |y|^2, x.y, x.g, y.g."""
 
 
-@lru_cache(maxsize=1)
-def dist_kernel() -> Kernel:
+@lru_cache(maxsize=2)
+def _sums(access: Any) -> _Sums:
+    from holonomy.geometry.vectors import none
+
+    wide = access.wide
+
+    def squares(row, x):
+        p = none()
+        for j in range(0, x.shape[1], 8):
+            a = wide(x, row, j)
+            p = p + a * a
+        return (p,)
+
+    def along(row, x, g):
+        p, q = none(), none()
+        for j in range(0, x.shape[1], 8):
+            a = wide(x, row, j)
+            p = p + a * a
+            q = q + a * wide(g, row, j)
+        return p, q
+
+    def apart(row, x, y):
+        p, q, r = none(), none(), none()
+        for j in range(0, x.shape[1], 8):
+            a, b = wide(x, row, j), wide(y, row, j)
+            p = p + a * a
+            q = q + b * b
+            r = r + (a - b) * (a - b)
+        return p, q, r
+
+    def together(row, x, y):
+        p, q, r = none(), none(), none()
+        for j in range(0, x.shape[1], 8):
+            a, b = wide(x, row, j), wide(y, row, j)
+            p = p + a * a
+            q = q + b * b
+            r = r + a * b
+        return p, q, r
+
+    def drawn(row, x, y, g):
+        p, q, r, s, t = none(), none(), none(), none(), none()
+        for j in range(0, x.shape[1], 8):
+            a, b, h = wide(x, row, j), wide(y, row, j), wide(g, row, j)
+            p = p + a * a
+            q = q + b * b
+            r = r + a * b
+            s = s + a * h
+            t = t + b * h
+        return p, q, r, s, t
+
+    kinds = (squares, along, apart, together, drawn)
+    return _Sums(*(block_sums(compiled(kind, exact=True, inlined=True)) for kind in kinds))
+
+
+@lru_cache(maxsize=2)
+def dist_kernel(access: Any) -> Kernel:
     """Distances of pairs."""
     import numpy as np
 
-    (scratch, _, log1p), (_, pairs) = elementary(), _sums()
+    from holonomy.geometry.vectors import EIGHTS, first, keep, none, roots, take, total, where_above
+
+    log1p_ratio, apart = elementary().log1p_ratio, _sums(access).apart
+    _, own, put = access
+    read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
     def forward(x, y, out, kept, c):
-        z, xx, yy, s = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), scratch()
-        root = 1 / math.sqrt(c)
+        root, sums = 1 / math.sqrt(c), np.empty((3, BLOCK))
         for start in range(0, x.shape[0], BLOCK):
-            n = min(BLOCK, x.shape[0] - start)
-            pairs(x, y, start, n, xx, yy, z)
-            for i in range(n):
-                q = c * z[i] / ((1 - c * xx[i]) * (1 - c * yy[i]))
-                # 2 asinh sqrt(q) = log1p of this, which keeps the digits of small q.
-                z[i] = 2 * (q + math.sqrt(q * (1 + q)))
-            log1p(z, n, s)
-            for i in range(n):
-                out[start + i] = kept[start + i] = root * z[i]
+            count = min(BLOCK, x.shape[0] - start)
+            apart(start, count, (x, y), sums)
+            for i in range(0, count, 8):
+                gap, z = (1 - read(sums, 0, i) * c) * (1 - read(sums, 1, i) * c), read(sums, 2, i) * c
+                # 2 asinh sqrt(z / gap) = log1p of this, which keeps the digits of small z.
+                keep(out, start + i, log1p_ratio(2 * (z + roots(z * (z + gap))), gap) * root)
 
     @compiled
     def slope(x, y, g, kept, gx, gy, c):
-        xx, yy, dd, by_c, over_c = np.empty(BLOCK), np.empty(BLOCK), np.empty(BLOCK), 0.0, 1 / c
-        # Weights in the type of the points: the last loop stays in it.
-        apart, out_x, out_y = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+        by_c, over_c, sums = none(), 1 / c, np.empty((3, BLOCK))
+        # In the type of the points: the last loop stays in it.
+        weights = np.empty((3, BLOCK), x.dtype)
         for start in range(0, x.shape[0], BLOCK):
-            n = min(BLOCK, x.shape[0] - start)
-            pairs(x, y, start, n, xx, yy, dd)
-            for i in range(n):
-                gap_x, gap_y = 1 - c * xx[i], 1 - c * yy[i]
-                share = 1 / (gap_x * gap_y)
-                s = dd[i] * share
-                # d = (2 / sqrt c) asinh(sqrt(c s)): by s it is 1 / (sqrt(s) sqrt(1 + c s)); zero where points meet.
-                by_s = 0.0 if s == 0 else g[start + i] / math.sqrt(s * (1 + c * s))
-                x_share, y_share = share * gap_y, share * gap_x
-                by_c += by_s * s * (over_c + xx[i] * x_share + yy[i] * y_share)
-                by_c -= g[start + i] * kept[start + i] * over_c / 2
-                apart[i] = 2 * by_s * share
-                out_x[i], out_y[i] = 2 * by_s * c * s * x_share, 2 * by_s * c * s * y_share
-            for i in range(n):
-                pull, of_x, of_y = apart[i], out_x[i], out_y[i]
-                for j in range(x.shape[1]):
-                    a, b = x[start + i, j], y[start + i, j]
-                    gx[start + i, j] = pull * (a - b) + of_x * a
-                    gy[start + i, j] = pull * (b - a) + of_y * b
-        return by_c
+            count = min(BLOCK, x.shape[0] - start)
+            apart(start, count, (x, y), sums)
+            for i in range(0, count, 8):
+                xx, yy, dd = read(sums, 0, i), read(sums, 1, i), read(sums, 2, i)
+                gap_x, gap_y, slopes = 1 - xx * c, 1 - yy * c, take(g, start + i)
+                gap = gap_x * gap_y
+                # d = (2 / sqrt c) asinh sqrt(c s), s = dd / gap: by dd it is 1 / sqrt(dd (gap + c dd)), zero where
+                # points meet. Both quotients by one division.
+                root = roots(dd * (gap + dd * c))
+                share = where_above(root, 0.0, 1 / (root * gap), 0.0)
+                pull, over_gap = slopes * gap * share, root * share
+                bend = 2 * pull * dd * c * over_gap
+                inward = pull * dd * ((xx * gap_y + yy * gap_x) * over_gap + over_c)
+                by_c = by_c + first(inward - slopes * take(kept, start + i) * (over_c / 2), count - i)
+                write(weights, 0, i, 2 * pull)
+                write(weights, 1, i, bend * gap_y)
+                write(weights, 2, i, bend * gap_x)
+            for i in range(count):
+                pull_here, of_x, of_y = weights[0, i], weights[1, i], weights[2, i]
+                for j in range(0, x.shape[1], 8):
+                    a, b = own(x, start + i, j), own(y, start + i, j)
+                    away = (a - b) * pull_here
+                    put(gx, start + i, j, away + a * of_x)
+                    put(gy, start + i, j, b * of_y - away)
+        return total(by_c)
 
-    return Kernel(forward, slope, True)
+    return Kernel(forward, slope, reduces=True, keeps=False)
 
 
-@lru_cache(maxsize=1)
-def dist0_kernel() -> Kernel:
+@lru_cache(maxsize=2)
+def dist0_kernel(access: Any) -> Kernel:
     """Distances from the origin."""
     import numpy as np
 
-    (scratch, _, log1p), (squares, _) = elementary(), _sums()
+    from holonomy.geometry.vectors import EIGHTS, first, keep, none, roots, take, total, where_above
+
+    log1p_ratio, squares = elementary().log1p_ratio, _sums(access).squares
+    _, own, put = access
+    read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
     def forward(x, out, kept, c):
-        z, s, root = np.empty(BLOCK), scratch(), math.sqrt(c)
+        root, sums = 1 / math.sqrt(c), np.empty((1, BLOCK))
         for start in range(0, x.shape[0], BLOCK):
-            n = min(BLOCK, x.shape[0] - start)
-            squares(x, start, n, z)
-            for i in range(n):
-                r = root * math.sqrt(z[i])
-                # 2 artanh r = log1p of this.
-                z[i] = 2 * r / (1 - r)
-            log1p(z, n, s)
-            for i in range(n):
-                out[start + i] = kept[start + i] = z[i] / root
+            count = min(BLOCK, x.shape[0] - start)
+            squares(start, count, (x,), sums)
+            for i in range(0, count, 8):
+                r = roots(read(sums, 0, i) * c)
+                # 2 artanh r.
+                keep(out, start + i, log1p_ratio(2 * r, 1 - r) * root)
 
     @compiled
     def slope(x, g, kept, gx, c):
-        z, along, root, by_c = np.empty(BLOCK), np.empty(BLOCK, x.dtype), math.sqrt(c), 0.0
+        root, over_c, by_c, sums = math.sqrt(c), 1 / c, none(), np.empty((1, BLOCK))
+        weights = np.empty((1, BLOCK), x.dtype)
         for start in range(0, x.shape[0], BLOCK):
-            n = min(BLOCK, x.shape[0] - start)
-            squares(x, start, n, z)
-            for i in range(n):
-                length = math.sqrt(z[i])
-                gap = (1 - root * length) * (1 + root * length)
-                by_c += g[start + i] * (length / (c * gap) - kept[start + i] / (2 * c))
-                along[i] = 0.0 if length == 0 else 2 * g[start + i] / (gap * length)
-            for i in range(n):
-                by = along[i]
-                for j in range(x.shape[1]):
-                    gx[start + i, j] = by * x[start + i, j]
-        return by_c
+            count = min(BLOCK, x.shape[0] - start)
+            squares(start, count, (x,), sums)
+            for i in range(0, count, 8):
+                xx, slopes = read(sums, 0, i), take(g, start + i)
+                length = roots(xx)
+                # By |x| the distance is 2 / gap.
+                share = slopes / (length * ((1 - length * root) * (1 + length * root)))
+                share = where_above(length, 0.0, share, 0.0)
+                by_c = by_c + first(share * xx * over_c - slopes * take(kept, start + i) * (over_c / 2), count - i)
+                write(weights, 0, i, 2 * share)
+            for i in range(count):
+                along = weights[0, i]
+                for j in range(0, x.shape[1], 8):
+                    put(gx, start + i, j, own(x, start + i, j) * along)
+        return total(by_c)
 
-    return Kernel(forward, slope, True)
+    return Kernel(forward, slope, reduces=True, keeps=False)
 
 
-def _radial(factor: Callable[..., None], bend: Callable[..., float]) -> Kernel:
+def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any) -> Kernel:
     """x times a factor of sqrt(c) |x|.
 
-    `factor(z, n, f, s)` fills f with the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2.
+    `factor(z)` gives the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2.
     """
     import numpy as np
 
-    scratch, (squares, _) = elementary().scratch, _sums()
+    from holonomy.geometry.vectors import EIGHTS, first, keep, none, roots, take, total, where_above
+
+    factor, bend = (compiled(f, exact=True, inlined=True) for f in (factor, bend))
+    squares, along = _sums(access)[:2]
+    wide, own, put = access
+    read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
     def forward(x, out, kept, c):
-        z, f, s = np.empty(BLOCK), np.empty(BLOCK), scratch()
+        sums = np.empty((1, BLOCK))
         for start in range(0, x.shape[0], BLOCK):
-            n = min(BLOCK, x.shape[0] - start)
-            squares(x, start, n, z)
-            for i in range(n):
-                root = math.sqrt(c * z[i])
-                z[i] = TINY if root < TINY else root
-            factor(z, n, f, s)
-            for i in range(n):
-                by = kept[start + i] = f[i]
-                for j in range(x.shape[1]):
-                    out[start + i, j] = by * float(x[start + i, j])
+            count = min(BLOCK, x.shape[0] - start)
+            squares(start, count, (x,), sums)
+            for i in range(0, count, 8):
+                z = roots(read(sums, 0, i) * c)
+                f = factor(where_above(TINY, z, TINY, z))
+                keep(kept, start + i, f)
+                write(sums, 0, i, f)
+            for i in range(count):
+                by = sums[0, i]
+                for j in range(0, x.shape[1], 8):
+                    put(out, start + i, j, wide(x, start + i, j) * by)
 
     @compiled
     def slope(x, g, kept, gx, c):
-        xx, along, by_c = np.empty(BLOCK), np.empty(BLOCK), 0.0
-        of_g, of_x = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
+        by_c, sums, weights = none(), np.empty((2, BLOCK)), np.empty((2, BLOCK), x.dtype)
         for start in range(0, x.shape[0], BLOCK):
-            n = min(BLOCK, x.shape[0] - start)
-            for i in range(n):
-                p = q = 0.0
-                for j in range(x.shape[1]):
-                    a = float(x[start + i, j])
-                    p += a * a
-                    q += a * float(g[start + i, j])
-                xx[i], along[i] = p, q
-            for i in range(n):
-                by_u = along[i] * bend(c * xx[i], kept[start + i])
-                by_c += by_u * xx[i] / 2
-                of_g[i], of_x[i] = kept[start + i], by_u * c
-            for i in range(n):
-                by, along_x = of_g[i], of_x[i]
-                for j in range(x.shape[1]):
-                    gx[start + i, j] = by * g[start + i, j] + along_x * x[start + i, j]
-        return by_c
+            count = min(BLOCK, x.shape[0] - start)
+            along(start, count, (x, g), sums)
+            for i in range(0, count, 8):
+                xx, f = read(sums, 0, i), take(kept, start + i)
+                by_u = read(sums, 1, i) * bend(xx * c, f)
+                by_c = by_c + first(by_u * xx, count - i)
+                write(weights, 0, i, f)
+                write(weights, 1, i, by_u * c)
+            for i in range(count):
+                of_g, of_x = weights[0, i], weights[1, i]
+                for j in range(0, x.shape[1], 8):
+                    put(gx, start + i, j, own(g, start + i, j) * of_g + own(x, start + i, j) * of_x)
+        return total(by_c) / 2
 
-    return Kernel(forward, slope, False)
+    return Kernel(forward, slope, reduces=False, keeps=True)
 
 
-@lru_cache(maxsize=1)
-def exp0_kernel() -> Kernel:
+@lru_cache(maxsize=2)
+def exp0_kernel(access: Any) -> Kernel:
     """The exponential map at the origin."""
+    from holonomy.geometry.vectors import where_above
+
     expm1 = elementary().expm1
 
-    @compiled
-    def factor(z, n, f, s):
-        for i in range(n):
-            f[i] = 40.0 if z[i] > 20 else 2 * z[i]
-        expm1(f, n, s)
-        for i in range(n):
-            f[i] = f[i] / ((f[i] + 2) * z[i])
+    def factor(z):
+        e = expm1(where_above(z, 20.0, 40.0, 2 * z))
+        return e / ((e + 2) * z)
 
-    @compiled
     def bend(u, f):
-        near = 2 * (-1 / 3 + u * (4 / 15 + u * (-17 / 105 + u * (248 / 2835 - u * 1382 / 31185))))
-        return near if u < SERIES_BELOW else (1 - u * f * f - f) / u
+        near = 2 * (u * (u * (u * (u * (-1382 / 31185) + 248 / 2835) - 17 / 105) + 4 / 15) - 1 / 3)
+        return where_above(SERIES_BELOW, u, near, (1 - u * f * f - f) / u)
 
-    return _radial(factor, bend)
+    return _radial(factor, bend, access)
 
 
-@lru_cache(maxsize=1)
-def log0_kernel() -> Kernel:
+@lru_cache(maxsize=2)
+def log0_kernel(access: Any) -> Kernel:
     """The logarithm at the origin."""
-    log1p = elementary().log1p
+    from holonomy.geometry.vectors import where_above
 
-    @compiled
-    def factor(z, n, f, s):
-        for i in range(n):
-            f[i] = 2 * z[i] / (1 - z[i])
-        log1p(f, n, s)
-        for i in range(n):
-            f[i] = f[i] / (2 * z[i])
+    log1p_ratio = elementary().log1p_ratio
 
-    @compiled
+    def factor(z):
+        return log1p_ratio(2 * z, 1 - z) / (2 * z)
+
     def bend(u, f):
-        near = 2 * (1 / 3 + u * (2 / 5 + u * (3 / 7 + u * (4 / 9 + u * (5 / 11 + u * 6 / 13)))))
-        return near if u < SERIES_BELOW else (1 / (1 - u) - f) / u
+        near = 2 * (u * (u * (u * (u * (u * (6 / 13) + 5 / 11) + 4 / 9) + 3 / 7) + 2 / 5) + 1 / 3)
+        return where_above(SERIES_BELOW, u, near, (1 / (1 - u) - f) / u)
 
-    return _radial(factor, bend)
+    return _radial(factor, bend, access)
 
 
-@lru_cache(maxsize=1)
-def mobius_kernel() -> Kernel:
+@lru_cache(maxsize=2)
+def mobius_kernel(access: Any) -> Kernel:
     """Moebius addition: (A x + B y) / D with A = 1 + 2 c xy + c yy, B = 1 - c xx, D = 1 + 2 c xy + c^2 xx yy."""
+    import numpy as np
+
+    from holonomy.geometry.vectors import EIGHTS, first, none, total
+
+    together, drawn = _sums(access)[3:]
+    wide, own, put = access
+    read, write = EIGHTS.wide, EIGHTS.put
 
     @compiled
     def forward(x, y, out, kept, c):
-        for i in range(x.shape[0]):
-            xx = yy = xy = 0.0
-            for j in range(x.shape[1]):
-                a, b = float(x[i, j]), float(y[i, j])
-                xx += a * a
-                yy += b * b
-                xy += a * b
-            share = 1 / (1 + 2 * c * xy + c * c * xx * yy)
-            of_x, of_y = share * (1 + 2 * c * xy + c * yy), share * (1 - c * xx)
-            for j in range(x.shape[1]):
-                out[i, j] = of_x * float(x[i, j]) + of_y * float(y[i, j])
+        sums = np.empty((3, BLOCK))
+        for start in range(0, x.shape[0], BLOCK):
+            count = min(BLOCK, x.shape[0] - start)
+            together(start, count, (x, y), sums)
+            for i in range(0, count, 8):
+                xx, yy, cross = read(sums, 0, i), read(sums, 1, i), read(sums, 2, i) * (2 * c) + 1
+                share = 1 / (cross + xx * yy * (c * c))
+                write(sums, 0, i, share * (cross + yy * c))
+                write(sums, 1, i, share * (1 - xx * c))
+            for i in range(count):
+                of_x, of_y = sums[0, i], sums[1, i]
+                for j in range(0, x.shape[1], 8):
+                    put(out, start + i, j, wide(x, start + i, j) * of_x + wide(y, start + i, j) * of_y)
 
     @compiled
     def slope(x, y, g, kept, gx, gy, c):
-        by_c = 0.0
-        for i in range(x.shape[0]):
-            xx = yy = xy = p = q = 0.0
-            for j in range(x.shape[1]):
-                a, b, h = float(x[i, j]), float(y[i, j]), float(g[i, j])
-                xx += a * a
-                yy += b * b
-                xy += a * b
-                p += a * h
-                q += b * h
-            share = 1 / (1 + 2 * c * xy + c * c * xx * yy)
-            of_x, of_y = share * (1 + 2 * c * xy + c * yy), share * (1 - c * xx)
-            # How much the numerator's weights and the denominator gain along g.
-            r = share * (of_x * p + of_y * q)
-            p, q = share * p, share * q
-            cross, x_alone, y_alone = 2 * c * (p - r), 2 * c * (q + r * c * yy), 2 * c * (p - r * c * xx)
-            for j in range(x.shape[1]):
-                a, b, h = float(x[i, j]), float(y[i, j]), float(g[i, j])
-                gx[i, j] = of_x * h + cross * b - x_alone * a
-                gy[i, j] = of_y * h + cross * a + y_alone * b
-            by_c += p * (2 * xy + yy) - q * xx - 2 * r * (xy + c * xx * yy)
-        return by_c
+        by_c, sums, weights = none(), np.empty((5, BLOCK)), np.empty((5, BLOCK), x.dtype)
+        for start in range(0, x.shape[0], BLOCK):
+            count = min(BLOCK, x.shape[0] - start)
+            drawn(start, count, (x, y, g), sums)
+            for i in range(0, count, 8):
+                xx, yy, xy, p, q = (
+                    read(sums, 0, i),
+                    read(sums, 1, i),
+                    read(sums, 2, i),
+                    read(sums, 3, i),
+                    read(sums, 4, i),
+                )
+                cross = xy * (2 * c) + 1
+                share = 1 / (cross + xx * yy * (c * c))
+                of_x, of_y = share * (cross + yy * c), share * (1 - xx * c)
+                # How much the numerator's weights and the denominator gain along g.
+                r, p, q = share * (of_x * p + of_y * q), share * p, share * q
+                write(weights, 0, i, of_x)
+                write(weights, 1, i, of_y)
+                write(weights, 2, i, (p - r) * (2 * c))
+                write(weights, 3, i, (q + r * yy * c) * (-2 * c))
+                write(weights, 4, i, (p - r * xx * c) * (2 * c))
+                by_c = by_c + first(p * (2 * xy + yy) - q * xx - 2 * r * (xy + xx * yy * c), count - i)
+            for i in range(count):
+                of_x, of_y, cross_here = weights[0, i], weights[1, i], weights[2, i]
+                x_alone, y_alone = weights[3, i], weights[4, i]
+                for j in range(0, x.shape[1], 8):
+                    a, b, h = own(x, start + i, j), own(y, start + i, j), own(g, start + i, j)
+                    put(gx, start + i, j, h * of_x + b * cross_here + a * x_alone)
+                    put(gy, start + i, j, h * of_y + a * cross_here + b * y_alone)
+        return total(by_c)
 
-    return Kernel(forward, slope, False)
+    return Kernel(forward, slope, reduces=False, keeps=False)
 
 
 def suits(k: Tensor, *points: Tensor) -> bool:
@@ -306,22 +372,44 @@ def suits(k: Tensor, *points: Tensor) -> bool:
     )
 
 
-def _run(kernel: Kernel, k: Tensor, points: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+Operation = Callable[..., Kernel]
+"""Gives a kernel, from the access to rows that it is to use."""
+
+
+@lru_cache(maxsize=1)
+def _accesses() -> tuple[Any, Any]:
+    # Looked up once: after a large array has passed through the caches, every import statement costs.
+    from holonomy.geometry.vectors import ANY, EIGHTS
+
+    return EIGHTS, ANY
+
+
+def _kernel_for(operation: Operation, points: tuple[Tensor, ...]) -> Kernel:
+    return operation(_accesses()[points[0].shape[-1] % 8 > 0])
+
+
+@lru_cache(maxsize=1)
+def _nothing() -> Tensor:
+    return torch.empty(0, dtype=torch.float64)
+
+
+def _run(kernel: Kernel, k: Tensor, points: tuple[Tensor, ...], *, keep: bool) -> tuple[Tensor, Tensor]:
     """The result, and what the way back wants."""
     shape = points[0].shape
-    out = points[0].new_empty(shape[:-1] if kernel.reduces else shape)
-    kept = torch.empty(shape[:-1], dtype=torch.float64)
+    out = torch.empty(shape[:-1] if kernel.reduces else shape, dtype=points[0].dtype)
+    kept = torch.empty(shape[:-1], dtype=torch.float64) if keep and kernel.keeps else _nothing()
     laid = scalars(out) if kernel.reduces else rows(out)
     over_rows(kernel.forward, *map(rows, points), laid, scalars(kept), constants=(-k.item(),))
-    return out, kept
+    return out, kept if kernel.keeps or not kernel.reduces else out
 
 
 class _ByRows(torch.autograd.Function):
     """Runs a kernel; a second derivative goes through the plain twin."""
 
     @staticmethod
-    def forward(ctx: Any, kernel: Kernel, twin: Callable[..., Tensor], k: Tensor, *points: Tensor) -> Tensor:
-        out, kept = _run(kernel, k, points)
+    def forward(ctx: Any, operation: Operation, twin: Callable[..., Tensor], k: Tensor, *points: Tensor) -> Tensor:
+        kernel = _kernel_for(operation, points)
+        out, kept = _run(kernel, k, points, keep=True)
         ctx.kernel, ctx.twin = kernel, twin
         ctx.save_for_backward(k, kept, *points)
         return out
@@ -345,18 +433,18 @@ class _ByRows(torch.autograd.Function):
 
 
 def by_rows(
-    kernel: Kernel, twin: Callable[..., Tensor], k: Float[Tensor, ""], *points: Float[Tensor, "... d"]
+    operation: Operation, twin: Callable[..., Tensor], k: Float[Tensor, ""], *points: Float[Tensor, "... d"]
 ) -> Float[Tensor, ...]:
     """An operation on each row of one or two arrays.
 
     Args:
-        kernel: the compiled operation.
+        operation: gives the compiled operation.
         twin: the plain function of (*points, k) with the same values, for second derivatives.
         k: curvature, below zero.
         points: one or two arrays that `suits` accepts.
     """
     if not (torch.is_grad_enabled() and (k.requires_grad or any(p.requires_grad for p in points))):
-        return _run(kernel, k, points)[0]
-    result = _ByRows.apply(kernel, twin, k, *points)
+        return _run(_kernel_for(operation, points), k, points, keep=False)[0]
+    result = _ByRows.apply(operation, twin, k, *points)
     assert isinstance(result, Tensor)
     return result
