@@ -134,11 +134,12 @@ def ternary_fast() -> TernaryConfig:
 
 
 def ternary_small() -> TernaryConfig:
-    """Six dimensions: fewer than entries of a table, so that digits share axes and decoding takes longer to learn."""
+    """Six dimensions, fewer than entries of a table: entries are read one after the other from what is left."""
     return TernaryConfig(
-        model=TernaryModelConfig(latent_dim=6, decoder_hidden=128, logvar_init=-9.5, decoder_copies="direction"),
-        loss=Losses(reconstruction=Reconstruction(weight=1.0), padic_triplet=Triplet(uniform_weight=1.0)),
-        train=TernaryTrainConfig(budget=Budget(steps=2400)),
+        model=TernaryModelConfig(latent_dim=6, decoder="stepwise", logvar_init=-12.0, logvar_min=-18.0),
+        loss=Losses(reconstruction=Reconstruction(weight=0.1), padic_triplet=Triplet(uniform_weight=1.0)),
+        data=TernaryDataConfig(siblings=4),
+        train=TernaryTrainConfig(budget=Budget(steps=2000)),
     )
 
 
