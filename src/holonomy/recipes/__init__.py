@@ -25,7 +25,10 @@ from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
 from holonomy.models.ternary.config import (
     Divergence,
     Losses,
+    ProjectionConfig,
+    RadialBands,
     Reconstruction,
+    TargetsConfig,
     TernaryConfig,
     TernaryDataConfig,
     TernaryModelConfig,
@@ -156,6 +159,21 @@ def ternary_heldout() -> TernaryConfig:
     )
 
 
+def ternary_foundation() -> TernaryConfig:
+    """An autoencoder without order: every operation comes back after four CPU-seconds; parts for `frozen.*`."""
+    return TernaryConfig(
+        model=TernaryModelConfig(logvar_init=-6.0, projection=ProjectionConfig(init="identity")),
+        loss=Losses(
+            reconstruction=Reconstruction(weight=1.0),
+            kl=Divergence(weight=1e-3),
+            radial_bands=RadialBands(weight=0.0),
+            padic_triplet=Triplet(weight=0.0),
+        ),
+        train=TernaryTrainConfig(budget=Budget(steps=400)),
+        targets=TargetsConfig(hierarchy=1.0, triplet_concordance=0.0),
+    )
+
+
 def ternary_dual() -> TernaryConfig:
     """An encoder and a projection each for coverage and for hierarchy."""
     return TernaryConfig(model=TernaryModelConfig(sharing="separate"))
@@ -247,6 +265,14 @@ for _recipe in (
         "operations",
         "about 8 CPU-seconds",
         ternary_heldout,
+    ),
+    Recipe(
+        "ternary-foundation",
+        "ternary",
+        "the autoencoder alone, whose parts other runs can take over and leave as they are",
+        "operations",
+        "about 4 CPU-seconds",
+        ternary_foundation,
     ),
     Recipe(
         "ternary-dual",

@@ -159,7 +159,7 @@ class TernaryLearner(GradientLearner):
 
     def shared_norms(self, batch: OperationBatch, *, phase: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Configured losses of the groups, and the norms of their gradients at the last layer that all losses share."""
-        shared = [p for e in self.vae.encoder.values() for p in e.head.parameters() if p.requires_grad]
+        shared = [p for n, p in self.vae.encoder.named_parameters() if n.split(".")[1] == "head" and p.requires_grad]
         out, context = self.outputs(batch, self.generator(2**31 + self.steps))
         losses = self._grouped(out, self.stack.values(out, context, phase=phase), phase)
         norms = {group: _flat_gradient(value, shared).norm() for group, value in losses.items()}
