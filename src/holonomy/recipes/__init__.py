@@ -25,6 +25,7 @@ from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
 from holonomy.models.ternary.config import (
     Divergence,
     Losses,
+    PhasesConfig,
     ProjectionConfig,
     RadialBands,
     Reconstruction,
@@ -140,9 +141,11 @@ def ternary_small() -> TernaryConfig:
     """Six dimensions, fewer than entries of a table: entries are read one after the other from what is left."""
     return TernaryConfig(
         model=TernaryModelConfig(latent_dim=6, decoder="stepwise", logvar_init=-12.0, logvar_min=-18.0),
-        loss=Losses(reconstruction=Reconstruction(weight=0.1), padic_triplet=Triplet(uniform_weight=1.0)),
+        # Order first; what the decoder then still misses comes back in the last part.
+        loss=Losses(reconstruction=Reconstruction(weight=0.2, geometry=3.0), padic_triplet=Triplet(uniform_weight=1.5)),
+        phases=PhasesConfig(geometry_start=0.6),
         data=TernaryDataConfig(siblings=4),
-        train=TernaryTrainConfig(budget=Budget(steps=2000)),
+        train=TernaryTrainConfig(budget=Budget(steps=2500)),
     )
 
 
