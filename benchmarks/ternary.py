@@ -11,8 +11,12 @@ import statistics
 import time
 from collections.abc import Iterator
 
+import torch
+from torch import Tensor
+
 from holonomy.cli.process import tune_process
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.models.ternary.model import Stream, TernaryOutput, TernaryVAE
 from holonomy.recipes import configure, launch
 from holonomy.recipes.ternary import Steering
 
@@ -28,7 +32,9 @@ SHOWN = {
     "richness": "{:.4f}",
 }
 
-TABLES = ("fast", "default", "small", "heldout", "dimension", "spaces", "switches")
+TABLES = ("fast", "default", "small", "heldout", "dimension", "spaces", "switches", "geoopt")
+COMPARED_UPDATES = 60
+"""Updates by our operations and by geoopt's, in turn."""
 Row = tuple[str, str, tuple[str, ...]]
 """Label, recipe and overrides of a run."""
 
@@ -42,7 +48,7 @@ def rows(table: str, seeds: int) -> Iterator[Row]:
         for s in range(seeds):
             yield f"seed {s}", "ternary-heldout", (f"train.seed={s}", f"data.holdout_seed={s}")
     elif table == "dimension":
-        for dim in (16, 9, 6):
+        for dim in (16, 12, 9, 6, 4, 3):
             for geometry in ("hyperbolic", "euclidean"):
                 yield f"{dim}, {geometry}", "ternary-small", (f"model.latent_dim={dim}", f"model.geometry={geometry}")
     elif table == "spaces":
@@ -55,6 +61,7 @@ def rows(table: str, seeds: int) -> Iterator[Row]:
             "controller": ("weighting.kind=controller",),
             "learnt deviations": ("weighting.kind=uncertainty",),
             "curriculum": ("curriculum.enabled=true",),
+            "gradient norms": ("weighting.kind=gradnorm",),
             "homeostasis": ("homeostasis.enabled=true",),
             "no tree triples": ("loss.padic_triplet.tree=0",),
             "distances, not logarithms": ("loss.padic_triplet.measure=linear",),
@@ -88,6 +95,53 @@ def train(config: TernaryConfig) -> tuple[dict[str, float], float]:
     return metrics, cpu
 
 
+def compare_geoopt() -> None:
+    """One update of the default model with our operations and with geoopt's in place of them, from equal weights."""
+    import geoopt
+
+    ball = geoopt.PoincareBall(c=1.0)
+
+    class BallOutput(TernaryOutput):
+        """Distances between points of geoopt's ball."""
+
+        def dist(self, i: Tensor, j: Tensor) -> Tensor:
+            z = ball.expmap0(self.B.u / 2)
+            return ball.dist(z.index_select(0, i), z.index_select(0, j))
+
+        def half_chord(self, i: Tensor, j: Tensor) -> Tensor:
+            return torch.sinh(self.dist(i, j) / 2).square()
+
+    class BallVAE(TernaryVAE):
+        """The point is one of geoopt's ball; radius, direction and the decoder's input are read from it."""
+
+        def stream(self, table: Tensor, name: str, generator: torch.Generator | None) -> Stream:
+            found = super().stream(table, name, generator)
+            z = ball.expmap0(found.u / 2)
+            rho, u = ball.dist0(z), 2 * ball.logmap0(z)
+            return Stream(found.mean, found.logvar, u / u.norm(dim=-1, keepdim=True), rho)
+
+        def forward(
+            self, table: Tensor, *, generator: torch.Generator | None = None, decode_B: bool = False
+        ) -> TernaryOutput:
+            out = super().forward(table, generator=generator, decode_B=decode_B)
+            return BallOutput(out.A, out.B, out.logits, out.k, out.max_radius)
+
+    config = configure("ternary").config
+    works = {"ours": launch._prepare(config), "geoopt": launch._prepare(config)}
+    works["geoopt"].learner.vae.__class__ = BallVAE
+    spent: dict[str, list[float]] = {label: [] for label in works}
+    losses: dict[str, list[float]] = {label: [] for label in works}
+    for at in range(COMPARED_UPDATES):
+        for label, work in works.items():
+            batch, begin = work.sampler.next(), time.process_time()
+            losses[label].append(float(work.learner.train_step(batch, progress=at / 1500).loss))
+            spent[label].append(time.process_time() - begin)
+    print("| operations | ms of an update, median | loss before the first | loss before the last |\n|---|---|---|---|")
+    for label in works:
+        middle = 1000 * statistics.median(spent[label][10:])
+        print(f"| {label} | {middle:.2f} | {losses[label][0]:.6f} | {losses[label][-1]:.6f} |")
+
+
 def main() -> None:
     """Prints one table in Markdown."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -95,6 +149,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     arguments = parser.parse_args()
     tune_process(threads=1)
+    if arguments.table == "geoopt":
+        compare_geoopt()
+        return
     print(f"| {arguments.table} | CPU-s | {' | '.join(SHOWN)} | process CPU-s |")
     print(f"|{'---|' * (len(SHOWN) + 3)}")
     spent = []

@@ -71,6 +71,7 @@ VARIANTS: dict[str, dict[str, str]] = {
         "model.decode_from": "concat", "model.decoder_copies": "direction", "model.decoder_norm": "true",
         "model.curvature.learnable": "true", "model.curvature.value": "0.5", "data.holdout": "0.2",
     },
+    "entries one after the other": {"model.decoder": "stepwise", "data.siblings": "2"},
     "noise on the manifold": {
         "model.posterior": "wrapped_normal", "loss.kl.weight": "0", "model.encoder_dropout": "0.1",
         "model.decoder_dropout": "0.1", "model.hidden": "[32]",

@@ -55,6 +55,17 @@ def test_a_run_from_training_to_its_figures(here: Path, capfd, monkeypatch) -> N
     code, _, err = holonomy(capfd, monkeypatch, "eval", "a", "--protocol", "carried")
     assert code == 2
     assert "knows doubt" in err
+    code, out, _ = holonomy(capfd, monkeypatch, "eval", "a", "--protocol", "doubt", "--with", "a", "--json")
+    assert code == 0
+    together = json.loads(out)["metrics"]
+    assert together["val/ensemble_coverage"] == together["val/coverage"]
+    assert together["val/ensemble_disagreement"] == pytest.approx(0, abs=1e-6)
+    code, _, err = holonomy(capfd, monkeypatch, "eval", "a", "--with", "a")
+    assert code == 2
+    assert "add --protocol doubt" in err
+    code, _, err = holonomy(capfd, monkeypatch, "eval", "a", "--protocol", "grokking")
+    assert code == 2
+    assert "data.holdout above 0" in err
     code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a", "--json", "--threads", "1")
     assert code == 0
     assert json.loads(out)["runs"][0]["valid"]

@@ -130,3 +130,30 @@ def test_batches_continue_and_split_exactly() -> None:
     for wrong in ({}, {**whole.state(), "seed": 1}, {**whole.state(), "drawn": -1}):
         with pytest.raises(CheckpointError, match="stored"):
             later.load_state(wrong)
+
+
+def test_siblings_stay_together_and_an_epoch_still_covers_exactly() -> None:
+    space = OperationSpace(3, 6)
+    plain, grouped = (
+        StratifiedBatches(space, space.index, batch_size=81, extra_per_level=0, siblings=s) for s in (0, 2)
+    )
+
+    def share(batches: StratifiedBatches) -> float:
+        """Share of neighbours in a batch that differ in the last two digits alone."""
+        drawn = [batches.next().index for _ in range(batches.per_epoch)]
+        assert sorted(torch.cat(drawn).tolist()) == list(range(729))
+        near = [space.valuation_between(x[1:], x[:-1]) >= 4 for x in drawn]
+        return float(torch.cat(near).double().mean())
+
+    # A third each stands alone, in threes with two near neighbours, and in nines with eight.
+    assert share(plain) < 0.05
+    assert share(grouped) == pytest.approx((2 / 3 + 8 / 9) / 3, abs=0.06)
+    assert grouped.next().index.tolist() != plain.next().index.tolist()
+    again = StratifiedBatches(space, space.index, batch_size=81, extra_per_level=0, siblings=2)
+    again.load_state(grouped.state())
+    assert torch.equal(again.next().index, grouped.next().index)
+    train, withheld = holdout(space, 0.5, seed=1)
+    half = StratifiedBatches(space, train, batch_size=81, extra_per_level=0, siblings=3)
+    seen = torch.cat([half.next().index for _ in range(half.per_epoch)])
+    assert sorted(seen.tolist()) == train.tolist()
+    assert not set(seen.tolist()) & set(withheld.tolist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,27 @@ def test_evaluation_and_verification_repeat_what_training_said(finished: FitRepo
     assert [m.split()[0] for m in missed] == ["coverage", "hierarchy", "triplet_concordance"]
     good = {"val/coverage": 1.0, "val/hierarchy": -0.83, "val/triplet_concordance": 1.0}
     assert len(launch.missed_targets(name, good, root=root)) == 1
+
+
+def test_late_generalisation_and_ensembles_are_read_from_runs(finished: FitReport, tmp_path: Path) -> None:
+    root, name = finished.run.parent, finished.run.name
+    assert launch.evaluate(name, root=root, protocol="grokking")["val/grokking"] == 0
+    log = tmp_path / name / "metrics.jsonl"
+    shutil.copytree(finished.run, tmp_path / name)
+    # A log in which the 49 withheld of the 243 operations are known long after the others.
+    unseen = [0.1] * 12 + [0.6] + [1.0] * 12
+    rows = [{"step": n, "val/coverage": (194 + 49 * u) / 243, "val/coverage_heldout": u} for n, u in enumerate(unseen)]
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    late = launch.evaluate(name, root=tmp_path, protocol="grokking")
+    assert late["val/grokking"] == 1
+    assert late["val/grokking_delay"] == pytest.approx(12, abs=1)
+    together = launch.evaluate_together([name, name], root=root)
+    assert together["val/ensemble_coverage"] == finished.metrics["val/coverage_heldout"]
+    whole = trained(configured("train.budget.steps=1"), tmp_path, "whole")
+    with pytest.raises(ConfigError, match="trained on every operation"):
+        launch.evaluate_together([str(finished.run), str(whole.run)], root=tmp_path)
+    with pytest.raises(ConfigError, match="at least 2"):
+        launch.evaluate_together([name], root=root)
 
 
 def test_batches_of_another_version_are_refused(finished: FitReport) -> None:
@@ -199,6 +221,7 @@ def test_catalogue_knows_the_run(finished: FitReport) -> None:
 CHANGES: dict[str, tuple[str, ...] | str] = {
     "model.latent_dim": "5", "model.geometry": "euclidean", "model.encoder": "relu", "model.hidden": "[16]",
     "model.input": "centred", "model.encoder_dropout": "0.3", "model.decoder": "relu", "model.decoder_hidden": "32",
+    "data.siblings": "2",
     "model.decoder_scales": "2", "model.decoder_copies": "direction", "model.decoder_norm": "true",
     "model.decoder_dropout": "0.3", "model.sharing": "separate", "model.posterior": ("point", "loss.kl.weight=0"),
     "model.decode_from": ("concat", "model.sharing=separate"), "model.logvar_init": "-3", "model.logvar_min": "-8.01",
@@ -273,12 +296,16 @@ def test_every_key_changes_what_is_trained() -> None:
         (["loss.global_rank.pairs=7"], "loss.global_rank.pairs has no effect: loss.global_rank.weight is 0"),
         (["homeostasis.warmup=3"], "homeostasis.enabled is false"),
         (["curriculum.floor=0.3"], "curriculum.enabled is false"),
-        (["weighting.every=3"], "weighting.kind is not controller"),
+        (["weighting.every=3"], "weighting.kind is fixed"),
+        (["weighting.limit=3", "weighting.kind=gradnorm"], "weighting.kind is not controller"),
+        (["weighting.restoring=3"], "weighting.kind is not gradnorm"),
         (["phases.geometry_start=0.3"], "no loss weighs differently"),
         (["model.geometry=euclidean", "model.curvature.value=2.0"], "model.geometry is euclidean"),
         (["model.posterior=point", "model.logvar_init=-3", "loss.kl.weight=0"], "model.posterior is point"),
         (["data.holdout_seed=3"], "data.holdout is 0"),
         (["data.base=4"], "must be a prime"),
+        (["data.siblings=10"], "a table has 9 entries"),
+        (["model.decoder=stepwise", "model.decoder_copies=direction"], "model.decoder is stepwise"),
         (["data.digits=20"], "more than 2^24"),
         (["loss.rich_hierarchy.weight=1"], "one loss may set radii"),
         (["loss.padic_geodesic.weight=1", "loss.padic_geodesic.widest=9.0"], "out of reach"),
@@ -320,10 +347,32 @@ def test_a_tenth_of_the_operations_teaches_the_others(tmp_path: Path, seed: int)
 
 
 @pytest.mark.slow
+def test_six_dimensions_keep_the_figures() -> None:
+    metrics = measured(configure("ternary-small").config)
+    assert metrics["val/faults"] == 0
+    assert metrics["val/hierarchy"] <= -0.8320
+    assert metrics["val/triplet_concordance"] >= 0.997
+    assert metrics["val/triplet_concordance_deep"] >= 0.95
+    assert metrics["val/pair_spearman"] >= 0.82
+
+
+def measured(config: TernaryConfig) -> dict[str, float]:
+    """Figures after all updates, without a run directory, baselines or neighbours, which cost more in large spaces."""
+    work = launch._prepare(config)
+    steps = config.train.budget.steps
+    assert steps is not None
+    for at in range(steps):
+        work.learner.train_step(work.sampler.next(), progress=at / steps)
+    metrics = work.evaluate(lambda: False)
+    assert metrics is not None
+    return metrics
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("base", "digits"), [(2, 16), (3, 12)])
-def test_larger_spaces_need_no_other_code(tmp_path: Path, base: int, digits: int) -> None:
+def test_larger_spaces_need_no_other_code(base: int, digits: int) -> None:
     shape = [f"data.base={base}", f"data.digits={digits}", "data.batch=2048", "train.budget.steps=800"]
-    metrics = trained(configure("ternary", overrides=shape).config, tmp_path).metrics
+    metrics = measured(configure("ternary", overrides=shape).config)
     assert metrics["val/coverage"] > 0.9
     assert metrics["val/hierarchy_norm"] > 0.9999
     assert metrics["val/triplet_concordance"] > 0.99

@@ -9,6 +9,7 @@ import typer
 
 from holonomy.cli import options
 from holonomy.cli.console import err, figure_table, loss_table, out, print_json, print_words
+from holonomy.core.errors import ConfigError
 from holonomy.recipes.results import token_unit
 
 
@@ -29,8 +30,12 @@ def evaluate(
             "--protocol",
             help="windows from rest, carried: one stream, memory: a stream with associative memory, "
             "field: a stream that moves the tensor field; "
-            "doubt: how sure a ternary run is of its entries.",
+            "doubt: how sure a ternary run is of its entries, grokking: whether it generalised late.",
         ),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        typer.Option("--with", metavar="RUN", help="With --protocol doubt: another ternary run, taken together."),
     ] = None,
     mode: Annotated[
         str, typer.Option("--mode", help="static, or online: each block is learned after it was predicted.")
@@ -53,6 +58,10 @@ def evaluate(
     metrics = launch.evaluate(
         run, root=root, data=data, split=split, with_baselines=baselines, protocol=protocol, mode=mode
     )
+    if beside:
+        if protocol != "doubt":
+            raise ConfigError("`--with` is about ensembles of ternary runs; add --protocol doubt")
+        metrics |= launch.evaluate_together([run, *beside], root=root)
     missed = launch.missed_targets(run, metrics, root=root) if check else None
     if as_json:
         print_json({"run": run, "metrics": metrics, **({} if missed is None else {"missed": missed})})

@@ -159,6 +159,7 @@ class StratifiedBatches:
         extra_per_level: draws with replacement per deep level and batch.
         extra_from_level: the first deep level.
         high_budget: instead of `extra_per_level`, the share of each batch that is drawn from the deep levels, evenly.
+        siblings: most last digits in which operations differ that a permutation keeps together; 0 for none.
         seed: start of the random order.
         part: (number, of how many): only this part of each batch is given; `batch_size` counts all parts.
 
@@ -175,10 +176,12 @@ class StratifiedBatches:
         extra_per_level: int = 8,
         extra_from_level: int = 4,
         high_budget: float | None = None,
+        siblings: int = 0,
         seed: int = 0,
         part: tuple[int, int] = (0, 1),
     ) -> None:
         self.space, self.train, self.seed, self.part = space, train, seed, part
+        self.siblings = siblings
         found = ((k, space.level_members(train, k)) for k in range(extra_from_level, space.digits + 1))
         self.deep = {k: members for k, members in found if len(members)}
         wanted = extra_per_level if high_budget is None else high_budget
@@ -201,7 +204,15 @@ class StratifiedBatches:
         self._unbias = (1 / factors)[space.levels.long()]
 
     def _permutation(self, epoch: int) -> Tensor:
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.train))
+        random, digits = np.random.default_rng([self.seed, epoch]), self.space.digits
+        if self.siblings:
+            # Every node `siblings` above the leaves is taken apart into blocks of one size, and blocks are shuffled.
+            numbers, powers = self.train.cpu().numpy(), np.array(self.space.tree.powers)
+            nodes = powers[digits - self.siblings]
+            depth = digits - random.integers(0, self.siblings + 1, nodes)[numbers % nodes]
+            order = np.argsort(random.random(self.space.size)[numbers % powers[depth]], kind="stable")
+        else:
+            order = random.permutation(len(self.train))
         return self.train[torch.from_numpy(order).to(self.train.device)]
 
     def oversampling(self) -> list[float]:

@@ -25,7 +25,11 @@ from holonomy.models.lior.config import DataConfig, LiorConfig, TrainConfig
 from holonomy.models.ternary.config import (
     Divergence,
     Losses,
+    PhasesConfig,
+    ProjectionConfig,
+    RadialBands,
     Reconstruction,
+    TargetsConfig,
     TernaryConfig,
     TernaryDataConfig,
     TernaryModelConfig,
@@ -134,11 +138,14 @@ def ternary_fast() -> TernaryConfig:
 
 
 def ternary_small() -> TernaryConfig:
-    """Six dimensions: fewer than entries of a table, so that digits share axes and decoding takes longer to learn."""
+    """Six dimensions, fewer than entries of a table: entries are read one after the other from what is left."""
     return TernaryConfig(
-        model=TernaryModelConfig(latent_dim=6, decoder_hidden=128, logvar_init=-9.5, decoder_copies="direction"),
-        loss=Losses(reconstruction=Reconstruction(weight=1.0), padic_triplet=Triplet(uniform_weight=1.0)),
-        train=TernaryTrainConfig(budget=Budget(steps=2400)),
+        model=TernaryModelConfig(latent_dim=6, decoder="stepwise", logvar_init=-12.0, logvar_min=-18.0),
+        # Order first; what the decoder then still misses comes back in the last part.
+        loss=Losses(reconstruction=Reconstruction(weight=0.2, geometry=3.0), padic_triplet=Triplet(uniform_weight=1.5)),
+        phases=PhasesConfig(geometry_start=0.6),
+        data=TernaryDataConfig(siblings=4),
+        train=TernaryTrainConfig(budget=Budget(steps=2500)),
     )
 
 
@@ -152,6 +159,21 @@ def ternary_heldout() -> TernaryConfig:
         ),
         data=TernaryDataConfig(holdout=0.9),
         train=TernaryTrainConfig(budget=Budget(steps=800)),
+    )
+
+
+def ternary_foundation() -> TernaryConfig:
+    """An autoencoder without order: every operation comes back after four CPU-seconds; parts for `frozen.*`."""
+    return TernaryConfig(
+        model=TernaryModelConfig(logvar_init=-6.0, projection=ProjectionConfig(init="identity")),
+        loss=Losses(
+            reconstruction=Reconstruction(weight=1.0),
+            kl=Divergence(weight=1e-3),
+            radial_bands=RadialBands(weight=0.0),
+            padic_triplet=Triplet(weight=0.0),
+        ),
+        train=TernaryTrainConfig(budget=Budget(steps=400)),
+        targets=TargetsConfig(hierarchy=1.0, triplet_concordance=0.0),
     )
 
 
@@ -246,6 +268,14 @@ for _recipe in (
         "operations",
         "about 8 CPU-seconds",
         ternary_heldout,
+    ),
+    Recipe(
+        "ternary-foundation",
+        "ternary",
+        "the autoencoder alone, whose parts other runs can take over and leave as they are",
+        "operations",
+        "about 4 CPU-seconds",
+        ternary_foundation,
     ),
     Recipe(
         "ternary-dual",

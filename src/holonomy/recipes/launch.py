@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -284,6 +285,22 @@ def evaluate(
     saved = read_checkpoint(run, root)
     how = {"data": data, "split": split, "with_baselines": with_baselines, "protocol": protocol, "mode": mode}
     return family_of(saved).parts.evaluate(saved, **how)
+
+
+def evaluate_together(runs: Sequence[str], *, root: Path) -> dict[str, float]:
+    """What several ternary runs say together; see `holonomy.recipes.ternary.ensemble_metrics`.
+
+    Raises:
+        ConfigError: one is of another family, or they do not fit together.
+        CheckpointError: there is no such run.
+    """
+    found = [read_checkpoint(run, root) for run in runs]
+    for run, saved in zip(runs, found, strict=True):
+        if (name := family_of(saved).name) != "ternary":
+            raise ConfigError(f"`--with` puts ternary runs together, and `{run}` is of the family {name}")
+    from holonomy.recipes.ternary import ensemble_metrics
+
+    return ensemble_metrics(found)
 
 
 def missed_targets(run: str, metrics: dict[str, float], *, root: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches, holdout
 from holonomy.learn.echo import check_tensors
 from holonomy.models.ternary.baseline import ClosedForm
 from holonomy.models.ternary.config import TernaryConfig, TernaryDataConfig
+from holonomy.models.ternary.grokking import grokking_figures
 from holonomy.models.ternary.homeostasis import Homeostasis
 from holonomy.models.ternary.learner import TernaryLearner
 from holonomy.models.ternary.metrics import (
@@ -26,16 +27,17 @@ from holonomy.models.ternary.metrics import (
 )
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.models.ternary.pictures import ternary_pictures
-from holonomy.models.ternary.uncertainty import doubt
+from holonomy.models.ternary.uncertainty import doubt, ensemble_doubt
 from holonomy.recipes.work import Work, choose_device
 from holonomy.train.callbacks import Action, Callback
 from holonomy.train.checkpoint import Checkpoint, find, read
 from holonomy.train.distributed import World
+from holonomy.train.monitor import read_curves
 from holonomy.train.run import RunDirectory
 
 SAMPLED_SEED = 0
-DOUBT = "doubt"
-"""The one protocol of evaluation besides the usual one."""
+DOUBT, GROKKING = "doubt", "grokking"
+"""Protocols of evaluation besides the usual one."""
 COMPARED = (
     "coverage",
     "hierarchy",
@@ -67,6 +69,7 @@ def batches_of(config: TernaryConfig, space: OperationSpace, world: World) -> St
         extra_per_level=data.extra_per_level,
         extra_from_level=data.extra_from_level,
         high_budget=data.high_budget,
+        siblings=data.siblings,
         seed=config.train.seed,
         part=(world.rank, world.size),
     )
@@ -142,7 +145,7 @@ def _source_tensors(source: str, part: str, config: TernaryConfig) -> dict[str, 
     saved = read(path)
     theirs = from_json(TernaryConfig, saved.state["config"], origin=str(path)).model
     if part == "decoder":
-        for key in ("decode_from", "latent_dim", "decoder_copies", "geometry"):
+        for key in ("decoder", "decode_from", "latent_dim", "decoder_copies", "geometry"):
             mine, other = getattr(config.model, key), getattr(theirs, key)
             if mine != other:
                 raise CheckpointError(f"`frozen.decoder`: `{source}` has model.{key} {other}, this model has {mine}")
@@ -300,8 +303,11 @@ def _evaluate(
             "`--data`, `--split` and `--mode` are about texts; a ternary run is evaluated on all operations, "
             "and on those it never saw where `data.holdout` is above 0: drop them"
         )
-    if protocol not in (None, DOUBT):
-        raise ConfigError(f"`--protocol` is {protocol}; a ternary run knows {DOUBT}: how sure it is of its entries")
+    if protocol not in (None, DOUBT, GROKKING):
+        raise ConfigError(
+            f"`--protocol` is {protocol}; a ternary run knows {DOUBT}: how sure it is of its entries, and {GROKKING}: "
+            "whether its log shows that it came to know withheld operations long after the others"
+        )
     config = from_json(TernaryConfig, saved.state["config"], origin=str(saved.path))
     vae = _load(saved)
     own = config.data
@@ -311,7 +317,40 @@ def _evaluate(
         metrics |= {
             f"val/{name}": value for name, value in doubt(vae, withheld if own.holdout else vae.space.index).items()
         }
+    if protocol == GROKKING:
+        metrics |= {f"val/{name}": value for name, value in _delay(saved, vae.space.size, len(withheld)).items()}
     return {**metrics, **baseline_metrics(config, vae.space)} if with_baselines else metrics
+
+
+def _delay(saved: Checkpoint, operations: int, withheld: int) -> dict[str, float]:
+    """Delayed generalisation in the log of the run that a checkpoint belongs to.
+
+    Raises:
+        ConfigError: the run withholds nothing.
+    """
+    curves = read_curves(saved.path.parent.parent / "metrics.jsonl").values
+    empty = ((), ())
+    both = [curves.get(f"val/{name}", empty)[1] for name in ("coverage", "coverage_heldout")]
+    return grokking_figures(*both, operations=operations, withheld=withheld)
+
+
+def ensemble_metrics(members: Sequence[Checkpoint]) -> dict[str, float]:
+    """What several runs say together, about the operations that none of them was trained on, or about all.
+
+    Raises:
+        ConfigError: fewer than two runs, or they know other operations, or some withhold operations, but no operation
+            is withheld by all.
+    """
+    models = [_load(saved) for saved in members]
+    data = [from_json(TernaryConfig, saved.state["config"], origin=str(saved.path)).data for saved in members]
+    index = models[0].space.index
+    if any(own.holdout for own in data):
+        for vae, own in zip(models, data, strict=True):
+            _, withheld = holdout(vae.space, own.holdout, seed=own.holdout_seed, always_train=own.always_train)
+            index = index[torch.isin(index, withheld)]
+    if not len(index):
+        raise ConfigError("`--with` names runs that between them were trained on every operation; share holdout_seed")
+    return {f"val/{name}": value for name, value in ensemble_doubt(models, index).items()}
 
 
 def _check_data(saved: Checkpoint) -> None:

@@ -10,12 +10,13 @@ from holonomy.core.config import resolve
 from holonomy.core.errors import ConfigError
 from holonomy.data.ternary_ops import OperationSpace
 from holonomy.models.ternary.config import TernaryConfig
-from holonomy.models.ternary.grokking import change_point, find_grokking
+from holonomy.models.ternary.grokking import change_point, find_grokking, grokking_figures
 from holonomy.models.ternary.model import TernaryVAE, build_model
 from holonomy.models.ternary.uncertainty import (
     ConformalSets,
     doubt,
     dropout_probabilities,
+    ensemble_doubt,
     ensemble_probabilities,
     entry_probabilities,
     split_entropy,
@@ -126,3 +127,31 @@ def test_doubt_is_measured_on_what_did_not_calibrate() -> None:
     assert wrong["set_size"] > 2.5
     with pytest.raises(ConfigError, match="takes at least"):
         doubt(fixed, torch.arange(8))
+
+
+def test_an_ensemble_is_judged_by_the_mean_of_its_members() -> None:
+    index = torch.arange(100, 160)
+    first, second = model(), model("train.seed=1")
+    found = ensemble_doubt([first, second], index)
+    p = torch.stack([first(first.table_of(index)).logits, second(first.table_of(index)).logits]).softmax(-1)
+    mean = p.detach().double().mean(0).numpy()
+    assert found["ensemble_entropy"] == pytest.approx(-(mean * np.log(mean)).sum(-1).mean(), rel=1e-5)
+    right = (mean.argmax(-1) == first.table_of(index).numpy()).all(-1)
+    assert found["ensemble_coverage"] == right.mean()
+    assert found["ensemble_disagreement"] > 1e-4
+    twice = ensemble_doubt([first, first], index)
+    assert twice["ensemble_disagreement"] == pytest.approx(0, abs=1e-6)
+
+
+def test_delayed_generalisation_is_found_in_coverages() -> None:
+    unseen = [0.1] * 12 + [0.6] + [1.0] * 12
+    # Coverage of all 100 operations, of which 40 are withheld and the others known from the third evaluation on.
+    known = [0.2, 0.6] + [1.0] * 23
+    both = [0.6 * a + 0.4 * b for a, b in zip(known, unseen, strict=True)]
+    found = grokking_figures(both, unseen, operations=100, withheld=40)
+    assert found["grokking"] == 1
+    assert found["grokking_at"] == pytest.approx(12, abs=1)
+    assert found["grokking_delay"] == found["grokking_at"] - 2
+    assert grokking_figures(known, known, operations=100, withheld=40) == {"grokking": 0.0}
+    with pytest.raises(ConfigError, match=r"data\.holdout above 0"):
+        grokking_figures(both, unseen, operations=100, withheld=0)

@@ -96,9 +96,26 @@ def test_closed_form_has_its_reference_figures(scale: float, richness: float, co
     assert found["triplet_concordance_deep"] == 1
     longest = ClosedForm(space, scale=scale).embed(space.index).norm(dim=-1).max()
     assert float(longest) == pytest.approx(scale)
-    for settings, words in (({"ratio": 1.0}, "`ratio`"), ({"scale": 0.0}, "`scale`")):
+    for settings, words in (
+        ({"ratio": 1.0}, "`ratio`"),
+        ({"scale": 0.0}, "`scale`"),
+        ({"dimension": 10}, "`dimension`"),
+    ):
         with pytest.raises(ConfigError, match=words):
             ClosedForm(space, **settings)
+
+
+@pytest.mark.parametrize(("dimension", "ratio"), [(6, 0.3), (3, 0.3), (1, 0.19)])
+def test_the_closed_form_needs_one_dimension(dimension: int, ratio: float) -> None:
+    closed = ClosedForm(OperationSpace(), ratio=ratio, dimension=dimension)
+    assert closed.embed(closed.space.index).shape == (19_683, dimension)
+    found = metrics.measure(closed, neighbours=False)
+    assert found["coverage"] == found["triplet_concordance"] == found["triplet_concordance_deep"] == 1
+    assert found["hierarchy"] == pytest.approx(-0.8320502954, abs=1e-9)
+    assert found["pair_spearman"] > 0.8315
+    # Too slow a fall, and digits on one axis run into each other.
+    broken = metrics.measure(ClosedForm(OperationSpace(), ratio=0.45, dimension=1), neighbours=False)
+    assert broken["triplet_concordance_deep"] < 0.95
 
 
 def test_nearly_ultrametric_points_have_no_violation_and_full_purity() -> None:

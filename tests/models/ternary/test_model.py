@@ -104,6 +104,7 @@ def test_sizes_by_hand(kind: str, size: int) -> None:
         ("model.posterior=point", "loss.kl.weight=0"),
         ("model.geometry=euclidean", "model.decoder_copies=direction"),
         ("model.encoder=relu", "model.decoder=relu", "model.input=centred"),
+        ("model.decoder=stepwise", "model.logvar_init=-12", "model.logvar_min=-18"),
         ("model.curvature.learnable=true", "model.decoder_norm=true", "model.encoder_dropout=0.1"),
     ],
     ids=str,

@@ -13,7 +13,7 @@ from holonomy.core.config import resolve
 from holonomy.core.errors import CheckpointError
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches
 from holonomy.models.ternary.config import CurriculumConfig, HomeostasisConfig, TernaryConfig
-from holonomy.models.ternary.controller import WeightController
+from holonomy.models.ternary.controller import GradNorm, WeightController
 from holonomy.models.ternary.curriculum import GROUPS, Curriculum
 from holonomy.models.ternary.homeostasis import Homeostasis
 from holonomy.models.ternary.learner import TernaryLearner
@@ -66,6 +66,7 @@ def learner_of(*overrides: str) -> tuple[TernaryLearner, StratifiedBatches]:
 
 STEERED = {
     "controller": ("weighting.kind=controller", "weighting.every=3"),
+    "gradnorm": ("weighting.kind=gradnorm", "weighting.every=1", "weighting.lr=0.05"),
     "uncertainty": ("weighting.kind=uncertainty",),
     "curriculum": ("curriculum.enabled=true", "curriculum.ramp=0.5"),
 }
@@ -75,7 +76,7 @@ STEERED = {
 def test_steered_learning_differs_and_continues_exactly(kind: str) -> None:
     (plain, batches), (steered, same) = learner_of(), learner_of(*STEERED[kind])
     other, again = learner_of(*STEERED[kind])
-    for at in range(8):
+    for at in range(12):
         plain.train_step(batches.next(), progress=at / 20)
         steered.train_step(same.next(), progress=at / 20)
     a, b = (torch.cat([p.flatten() for p in x.vae.parameters()]) for x in (plain, steered))
@@ -83,28 +84,77 @@ def test_steered_learning_differs_and_continues_exactly(kind: str) -> None:
     state = {k: v.clone() if isinstance(v, Tensor) else json.loads(json.dumps(v)) for k, v in steered.state().items()}
     other.load_state(state)
     again.load_state(same.state())
-    for at in range(8, 16):
+    for at in range(12, 18):
         x = steered.train_step(same.next(), progress=at / 20).loss
         assert torch.equal(x, other.train_step(again.next(), progress=at / 20).loss)
     if kind != "uncertainty":
         with pytest.raises(CheckpointError, match=r"controller|curriculum"):
-            other.load_state({k: v for k, v in state.items() if not k.startswith(kind)})
-    if kind == "controller":
+            other.load_state({k: v for k, v in state.items() if not k.startswith(("controller", "curriculum"))})
+    if kind in ("controller", "gradnorm"):
         with pytest.raises(CheckpointError, match="controller"):
             plain.load_state(state)
 
 
-@pytest.mark.parametrize("key", ["weighting.lr=0.1", "weighting.limit=2.0", "weighting.every=2"])
-def test_every_key_of_the_controller_matters(key: str) -> None:
-    ends = []
-    for more in ((), (key,)):
+@pytest.mark.parametrize(
+    ("kind", "key"),
+    [
+        *(("controller", key) for key in ("lr=0.1", "limit=2.0", "every=2")),
+        *(("gradnorm", key) for key in ("lr=0.1", "restoring=0.1", "every=2")),
+    ],
+)
+def test_every_key_of_the_weights_matters(kind: str, key: str) -> None:
+    ends, often = [], 3 if kind == "controller" else 1
+    for more in ((), (f"weighting.{key}",)):
         learner, batches = learner_of(
-            "weighting.kind=controller", *(["weighting.every=3"] if "every" not in key else []), *more
+            f"weighting.kind={kind}", *([f"weighting.every={often}"] if "every" not in key else []), *more
         )
-        for at in range(9):
+        for at in range(9 if kind == "controller" else 24):
             learner.train_step(batches.next(), progress=at / 20)
         ends.append(torch.cat([p.detach().flatten() for p in learner.vae.parameters()]))
     assert not torch.equal(*ends)
+
+
+def test_gradient_norms_by_hand() -> None:
+    """Chen et al. (2018), equations 1 and 2, worked out for two losses."""
+    balance = GradNorm(["a", "b"], lr=0.1, restoring=1.5)
+    start, losses, norms = torch.tensor([2.0, 8.0]), torch.tensor([1.0, 6.0]), torch.tensor([4.0, 1.0])
+    for _ in range(10):
+        balance.learn(start, norms)
+    assert torch.equal(balance.weight, torch.ones(2))
+    torch.testing.assert_close(balance.start, start)
+    # G = (4, 1), mean 2.5; shares (0.5, 0.75), mean 0.625, r = (0.8, 1.2), targets 2.5 r^1.5.
+    wanted = [2.5 * 0.8**1.5, 2.5 * 1.2**1.5]
+    cost = balance.cost(losses, norms)
+    assert float(cost.detach()) == pytest.approx(4 - wanted[0] + wanted[1] - 1, rel=1e-6)
+    # The targets are held: d/dw_i = norm_i sign(G_i - target_i).
+    (gradient,) = torch.autograd.grad(cost, balance.weight)
+    assert gradient.tolist() == [4.0, -1.0]
+    balance.learn(losses, norms)
+    # Adam's first step is lr times the sign, and the sum is 2 already.
+    assert balance.weight.tolist() == pytest.approx([0.9, 1.1], rel=1e-5)
+    for _ in range(200):
+        balance.learn(losses, torch.tensor([1e6, 1e-6]))
+        assert float(balance.weight.detach().mean()) == pytest.approx(1, abs=1e-6)
+    assert float(balance.weight[0].detach()) == pytest.approx(1e-3, rel=0.01)
+
+
+def scales(*, broken: bool) -> float:
+    """Ratio of the gradient norms of two losses, one a hundred times the other, after 500 updates of the weights."""
+    balance = GradNorm(["large", "small"], lr=0.01, restoring=0.0)
+    # Where the point is stays fixed: at a minimum of the sum the gradients would cancel, whatever the weights.
+    x = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    losses = torch.stack([100 * (x - 1).square().sum(), (x + 1).square().sum()])
+    norms = torch.stack([(200 * (x - 1)).norm(), (2 * (x + 1)).norm()])
+    for _ in range(500):
+        # What must not be done: losses as shares of their start in place of norms, which do not know the scale.
+        balance.learn(losses, losses / balance.start.clamp_min(1e-9) if broken else norms)
+    weighted = balance.weight.detach() * norms
+    return float(weighted[0] / weighted[1])
+
+
+def test_gradient_norms_of_two_scales_become_equal() -> None:
+    assert 0.8 < scales(broken=False) < 1.25
+    assert not 0.2 < scales(broken=True) < 5
 
 
 def test_curriculum_shifts_waits_and_ends() -> None:

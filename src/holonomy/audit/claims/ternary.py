@@ -76,7 +76,7 @@ class Replica:
                 centred = x - x.mean(-1, keepdims=True)
                 x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + LAYER_NORM_EPS) * weight + bias
             normed_next = n < last and self.weights[f"{name}.{numbers[n + 1]}.weight"].ndim == 1
-            hidden = n < last or name.startswith("encoder")
+            hidden = n < last or name.startswith(("encoder", "decoder.prefix"))
             if hidden and not normed_next:
                 x = x / (1 + np.exp(-x)) if gated else np.maximum(x, 0)
         return x
@@ -103,11 +103,26 @@ class Replica:
     def decode(self, u: np.ndarray) -> np.ndarray:
         """Digits of the entries that points stand for."""
         config, copied, seen = self.config, u, list[np.ndarray]()
+        if config["decoder"] == "stepwise":
+            return self.decode_stepwise(u)
         if config["decoder_copies"] == "direction":
             copied, seen = u / np.linalg.norm(u, axis=1, keepdims=True), [u]
         seen += [copied * COPY_RATIO**k for k in range(config["decoder_scales"])]
         logits = self.net("decoder.body", np.concatenate(seen, 1), gated=config["decoder"] == "gated")
         return logits.reshape(len(u), self.digits, self.base).argmax(-1)
+
+    def decode_stepwise(self, u: np.ndarray) -> np.ndarray:
+        """The same, entry by entry, from the distance to where the entries before it put the points."""
+        w, known = self.weights, np.zeros((len(u), self.digits, self.base))
+        for place in range(self.digits):
+            at = np.broadcast_to(np.eye(self.digits)[place], (len(u), self.digits))
+            context = self.net("decoder.prefix", np.concatenate([known.reshape(len(u), -1), at], 1), gated=True)
+            centre = context @ w["decoder.centre.weight"].T + w["decoder.centre.bias"]
+            left = (u - centre) * np.exp(w["decoder.log_scale"][place])
+            left = left / np.sqrt(1 + (left**2).sum(1, keepdims=True) / 64)
+            logits = self.net("decoder.rest", np.concatenate([left, context, at], 1), gated=True)
+            known[np.arange(len(u)), place, logits.argmax(1)] = 1
+        return known.argmax(-1)
 
     def parts(self) -> Iterator[np.ndarray]:
         """All operations, some at a time."""

@@ -49,7 +49,10 @@ class TernaryModelConfig(Config):
         default="one_hot", description="entries as one-hot vectors, or as numbers in [-1, 1]"
     )
     encoder_dropout: float = Field(default=0.0, ge=0, lt=1, description="share of encoder activations dropped")
-    decoder: Literal["gated", "relu"] = Field(default="gated", description="SiLU or ReLU between the decoder's layers")
+    decoder: Literal["gated", "relu", "stepwise"] = Field(
+        default="gated",
+        description="SiLU or ReLU between the decoder's layers, or one entry after the other from what is left",
+    )
     decoder_hidden: int = Field(default=64, ge=1, le=4096, description="width of the decoder")
     decoder_scales: int = Field(
         default=5, ge=1, le=10, description="copies that the decoder sees, each 4 times as large as the last"
@@ -223,13 +226,17 @@ class PhasesConfig(Config):
 class WeightingConfig(Config):
     """Who sets the weights of the losses while training."""
 
-    kind: Literal["fixed", "controller", "uncertainty"] = Field(
-        default="fixed", description="as configured, by a controller on held-out gradients, or by learned variances"
+    kind: Literal["fixed", "controller", "uncertainty", "gradnorm"] = Field(
+        default="fixed",
+        description="as configured, by a controller on held-out gradients, by learned variances, or by gradient norms",
     )
-    every: int = Field(default=40, ge=1, le=10_000, description="updates between two of the controller's")
-    lr: float = Field(default=1e-3, gt=0, le=1, description="learning rate of the controller")
+    every: int = Field(default=40, ge=1, le=10_000, description="updates between two of the weights")
+    lr: float = Field(default=1e-3, gt=0, le=1, description="learning rate of the weights")
     limit: float = Field(
         default=10.0, gt=1, le=1000, description="largest multiple of a configured weight that the controller sets"
+    )
+    restoring: float = Field(
+        default=1.5, ge=0, le=10, description="alpha of gradnorm: how much losses that fall slowly are favoured"
     )
 
 
@@ -286,6 +293,9 @@ class TernaryDataConfig(Config):
     high_budget: float | None = Field(
         default=None, gt=0, lt=1, description="instead: share of each batch that comes from the deep levels"
     )
+    siblings: int = Field(
+        default=0, ge=0, le=24, description="last digits in which groups of a permutation differ at most; 0 for none"
+    )
     holdout: float = Field(default=0.0, ge=0, lt=1, description="share of the operations that is never trained on")
     holdout_seed: int = Field(default=0, ge=0, lt=2**32, description="which ones")
     always_train: tuple[int, ...] = Field(default=(0,), max_length=1000, description="which are never withheld")
@@ -295,6 +305,8 @@ class TernaryDataConfig(Config):
         if any(self.base % d == 0 for d in range(2, self.base)):
             raise ValueError(f"base = {self.base} must be a prime, such as 2, 3 or 5")
         size = self.base**self.digits
+        if self.siblings > self.digits:
+            raise ValueError(f"siblings = {self.siblings}: a table has {self.digits} entries")
         if size > 2**24:
             raise ValueError(f"digits = {self.digits}: {self.base}^{self.digits} is more than 2^24 operations")
         if any(not 0 <= n < size for n in self.always_train):
@@ -433,9 +445,14 @@ class TernaryConfig(Config):
                 yield f"homeostasis.{key}", "homeostasis.annealing is false"
         if not self.curriculum.enabled:
             yield "curriculum", "curriculum.enabled is false"
-        if self.weighting.kind != "controller":
-            for key in ("every", "lr", "limit"):
-                yield f"weighting.{key}", "weighting.kind is not controller"
+        kind = self.weighting.kind
+        if kind not in ("controller", "gradnorm"):
+            for key in ("every", "lr"):
+                yield f"weighting.{key}", f"weighting.kind is {kind}"
+        if kind != "controller":
+            yield "weighting.limit", "weighting.kind is not controller"
+        if kind != "gradnorm":
+            yield "weighting.restoring", "weighting.kind is not gradnorm"
         if model.geometry == "euclidean":
             yield "model.curvature", "model.geometry is euclidean"
         elif not model.curvature.learnable:
@@ -445,9 +462,12 @@ class TernaryConfig(Config):
                 yield f"model.{key}", "model.posterior is point"
         if model.encoder == "relu":
             yield "model.encoder_dropout", "model.encoder is relu"
-        if model.decoder == "relu":
+        if model.decoder == "stepwise":
+            for key in ("decoder_scales", "decoder_copies"):
+                yield f"model.{key}", "model.decoder is stepwise"
+        if model.decoder != "gated":
             for key in ("decoder_norm", "decoder_dropout"):
-                yield f"model.{key}", "model.decoder is relu"
+                yield f"model.{key}", f"model.decoder is {model.decoder}"
         if data.high_budget is not None:
             yield "data.extra_per_level", "data.high_budget is set"
         elif not data.extra_per_level:

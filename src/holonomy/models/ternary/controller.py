@@ -92,3 +92,64 @@ class WeightController(nn.Module):
         self.optimiser.step()
         self.current.copy_(self.log_factors(signals).detach())
         return cosines
+
+
+STARTED = 10
+"""Measurements whose mean is the start that losses are compared with."""
+LEAST = 1e-3
+"""Lowest multiple of a weight by gradient norms."""
+
+
+class GradNorm(nn.Module):
+    """Multiples of the weights by which no group of losses trains faster than the others (Chen et al. 2018).
+
+    With G_i the norm of the gradient of the weighted loss i by the last shared layer, and r_i its loss as a share of
+    its start, divided by the mean of these shares, the multiples w follow sum_i |G_i - mean(G) r_i^alpha| downwards,
+    the target held fixed; then they are kept above 10^-3 and scaled to a sum of one each.
+
+    Args:
+        groups: names of the groups.
+        lr: learning rate.
+        restoring: alpha; the larger, the more a slow group is favoured.
+    """
+
+    start: Tensor
+    seen: Tensor
+
+    def __init__(self, groups: Sequence[str], *, lr: float, restoring: float) -> None:
+        super().__init__()
+        self.groups, self.restoring = list(groups), restoring
+        self.weight = nn.Parameter(torch.ones(len(self.groups)))
+        self.register_buffer("start", torch.zeros(len(self.groups)))
+        self.register_buffer("seen", torch.zeros(()))
+        self.optimiser = torch.optim.Adam([self.weight], lr=lr)
+
+    def factors(self) -> dict[str, Tensor]:
+        """Multiples by group, without a graph."""
+        return dict(zip(self.groups, self.weight.detach().clone(), strict=True))
+
+    def cost(self, losses: Float[Tensor, " groups"], norms: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
+        """sum |G_i - mean(G) r_i^alpha| with G_i = w_i norm_i, differentiable by w alone.
+
+        Args:
+            losses: configured losses of the groups, multiples left out.
+            norms: norms of their gradients by the last shared layer, multiples left out.
+        """
+        tiny = torch.finfo(losses.dtype).tiny
+        share = losses.detach().clamp_min(tiny) / self.start.clamp_min(tiny)
+        weighted = self.weight * norms.detach()
+        wanted = weighted.mean() * (share / share.mean()) ** self.restoring
+        return (weighted - wanted.detach()).abs().sum()
+
+    def learn(self, losses: Float[Tensor, " groups"], norms: Float[Tensor, " groups"]) -> None:
+        """One update of the multiples; the first ten measurements only say where the losses start."""
+        if float(self.seen) < STARTED:
+            self.start.add_(losses.detach() / STARTED)
+            self.seen.add_(1)
+            return
+        self.optimiser.zero_grad(set_to_none=True)
+        self.cost(losses, norms).backward()
+        self.optimiser.step()
+        with torch.no_grad():
+            self.weight.clamp_min_(LEAST)
+            self.weight.mul_(len(self.groups) / self.weight.sum())

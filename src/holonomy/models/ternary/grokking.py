@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
@@ -78,3 +78,26 @@ def find_grokking(train: Sequence[float], held_out: Sequence[float]) -> Grokking
     if rise < JUMP or rise < 0.6 * whole:
         return None
     return Grokking(at, at - first, rise / max(1, high - low))
+
+
+def grokking_figures(
+    coverage: Sequence[float], held_out: Sequence[float], *, operations: int, withheld: int
+) -> dict[str, float]:
+    """What `find_grokking` says of the coverage of all operations and of the withheld ones, one value an evaluation.
+
+    Returns:
+        `grokking`, 1 or 0, and where there is one `grokking_at`, `grokking_delay` and `grokking_slope`, in evaluations.
+
+    Raises:
+        ConfigError: as for `find_grokking`, or nothing is withheld.
+    """
+    if not 0 < withheld < operations:
+        raise ConfigError(
+            f"`withheld` is {withheld}; wanted operations that are never trained on: data.holdout above 0"
+        )
+    rest = operations - withheld
+    trained = [(a * operations - b * withheld) / rest for a, b in zip(coverage, held_out, strict=True)]
+    found = find_grokking(trained, held_out)
+    if found is None:
+        return {"grokking": 0.0}
+    return {"grokking": 1.0, **{f"grokking_{k}": float(v) for k, v in asdict(found).items()}}

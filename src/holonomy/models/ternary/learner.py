@@ -15,7 +15,7 @@ from holonomy.learn.compiling import CheckedCompilation
 from holonomy.learn.echo import check_tensors
 from holonomy.models.ternary import losses_pair, losses_radial
 from holonomy.models.ternary.config import TernaryConfig
-from holonomy.models.ternary.controller import WeightController
+from holonomy.models.ternary.controller import GradNorm, WeightController
 from holonomy.models.ternary.curriculum import GROUPS, Curriculum
 from holonomy.models.ternary.losses import LossContext, LossResult, LossStack, build_stack, mean_entropy
 from holonomy.models.ternary.model import TernaryOutput, TernaryVAE, build_model
@@ -135,7 +135,11 @@ class TernaryLearner(GradientLearner):
         """The weighted losses of the batch."""
         generator, phase = self.generator(self.steps), self.phase(progress)
         if self.controller is not None and self.steps % self.config.weighting.every == 0:
-            self._teach(batch, phase)
+            if isinstance(self.controller, GradNorm):
+                losses, norms = self.shared_norms(batch, phase=phase)
+                self.controller.learn(torch.stack([*losses.values()]), torch.stack([*norms.values()]))
+            else:
+                self._teach(self.controller, batch, phase)
         out, context = self.outputs(batch, generator)
         factors: dict[str, Tensor | float] = dict(self.curriculum.factors(progress)) if self.curriculum else {}
         if self.controller is not None:
@@ -170,31 +174,38 @@ class TernaryLearner(GradientLearner):
         seen = [a.rho.mean(), b.rho.mean(), entropy, other, *kl, loss_of("pair"), loss_of("radial")]
         return torch.stack(seen).detach()
 
-    def _teach(self, batch: OperationBatch, phase: int) -> None:
+    def _grouped(self, out: TernaryOutput, values: Mapping[str, LossResult], phase: int) -> dict[str, Tensor]:
+        """Configured losses of the groups that there are, 0 for those that rest in this phase."""
+        grouped = {}
+        for group in groups_of(self.stack):
+            found = [values[n].value * w for n, _, w in self.stack.active(phase) if n in GROUPS[group]]
+            grouped[group] = torch.stack(found).sum() if found else out.logits.new_zeros(())
+        return grouped
+
+    def shared_norms(self, batch: OperationBatch, *, phase: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Configured losses of the groups, and the norms of their gradients at the last layer that all losses share."""
+        shared = [p for n, p in self.vae.encoder.named_parameters() if n.split(".")[1] == "head" and p.requires_grad]
+        out, context = self.outputs(batch, self.generator(2**31 + self.steps))
+        losses = self._grouped(out, self.stack.values(out, context, phase=phase), phase)
+        norms = {group: _flat_gradient(value, shared).norm() for group, value in losses.items()}
+        return {group: value.detach() for group, value in losses.items()}, norms
+
+    def _teach(self, controller: WeightController, batch: OperationBatch, phase: int) -> None:
         """One update of the controller, from gradients of the groups and of an independent batch."""
-        assert self.controller is not None
         trunk = [p for p in (*self.vae.encoder.parameters(), *self.vae.projection.parameters()) if p.requires_grad]
         fixed = self._validation
         self._validation = batch
         if fixed is None or not trunk:
             return
 
-        def flat(value: Tensor) -> Tensor:
-            found = torch.autograd.grad(value, trunk, retain_graph=True, allow_unused=True)
-            whole = [torch.zeros_like(p) if g is None else g for p, g in zip(trunk, found, strict=True)]
-            return torch.cat([g.flatten() for g in whole])
-
         generator = self.generator(2**31 + self.steps)
-        held_out = flat(self.stack(*self.outputs(fixed, generator), phase=phase)[0])
+        held_out = _flat_gradient(self.stack(*self.outputs(fixed, generator), phase=phase)[0], trunk)
         out, context = self.outputs(batch, generator)
         values = self.stack.values(out, context, phase=phase)
         signals = self.signals(out, values)
-        self.controller.observe(signals)
-        gradients = {}
-        for group in self.controller.groups:
-            found = [values[n].value * w for n, _, w in self.stack.active(phase) if n in GROUPS[group]]
-            gradients[group] = flat(torch.stack(found).sum()) if found else torch.zeros_like(held_out)
-        self.controller.learn(signals, gradients, held_out)
+        controller.observe(signals)
+        losses = self._grouped(out, values, phase)
+        controller.learn(signals, {g: _flat_gradient(v, trunk) for g, v in losses.items()}, held_out)
 
     def part(self, name: str) -> dict[str, Tensor]:
         """Parameters of `encoder_A` or `encoder_B`: the encoder of a stream and its projection."""
@@ -317,6 +328,20 @@ class TernaryLearner(GradientLearner):
             self._validation = OperationBatch(index, torch.ones(len(index), device=index.device), len(index))
 
 
+def groups_of(stack: LossStack) -> list[str]:
+    """Groups of losses that a stack has a member of."""
+    return [group for group, names in GROUPS.items() if any(name in stack.names for name in names)]
+
+
+def _flat_gradient(value: Tensor, params: list[nn.Parameter]) -> Tensor:
+    """Gradient by all parameters as one vector, 0 where a loss does not depend on them; the graph stays."""
+    if not params or not value.requires_grad:
+        return value.new_zeros(sum(p.numel() for p in params))
+    found = torch.autograd.grad(value, params, retain_graph=True, allow_unused=True)
+    whole = [torch.zeros_like(p) if g is None else g for p, g in zip(params, found, strict=True)]
+    return torch.cat([g.flatten() for g in whole])
+
+
 def _of_part(source: Mapping[str, Tensor], name: str, prefixes: tuple[str, ...]) -> dict[str, Tensor]:
     """Tensors of a part; encoder B of a tied run is its encoder A."""
     found = {n: t for n, t in source.items() if n.startswith(prefixes)}
@@ -332,6 +357,7 @@ def offers(config: TernaryConfig) -> frozenset[str]:
     given = {
         "logvar": model.posterior != "point",
         "centre": model.posterior == "wrapped_normal",
+        "logits": model.decoder != "stepwise",
         "logits_B": model.sharing == "separate" and model.decode_from == "A",
         "hyperbolic": model.geometry == "hyperbolic",
     }
@@ -350,13 +376,18 @@ def _seeded_stack(config: TernaryConfig, space: OperationSpace) -> LossStack:
         )
 
 
-def _seeded_controller(config: TernaryConfig, stack: LossStack, space: OperationSpace) -> WeightController | None:
-    if config.weighting.kind != "controller":
+def _seeded_controller(
+    config: TernaryConfig, stack: LossStack, space: OperationSpace
+) -> WeightController | GradNorm | None:
+    weighting, device = config.weighting, space.index.device
+    if weighting.kind not in ("controller", "gradnorm"):
         return None
-    groups = [group for group, names in GROUPS.items() if any(name in stack.names for name in names)]
+    groups = groups_of(stack)
+    if weighting.kind == "gradnorm":
+        return GradNorm(groups, lr=weighting.lr, restoring=weighting.restoring).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed + 2)
-        return WeightController(groups, limit=config.weighting.limit, lr=config.weighting.lr).to(space.index.device)
+        return WeightController(groups, limit=weighting.limit, lr=weighting.lr).to(device)
 
 
 def _groups(net: TernaryNet, config: TernaryConfig) -> list[dict[str, object]]:

@@ -106,7 +106,8 @@ class LossTerm(nn.Module):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """What the model must offer: `logvar` (a posterior), `centre` (a wrapped one), `logits_B`, `hyperbolic`."""
+    """What the model must offer: `logvar` (a posterior), `centre` (a wrapped one), `logits` of all entries, `logits_B`,
+    `hyperbolic`."""
 
     def __init__(self, config: Any, space: OperationSpace, *, max_radius: float, latent_dim: int) -> None:
         super().__init__()
@@ -294,11 +295,23 @@ def build_stack(
         if missing:
             raise ConfigError(
                 f"`loss.{name}.weight` is {config.weight}, but the model offers no {', '.join(sorted(missing))}; "
-                "set it to 0, or change model.posterior, model.sharing or model.geometry"
+                "set it to 0, or change model.posterior, model.decoder, model.sharing or model.geometry"
             )
         term = kind(config, space, max_radius=max_radius, latent_dim=latent_dim).to(space.index.device)
         stack.add(name, term, config.weight, structure=config.structure, geometry=config.geometry)
     return stack
+
+
+CENTRES = 0.3
+"""Weight of what a stepwise decoder's centres cost, beside the cross-entropy of a table."""
+
+
+def table_losses(out: TernaryOutput, table: Int[Tensor, "B digits"]) -> Float[Tensor, " B"]:
+    """Cross-entropy of a table by operation; from one random entry each, and with the centres, where that is all."""
+    if out.place is None or out.off is None:
+        return entry_losses(out.logits, table)
+    entry = table.gather(1, out.place.unsqueeze(1))
+    return table.shape[1] * entry_losses(out.logits, entry) + CENTRES * out.off
 
 
 def entry_losses(logits: Tensor, table: Tensor) -> Float[Tensor, " B"]:
@@ -327,7 +340,7 @@ class ReconstructionTerm(LossTerm):
 
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """-log p(table | point)."""
-        costs = entry_losses(out.logits, context.table)
+        costs = table_losses(out, context.table)
         if not self.config.unbiased or context.unbias is None:
             return LossResult(costs.mean())
         weight = context.unbias.to(costs.dtype)
@@ -342,7 +355,7 @@ class CentredReconstruction(LossTerm):
         """Weighted mean over the batch."""
         share = (out.B.rho.detach() / self.max_radius).clamp(0, 1)
         weight = 0.5 + (1 - share).square()
-        return LossResult((weight / weight.mean() * entry_losses(out.logits, context.table)).mean())
+        return LossResult((weight / weight.mean() * table_losses(out, context.table)).mean())
 
 
 @register("kl")
@@ -390,6 +403,8 @@ class WrappedNormalDivergence(LossTerm):
 class OutputEntropy(LossTerm):
     """Minus the entropy of the batch-mean softmax: outputs that differ over the batch."""
 
+    needs = frozenset({"logits"})
+
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """-H."""
         return LossResult(-mean_entropy(out.logits))
@@ -399,7 +414,7 @@ class OutputEntropy(LossTerm):
 class StreamAlignment(LossTerm):
     """(H_A - H_B)^2 of what both streams decode to."""
 
-    needs = frozenset({"logits_B"})
+    needs = frozenset({"logits_B", "logits"})
 
     def forward(self, out: TernaryOutput, context: LossContext) -> LossResult:
         """Squared difference of the entropies."""

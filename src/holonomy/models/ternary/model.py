@@ -18,6 +18,7 @@ from holonomy.models.ternary.config import TernaryConfig, TernaryModelConfig
 from holonomy.models.ternary.encoder import TableDecoder, TableEncoder
 from holonomy.models.ternary.posterior import gaussian_sample, noise_like, wrap
 from holonomy.models.ternary.projection import Curvature, Projection
+from holonomy.models.ternary.stepwise import StepwiseDecoder
 
 STREAMS = ("A", "B")
 CHUNK = 65_536
@@ -55,10 +56,12 @@ class TernaryOutput:
     Attributes:
         A: stream of coverage.
         B: stream of hierarchy; the same object where streams are tied.
-        logits: entries by the decoder, [B, digits, base].
+        logits: entries by the decoder, [B, digits, base]; while a stepwise one learns, of one entry each, [B, 1, base].
         k: curvature, 0 where space is flat.
         max_radius: largest radius.
         logits_B: entries decoded from stream B, where a loss asked for them.
+        place: which entry a row of the logits is about, [B], where they are about one.
+        off: what a stepwise decoder's centres cost, [B].
     """
 
     A: Stream
@@ -67,6 +70,8 @@ class TernaryOutput:
     k: Tensor
     max_radius: float
     logits_B: Tensor | None = None
+    place: Tensor | None = None
+    off: Tensor | None = None
 
     def dist(self, i: Int[Tensor, " n"], j: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         """Distances in stream B between rows of the batch."""
@@ -100,7 +105,7 @@ class TernaryVAE(nn.Module):
         names = STREAMS if config.sharing == "separate" else STREAMS[:1]
         self.encoder = nn.ModuleDict({n: TableEncoder(config, **shape) for n in names})
         self.projection = nn.ModuleDict({n: Projection(config.projection, latent_dim=config.latent_dim) for n in names})
-        self.decoder = TableDecoder(config, **shape)
+        self.decoder = (StepwiseDecoder if config.decoder == "stepwise" else TableDecoder)(config, **shape)
         self.curvature = Curvature(config.curvature, flat=config.geometry == "euclidean")
 
     @property
@@ -133,9 +138,13 @@ class TernaryVAE(nn.Module):
         """
         a = self.stream(table, "A", generator)
         b = self.stream(table, "B", generator) if self.config.sharing == "separate" else a
-        logits = self.decoder(self._decoder_input(a.u, b.u))
+        seen, most = self._decoder_input(a.u, b.u), self.config.projection.max_radius
+        if generator is not None and isinstance(self.decoder, StepwiseDecoder):
+            logits, place, off = self.decoder.guided(seen, table, generator)
+            return TernaryOutput(a, b, logits.unsqueeze(1), self.k, most, place=place, off=off)
+        logits = self.decoder(seen)
         other = self.decoder(b.u) if decode_B and b is not a and self.config.decode_from == "A" else None
-        return TernaryOutput(a, b, logits, self.k, self.config.projection.max_radius, other)
+        return TernaryOutput(a, b, logits, self.k, most, other)
 
     def _decoder_input(self, a: Tensor, b: Tensor) -> Tensor:
         kind = self.config.decode_from

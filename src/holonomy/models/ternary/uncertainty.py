@@ -100,6 +100,27 @@ class ConformalSets:
         return 1 - probabilities <= self.threshold
 
 
+def ensemble_doubt(members: Sequence[TernaryVAE], index: Int[Tensor, " n"]) -> dict[str, float]:
+    """Figures of several models taken together, about the same operations.
+
+    Returns:
+        `ensemble_coverage`: share of the tables that the mean of their probabilities gives without a fault.
+        `ensemble_entropy` and `ensemble_disagreement`: entropy of that mean and what of it the models differ by, in
+        nats an entry.
+
+    Raises:
+        ConfigError: as for `ensemble_probabilities`.
+    """
+    probabilities = ensemble_probabilities(members, index)
+    total, between = split_entropy(probabilities)
+    right = (probabilities.mean(0).argmax(-1) == members[0].table_of(index)).all(-1)
+    return {
+        "ensemble_coverage": float(right.double().mean()),
+        "ensemble_entropy": float(total.mean()),
+        "ensemble_disagreement": float(between.mean()),
+    }
+
+
 MISS, MASKS = 0.01, 30
 
 
