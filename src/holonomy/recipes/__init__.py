@@ -13,6 +13,7 @@ from holonomy.core.inference import InferConfig
 from holonomy.core.registry import Registry
 from holonomy.models.holographic.config import (
     CountsConfig,
+    DocumentsConfig,
     HolographicConfig,
     HolographicRunConfig,
     MixtureConfig,
@@ -117,6 +118,16 @@ def holographic_chars_shakespeare() -> HolographicRunConfig:
     return holographic_chars("tinyshakespeare")
 
 
+def holographic_openwebtext() -> HolographicRunConfig:
+    """One pass over OpenWebText, read as it is needed, within 2 GiB."""
+    model = HolographicConfig(tower=TowerConfig(role="off"), memory=2048)
+    data = WordsConfig(
+        source="hub:Skylion007/openwebtext", stream=True, documents=DocumentsConfig(vocab_size=30_000), min_count=3
+    )
+    cadence = Cadence(log_every=10, eval_every=100_000, save_every=500, keep=1)
+    return HolographicRunConfig(model=model, data=data, train=PassConfig(cadence=cadence, words=10**8))
+
+
 def ternary() -> TernaryConfig:
     """All 19,683 binary operations on {-1, 0, 1} in hyperbolic space, twenty CPU-seconds."""
     return TernaryConfig()
@@ -213,6 +224,14 @@ for _recipe in (
         "tinyshakespeare",
         "about two minutes",
         holographic_chars_shakespeare,
+    ),
+    Recipe(
+        "holographic-openwebtext",
+        "holographic",
+        "a hundred million words of a stream, within 2 GiB",
+        "Skylion007/openwebtext",
+        "about an hour",
+        holographic_openwebtext,
     ),
     Recipe(
         "ternary",

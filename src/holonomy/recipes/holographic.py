@@ -21,6 +21,14 @@ from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.holographic.storage import load_into
+from holonomy.recipes.holographic_stream import (
+    FirstPart,
+    prepare_stream,
+    read_first,
+    refuse_stream,
+    stream_baselines,
+    stream_figures,
+)
 from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -148,6 +156,8 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
     if world.size > 1:
         raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
+    if config.data.stream:
+        return prepare_stream(config, TOKENIZER_FILE, saved)
     if saved is None:
         corpus = read_words(config.data)
         texts = [LearnedText(config.data.source, corpus.digest, corpus.split.tokenizer.vocab_size)]
@@ -224,6 +234,13 @@ def _evaluate(
     if protocol is not None:
         raise ConfigError(f"`--protocol` is {protocol}; a holographic run has --mode static or online instead")
     config, model = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path)), _load(saved)
+    if config.data.stream and data is None:
+        if split not in (None, "validation") or mode == "online":
+            raise ConfigError("a run on a stream is evaluated on its held-out documents; drop --split and --mode")
+        first = _first(saved, config)
+        return stream_figures(model, first) | (stream_baselines(model, first) if with_baselines else {})
+    if with_baselines:
+        refuse_stream(config, "`--baselines` on another text")
     words = config.data if data is None else config.data.model_copy(update={"source": data})
     found = read_words(words, model.tokenizer).split
     parts = {"train": found.train, "validation": found.test, "all": np.concatenate([found.train, found.test])}
@@ -245,9 +262,15 @@ def _evaluate(
     return metrics | online_baseline(learned, parts[chosen], model.tokenizer, block=block)
 
 
+def _first(saved: Checkpoint, config: HolographicRunConfig) -> FirstPart:
+    tokenizer = WordTokenizer.from_json(saved.files[TOKENIZER_FILE])
+    return read_first(config.data, tokenizer, digest=saved.state["text_sha256"])
+
+
 def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    refuse_stream(config, "what mixes runs")
     words = config.data if data is None else config.data.model_copy(update={"source": data})
     found, texts = read_words(words, vocabulary_of(saved)), learned_texts(saved)
     tokenizer, train = found.split.tokenizer, found.split.train
@@ -266,7 +289,10 @@ def _check_data(saved: Checkpoint) -> None:
         DataError: it is not there, or has changed.
     """
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
-    read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
+    if config.data.stream:
+        _first(saved, config)
+    else:
+        read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
 
 
 class HolographicParts:

@@ -38,7 +38,7 @@ Evaluation = Callable[[Callable[[], bool]], dict[str, float] | None]
 
 
 class BatchSource(Protocol):
-    """An endless source of batches that can continue where it was."""
+    """A source of batches that can continue where it was; one that ends says so with an attribute `over`."""
 
     def next(self) -> Any: ...
 
@@ -85,6 +85,7 @@ class _Fit:
         """Settles with all processes which share of the budget is used, and whether a signal came."""
         now = self.now
         share = self.plan.budget.used(steps=now.step, tokens=now.tokens, cpu_s=now.cpu_s, seconds=now.seconds)
+        share = 1.0 if getattr(self.data, "over", False) else share
         self.share, self.told = self.world.agree(share, self.stop.received)
 
     def restore(self, saved: Checkpoint) -> None:

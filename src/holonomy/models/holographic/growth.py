@@ -32,6 +32,15 @@ def grown(array: np.ndarray, rows: int) -> np.ndarray:
     return larger
 
 
+def reached(array: np.ndarray, rows: int) -> np.ndarray:
+    """An array of so many rows, of which the operating system gives memory only to those that are written."""
+    if rows <= len(array):
+        return array
+    larger = np.empty((rows, array.shape[1]), dtype=array.dtype)
+    larger[: len(array)] = array
+    return larger
+
+
 def table_with_room(
     table: np.ndarray, rows: np.ndarray, begin: int, used: int, wanted: int, *, fresh: bool = False
 ) -> np.ndarray:

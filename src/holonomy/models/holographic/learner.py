@@ -22,12 +22,15 @@ class LastBatch(TokenBatch):
     """The end of a pass.
 
     Attributes:
-        text: all words that were learned, [n].
+        text: all words that were learned, [n]; of a stream, its first ones.
         starts: where its documents begin.
+        apart: words that were not learned, for the fit, and where their documents begin; without, parts of the text
+            are unlearned for it.
     """
 
     text: np.ndarray
     starts: np.ndarray
+    apart: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class OnePass:
@@ -135,7 +138,10 @@ class HolographicLearner:
         }
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
-        if isinstance(batch, LastBatch) and counts.cut_off:
+        if isinstance(batch, LastBatch) and batch.apart is not None:
+            self.model.consolidate(batch.text, batch.starts)
+            self.model.fit_apart(*batch.apart)
+        elif isinstance(batch, LastBatch) and counts.cut_off:
             # What was dropped in a sleep cannot be unlearned, so the mixture stays as it was fitted.
             self.model.consolidate(batch.text, batch.starts)
         elif isinstance(batch, LastBatch):

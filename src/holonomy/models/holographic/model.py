@@ -192,6 +192,10 @@ class HolographicModel:
         """Fits the mixture on parts of a learned text, each unlearned while it is predicted, then consolidates."""
         self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run()
 
+    def fit_apart(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """Fits the mixture to a text that was not learned; consolidate first."""
+        self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run_apart()
+
     def _distribution(self, contexts: Contexts) -> np.ndarray:
         """Probabilities of every word after contexts, [B, V] float32: the only place where they are made."""
         return self.mixture.distribution(self.memories, self.memories.read(contexts))
