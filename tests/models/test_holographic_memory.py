@@ -67,8 +67,9 @@ def test_what_stays_was_counted_and_the_frequent_stay() -> None:
         if n == 1:
             assert held == true
         else:
-            frequent = [gram for gram, _ in true.most_common(50)]
-            assert all(held[gram] >= 0.97 * true[gram] for gram in frequent)
+            # Each eviction takes a gram that occurred once or twice since the one before it.
+            assert all(held.get(gram, 0) >= count - 2 * trie.evictions for gram, count in true.items())
+            assert all(held[gram] >= count - 3 for gram, count in true.most_common(50))
     # A word that is dropped leaves its count to its context.
     top = int(np.bincount(tokens).argmax())
     found = trie.find(np.array([[0, top]]), np.array([1]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -149,7 +151,9 @@ def test_a_run_learns_a_stream_and_an_interrupted_one_goes_on_exactly(
     found = launch.load("whole", root=tmp_path)
     for mine, theirs in zip(found.memories.grams, plain.memories.grams, strict=True):
         for order in range(1, mine.trie.order + 1):
-            assert all(np.array_equal(a, b) for a, b in zip(mine.trie.grams(order), theirs.trie.grams(order)))
+            assert all(
+                np.array_equal(a, b) for a, b in zip(mine.trie.grams(order), theirs.trie.grams(order), strict=True)
+            )
     metrics = launch.evaluate("whole", root=tmp_path, with_baselines=True)
     assert metrics["val/loss"] == pytest.approx(whole.metrics["val/loss"], abs=1e-9)
     assert metrics["baseline/kn5"] == pytest.approx(whole.metrics["baseline/kn5"])
@@ -162,6 +166,28 @@ def test_a_run_learns_a_stream_and_an_interrupted_one_goes_on_exactly(
     with pytest.raises(DataError, match="does not begin with"):
         launch.verify("whole", root=tmp_path)
     lines.write_text(lines_before)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(lines: Path, tmp_path: Path) -> None:
+    settings = ["model.tower.role=mirror", "model.tower.levels=3", "model.tower.channels=4", f"data.source={lines}"]
+    one = trained(configured(lines, *settings), tmp_path / "runs", "one")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29651", "-m"]
+    command += ["--", "holonomy", "train", "holographic-openwebtext", "--run", "two", "--threads", "1", "--quiet"]
+    command += [part for setting in [*SMALL, *settings] for part in ("--set", setting)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    alone, both = (launch.load(name, root=tmp_path / "runs") for name in ("one", "two"))
+    for mine, theirs in zip(alone.memories.grams, both.memories.grams, strict=True):
+        for order in range(1, mine.trie.order + 1):
+            assert all(
+                np.array_equal(a, b) for a, b in zip(mine.trie.grams(order), theirs.trie.grams(order), strict=True)
+            )
+    assert torch.equal(alone.mirror.tower.store, both.mirror.tower.store)
+    assert np.array_equal(alone.memories.unigram, both.memories.unigram)
+    ids = torch.from_numpy(read_first(configured(lines).data).test[0][:100])[None]
+    assert float((alone.log_probs(ids) - both.log_probs(ids)).abs().max()) < 1e-6
+    assert launch.evaluate("two", root=tmp_path / "runs")["val/loss"] == pytest.approx(one.metrics["val/loss"])
 
 
 def test_every_kind_of_source_gives_the_same_documents(lines: Path, tmp_path: Path) -> None:

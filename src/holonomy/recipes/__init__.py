@@ -278,6 +278,19 @@ for _recipe in (
     RECIPES.register(_recipe.name, _recipe)
 
 
+def planned_memory(config: Config) -> dict[str, int]:
+    """Bytes by structure that a run will take, where its configuration says how many words it knows; else nothing.
+
+    Raises:
+        ConfigError: they do not fit into `model.memory`.
+    """
+    if not isinstance(config, HolographicRunConfig) or not config.data.stream:
+        return {}
+    from holonomy.models.holographic.plan import memory_plan
+
+    return memory_plan(config.model, config.data.documents.vocab_size).table()
+
+
 def configure(
     recipe: str,
     *,

@@ -154,10 +154,18 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     """Everything a run needs before it has a directory."""
     if start is not None:
         raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
-    if world.size > 1:
-        raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
     if config.data.stream:
-        return prepare_stream(config, TOKENIZER_FILE, saved)
+        return prepare_stream(config, TOKENIZER_FILE, saved=saved, world=world)
+    if world.size > 1:
+        raise ConfigError(
+            f"a holographic run on one text is one process, torchrun started {world.size}; start it alone, or set "
+            "data.stream"
+        )
+    if config.model.memory is not None:
+        raise ConfigError(
+            "`model.memory` is for streams: what is dropped from a text that is kept could not be fitted; set "
+            "data.stream, or model.memory to null"
+        )
     if saved is None:
         corpus = read_words(config.data)
         texts = [LearnedText(config.data.source, corpus.digest, corpus.split.tokenizer.vocab_size)]
@@ -192,6 +200,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
+            "bytes beside counts": f"{sum(model.memories.plan.fixed.values()):,}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
         facts={

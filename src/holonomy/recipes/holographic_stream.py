@@ -14,7 +14,7 @@ import numpy as np
 from holonomy.core.budget import Budget
 from holonomy.core.config import to_json
 from holonomy.core.errors import ConfigError, DataError
-from holonomy.data.splits import is_held_out
+from holonomy.data.splits import is_held_out, part_of
 from holonomy.data.stream import DocumentFiles, Documents, DocumentStream, hub_documents
 from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
@@ -24,9 +24,11 @@ from holonomy.models.holographic.learner import HolographicLearner
 from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import memory_plan
-from holonomy.models.holographic.streaming import Words, WordStream, joined
+from holonomy.models.holographic.storage import learned_tensors, merged
+from holonomy.models.holographic.streaming import Words, WordStream, end_to_end
 from holonomy.recipes.work import Work, figures
 from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.distributed import World
 
 HUB = "hub:"
 """Stands before the name of a data set."""
@@ -80,11 +82,13 @@ def side_of(config: WordsConfig, text: str) -> str:
     return "apart" if is_held_out(text, how.apart, seed=1) else "train"
 
 
-def training_stream(config: WordsConfig) -> DocumentStream:
-    """The documents to learn, shuffled block by block, from the beginning."""
+def training_stream(config: WordsConfig, part: tuple[int, int] = (0, 1)) -> DocumentStream:
+    """The documents to learn, or one part of several, shuffled block by block, from the beginning."""
+    number, parts = part
 
     def learned(text: str) -> bool:
-        return len(text) >= config.documents.least and side_of(config, text) == "train"
+        mine = len(text) >= config.documents.least and side_of(config, text) == "train"
+        return mine and (parts == 1 or part_of(text, parts) == number)
 
     how = config.documents
     return DocumentStream(open_documents(config), buffer=how.shuffle, seed=how.seed, keep=learned)
@@ -147,7 +151,7 @@ def _words(tokenizer: WordTokenizer, texts: list[str]) -> Words:
         if len(words):
             found.append(words)
             count += len(words)
-    return joined(found)
+    return end_to_end(found)
 
 
 def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | None = None) -> dict[str, float]:
@@ -168,22 +172,34 @@ def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, flo
     return {"baseline/unigram": -float(np.log(unigram).mean()), name: -float(np.log(plain).mean())}
 
 
-def prepare_stream(config: HolographicRunConfig, tokenizer_file: str, saved: Checkpoint | None) -> Work:
-    """Everything a run on a stream needs before it has a directory."""
+def prepare_stream(
+    config: HolographicRunConfig, tokenizer_file: str, *, saved: Checkpoint | None, world: World
+) -> Work:
+    """Everything a run on a stream needs before it has a directory; each process learns a part of the documents."""
+    if world.size > 1 and saved is not None:
+        raise ConfigError("a checkpoint holds what the first process had learned; start runs of several anew")
+    share = None if config.train.words is None else -(-config.train.words // world.size)
     tokenizer = None if saved is None else WordTokenizer.from_json(saved.files[tokenizer_file])
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
     plan = memory_plan(config.model, first.tokenizer.vocab_size)
     model = HolographicModel(config.model, first.tokenizer)
     source = WordStream(
-        lambda: training_stream(config.data),
+        lambda: training_stream(config.data, (world.rank, world.size)),
         first.tokenizer,
         batch=config.model.batch_size,
         reach=model.memories.reach,
         replay=config.model.replay,
         apart=first.apart,
-        most=config.train.words,
+        most=share,
+        whole=lambda: training_stream(config.data),
+        agreed=world.all_of,
     )
-    budget = Budget(tokens=config.train.words or ENDLESS)
+    # The stream says when it is over: with several processes, later than the first one has learned its share.
+    budget = Budget(tokens=ENDLESS if share is None or world.size > 1 else share)
+
+    def gather(learned: HolographicModel) -> None:
+        if world.size > 1:
+            merged(learned, world.each(learned_tensors(learned)))
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
         most = None if model.mixture.calibrated else config.train.positions
@@ -191,7 +207,7 @@ def prepare_stream(config: HolographicRunConfig, tokenizer_file: str, saved: Che
 
     return Work(
         config=config,
-        learner=HolographicLearner(model),
+        learner=HolographicLearner(model, gather=gather),
         sampler=source,
         evaluate=evaluate,
         header={
@@ -212,6 +228,7 @@ def prepare_stream(config: HolographicRunConfig, tokenizer_file: str, saved: Che
         callbacks=lambda directory: (),
         closing=lambda: stream_baselines(model, first),
         budget=budget,
+        lean=config.model.memory is not None,
     )
 
 

@@ -91,6 +91,9 @@ class _Fit:
     def restore(self, saved: Checkpoint) -> None:
         self.learner.load_state({**saved.tensors, **saved.state["learner"]})
         self.data.load_state(saved.state["data"])
+        if self.plan.lean:
+            # They are the model's now; whoever holds the checkpoint needs no second copy.
+            saved.tensors.clear()
         counters = saved.state["counters"]
         # Older versions did not count which losses are numbers; they saved only while all were.
         self.now = Counters(**{"pending_sound": float(counters["pending_tokens"]), **counters})
@@ -308,8 +311,10 @@ class _Fit:
             return None
         # Whatever happens until they are written, it is the best of now that must stay.
         state, step, best_step = self.learner.state(), now.step, self._best_step()
-        # Copies, so that training may go on while they are written.
-        tensors = {k: v.detach().cpu().clone() for k, v in state.items() if isinstance(v, Tensor)}
+        tensors = {k: v.detach().cpu() for k, v in state.items() if isinstance(v, Tensor)}
+        if not self.plan.lean:
+            # Copies, so that training may go on while they are written.
+            tensors = {k: v.clone() for k, v in tensors.items()}
         values = {
             **self.facts,
             "learner": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
@@ -326,6 +331,8 @@ class _Fit:
             self._prune(best_step)
 
         self._write(write)
+        if self.plan.lean:
+            self.finish()
         return self.run.checkpoints / f"step-{step}"
 
     def _write(self, job: Callable[[], None]) -> None:

@@ -451,10 +451,10 @@ class CountTrie:
         self._leaf_table = table_with_room(self._leaf_table, self._leaf, 0, leaf, leaf, fresh=True)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays that `load_state` reads back."""
+        """Arrays that `load_state` reads back; views, which change as the trie learns."""
         used = self._sizes[:2]
         counts = np.append(self._tally.reshape(-1), self.learned)
-        return {"inner": self._inner[: used[0]].copy(), "leaf": self._leaf[: used[1]].copy(), "tally": counts}
+        return {"inner": self._inner[: used[0]], "leaf": self._leaf[: used[1]], "tally": counts}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over a stored trie.

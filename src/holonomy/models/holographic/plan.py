@@ -16,6 +16,8 @@ PAIR = 400
 """Bytes for each pair of neighbours while word vectors are made."""
 REPLAYED = 48
 """Bytes for each word that is learned once more after a stream."""
+COPIES = 2
+"""Of everything that is saved: the bytes of each tensor, and those of the file."""
 WORKING = 8
 """The part of a budget, one in so many, that word vectors may take while they are made."""
 CHUNK_ROWS = 1024
@@ -30,7 +32,7 @@ class MemoryPlan:
         fixed: bytes of structures whose size does not depend on the text.
         rooms: most bytes of each trie of counts; empty without a budget, where they grow with the text.
         neighbours: most pairs of neighbours that word vectors are made of; None is all.
-        copies: bytes of everything that is saved, once more while a checkpoint is written.
+        copies: bytes of what exists of everything that is saved while a checkpoint is made.
         budget: bytes of all of it; None is no limit.
     """
 
@@ -89,8 +91,8 @@ def least_room(order: int, symbols: int) -> int:
 def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
     """What a model of so many words will take.
 
-    With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts; half of
-    everything that is saved counts twice, since a checkpoint is made of a copy.
+    With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts. Everything that
+    is saved counts three times, since a checkpoint is made of two copies of it.
 
     Raises:
         ConfigError: it cannot fit; names what takes most and what would fit.
@@ -103,7 +105,7 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
     making = budget // WORKING if "readout" in fixed else 0
     fixed["word vectors in the making"] = making
     saved = sum(fixed.get(name, 0) for name in ("unigram", "readout", "classes of words", "tower"))
-    free = (budget - sum(fixed.values()) - saved) // 2
+    free = (budget - sum(fixed.values()) - COPIES * saved) // (1 + COPIES)
     total = sum(share for _, _, share in shares.values())
     rooms = {name: free * share // total for name, (_, _, share) in shares.items()}
     short = {n: least_room(o, vocab_size + extra) for n, (o, extra, _) in shares.items()}
@@ -118,4 +120,4 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
             "(data.documents.vocab_size, data.min_count), a shorter model.replay, fewer model.counts.skips and "
             "classes, fewer model.tower.levels, or model.tower.role off"
         )
-    return MemoryPlan(fixed, rooms, making // PAIR, saved + sum(rooms.values()), budget)
+    return MemoryPlan(fixed, rooms, making // PAIR, COPIES * (saved + sum(rooms.values())), budget)

@@ -29,10 +29,10 @@ def beginning(documents: Callable[[], DocumentStream], tokenizer: WordTokenizer,
         if len(words):
             parts.append(words)
             count += len(words)
-    return joined(parts)
+    return end_to_end(parts)
 
 
-def joined(parts: list[np.ndarray]) -> Words:
+def end_to_end(parts: list[np.ndarray]) -> Words:
     """Documents end to end."""
     if not parts:
         return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
@@ -53,6 +53,9 @@ class WordStream:
         replay: words to give once more at the end.
         apart: held-out documents for the fit.
         most: words to learn; None is all.
+        whole: opens the stream whose first words are given once more, where this is a part of it.
+        agreed: tells whether the streams of all processes are over, given whether this one is; until then one that is
+            over gives empty batches.
 
     Raises:
         DataError: there is no word.
@@ -68,14 +71,19 @@ class WordStream:
         replay: int,
         apart: Words,
         most: int | None = None,
+        whole: Callable[[], DocumentStream] | None = None,
+        agreed: Callable[[bool], bool] = lambda over: over,
     ) -> None:
-        self._open, self.tokenizer, self.batch, self.reach = documents, tokenizer, batch, reach
+        self._open, self._agreed = whole or documents, agreed
+        self.tokenizer, self.batch, self.reach = tokenizer, batch, reach
         self.replay, self.apart, self.most = replay, apart, most
         self._source = documents()
         self._at, self._words, self._given = self._source.state(), np.empty(0, dtype=np.int64), 0
         self.learned = self.drawn = 0
         self._advance()
-        if self.over:
+        self.over = False
+        """Whether all words were given, to all processes."""
+        if agreed(self._empty()):
             raise DataError("the stream has no word to learn; name documents with text that is not all held out")
 
     def _advance(self) -> None:
@@ -85,9 +93,7 @@ class WordStream:
             text = self._source.next()
             self._words = self.tokenizer.encode(text) if not self._source.epoch else self._words[:0]
 
-    @property
-    def over(self) -> bool:
-        """Whether all words were given."""
+    def _empty(self) -> bool:
         return bool(self._source.epoch) or (self.most is not None and self.learned >= self.most)
 
     def next(self) -> TokenBatch:
@@ -109,7 +115,11 @@ class WordStream:
             targets.append(np.where(np.arange(first, end) < begin, IGNORE_INDEX, words))
             count, self._given = count + end - begin, end
             self._advance()
+        if not inputs:
+            inputs.append(np.array([self.tokenizer.pad_id]))
+            targets.append(np.array([IGNORE_INDEX]))
         self.learned, self.drawn = self.learned + count, self.drawn + 1
+        self.over = self._agreed(self._empty())
         row, wanted = (torch.from_numpy(np.concatenate(part))[None] for part in (inputs, targets))
         if not self.over:
             return TokenBatch(row, wanted, count)
@@ -117,7 +127,8 @@ class WordStream:
 
     def state(self) -> dict[str, Json]:
         """Place of the current document, and how many of its words were given."""
-        return {"documents": self._at, "given": self._given, "learned": self.learned, "drawn": self.drawn}
+        numbers = {"given": self._given, "learned": self.learned, "drawn": self.drawn, "over": self.over}
+        return {"documents": self._at, **numbers}
 
     def load_state(self, state: Mapping[str, Json]) -> None:
         """Continues from a state.
@@ -125,14 +136,22 @@ class WordStream:
         Raises:
             CheckpointError: it is not one of this stream.
         """
-        at, numbers = state.get("documents"), [state.get(name) for name in ("given", "learned", "drawn")]
-        if not isinstance(at, dict) or any(not isinstance(n, int) or n < 0 for n in numbers):
-            raise CheckpointError(f"the state of a stream is {dict(state)}; wanted documents, given, learned and drawn")
+        at, over, numbers = (
+            state.get("documents"),
+            state.get("over"),
+            [state.get(name) for name in ("given", "learned", "drawn")],
+        )
+        if (
+            not isinstance(at, dict)
+            or not isinstance(over, bool)
+            or any(not isinstance(n, int) or n < 0 for n in numbers)
+        ):
+            raise CheckpointError(f"the state of a stream is {dict(state)}; wanted documents, numbers and over")
         given, self.learned, self.drawn = (n for n in numbers if isinstance(n, int))
         self._source.load_state(at)
         self._words, self._given = self._words[:0], 0
         self._advance()
         if given > len(self._words):
             raise CheckpointError(f"the state of a stream gives {given} words of a document of {len(self._words)}")
-        self._given = given
+        self._given, self.over = given, over
         self._advance()
