@@ -96,10 +96,10 @@ def main() -> None:
     """Learns the stream and prints a record every so many words."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--tokens", type=int, default=1_000_000)
-    parser.add_argument("--memory", type=int, default=2048, help="MiB")
+    parser.add_argument("--memory", type=int, default=2048, help="MiB; 0 is no limit")
     parser.add_argument("--every", type=int, default=1_000_000)
     parser.add_argument("--span", type=float, default=8.0)
-    parser.add_argument("--tower", default="off", choices=("off", "mirror"))
+    parser.add_argument("--tower", default="off", choices=("off", "overflow", "mirror"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -108,7 +108,7 @@ def main() -> None:
     if not train or not test:
         raise DataError("the data directory holds too few documents")
     tokenizer = WordTokenizer.train(train, min_count=2)
-    config = HolographicConfig(memory=args.memory, tower=TowerConfig(role=args.tower))
+    config = HolographicConfig(memory=args.memory or None, tower=TowerConfig(role=args.tower))
     model = HolographicModel(config, tokenizer)
     texts, held = ([tokenizer.encode(d) for d in part] for part in (train, test))
     texts, held = [t for t in texts if len(t)], [t for t in held if len(t)]

@@ -10,8 +10,10 @@ import pytest
 from holonomy.core.errors import ConfigError
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import CountsConfig, HolographicConfig, SimilarityConfig, TowerConfig
-from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.contexts import Contexts, of_text
 from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.growth import let_go, reached
+from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import MIB, least_room, memory_plan
 
@@ -71,9 +73,18 @@ def test_what_stays_was_counted_and_the_frequent_stay() -> None:
             assert all(held.get(gram, 0) >= count - 2 * trie.evictions for gram, count in true.items())
             assert all(held[gram] >= count - 3 for gram, count in true.most_common(50))
     # A word that is dropped leaves its count to its context.
-    top = int(np.bincount(tokens).argmax())
-    found = trie.find(np.array([[0, top]]), np.array([1]))
-    assert trie.totals(found)[0, 1] == whole.totals(whole.find(np.array([[0, top]]), np.array([1])))[0, 1]
+    context = np.array([max(true, key=true.__getitem__)[:2]])
+    both = [t.totals(t.find(context, np.array([2])))[0, 2] for t in (trie, whole)]
+    assert both[0] == both[1] > 100
+
+
+def test_rows_that_are_let_go_take_no_memory() -> None:
+    array = reached(np.ones((10, 4), dtype=np.int32), 100_000)
+    array[:] = 7
+    let_go(array, 50_000)
+    # Pages that were given back read as zero; those in use stay.
+    assert (array[:50_000] == 7).all() and (array[-1000:] == 0).all()
+    let_go(np.ones((10, 4), dtype=np.int32), 5)
 
 
 def test_with_enough_room_nothing_is_dropped() -> None:
@@ -97,6 +108,42 @@ def test_an_interrupted_trie_drops_the_same() -> None:
             trie.load_state(state)
     assert straight.evictions > 3
     assert all(np.array_equal(a, trie.state()[name]) for name, a in straight.state().items())
+
+
+def test_what_is_dropped_is_told_of_with_all_its_occurrences() -> None:
+    tokens, order = text(60_000), 4
+    trie, told = CountTrie(order, V, room=learned(tokens, order, None).nbytes // 4), Counter()
+    trie.longest = 3
+
+    def spill(grams: np.ndarray, counts: np.ndarray) -> None:
+        for gram, count in zip(grams.tolist(), counts.tolist(), strict=True):
+            told[tuple(s for s in gram if s >= 0)] += count
+
+    trie.spill, whole = spill, pairs(tokens, order)
+    for begin in range(0, len(tokens), 1000):
+        trie.learn(Pairs(*(a[begin : begin + 1000] for a in whole)))
+    assert len(told) > 5000
+    for n in (2, 3):
+        true = Counter(map(tuple, np.lib.stride_tricks.sliding_window_view(tokens, n).tolist()))
+        symbols, raw, _ = trie.grams(n)
+        held = Counter(dict(zip(map(tuple, symbols.tolist()), raw.tolist(), strict=True)))
+        assert held + Counter({gram: count for gram, count in told.items() if len(gram) == n}) == true
+
+
+def test_a_store_takes_what_is_dropped_and_says_it_again() -> None:
+    config = TowerConfig(role="overflow", levels=5, top_digits={2: 4, 3: 4})
+    mirror, counts = Mirror(config, V), CountTrie(4, V)
+    grams = np.array([[-1, 5, 7], [-1, 5, 9], [3, 5, 7], [-1, 8, 2]], dtype=np.int32)
+    mirror.take(grams, np.array([3, 1, 2, 6], dtype=np.int32))
+    assert int(mirror.tower.load.sum()) == 12
+    # One of them is counted exactly as well: it came again.
+    counts.learn(Pairs(np.array([[1, 1, 5]]), np.array([1]), np.array([9]), np.array([4])))
+    contexts = Contexts(np.array([5]), np.array([0]), np.array([1]))
+    mirror.shares[0] = 1.0
+    said = mirror.distribution(contexts, counts)[0]
+    assert said[[7, 9]] == pytest.approx([3 / 8, 5 / 8], abs=0.02) and said.sum() == pytest.approx(1)
+    with pytest.raises(ValueError, match="full memory drops"):
+        HolographicConfig(tower=config)
 
 
 def test_the_most_frequent_pairs_are_those_of_the_counts() -> None:
@@ -160,13 +207,17 @@ def test_a_model_within_a_budget_scores_close_to_one_without() -> None:
     tokenizer = WordTokenizer([f"w{n}" for n in range(V)])
     tokens, further = text(60_000) + 2, text(2000, seed=1) + 2
     losses = []
-    for memory in (None, 160):
-        model = HolographicModel(small(memory=memory, tower=TowerConfig(role="off")), tokenizer)
+    for memory in (None, 96):
+        role = "off" if memory is None else "overflow"
+        tower = TowerConfig(role=role, levels=3, channels=4)
+        model = HolographicModel(small(memory=memory, tower=tower), tokenizer)
         for begin in range(0, len(tokens), 5000):
             model.learn_text(tokens[begin : begin + 5000])
         model.consolidate(tokens[:5000])
         model.fit_apart(further)
-        assert memory is None or sum(g.trie.evictions for g in model.memories.grams) > 0
+        if model.mirror is not None:
+            assert sum(g.trie.evictions for g in model.memories.grams) > 0
+            assert int(model.mirror.tower.load.sum()) > 0
         logs = model.score(text(1000, seed=2) + 2, np.arange(1000))
         losses.append(-float(logs.mean()))
     # Words are drawn one by one: the best there is costs their entropy.

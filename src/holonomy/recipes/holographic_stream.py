@@ -25,7 +25,7 @@ from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import learned_tensors, merged
-from holonomy.models.holographic.streaming import Words, WordStream, end_to_end
+from holonomy.models.holographic.streaming import Words, WordStream, in_a_row
 from holonomy.recipes.work import Work, figures
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -151,7 +151,7 @@ def _words(tokenizer: WordTokenizer, texts: list[str]) -> Words:
         if len(words):
             found.append(words)
             count += len(words)
-    return end_to_end(found)
+    return in_a_row(found)
 
 
 def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | None = None) -> dict[str, float]:

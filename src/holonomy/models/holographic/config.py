@@ -14,8 +14,9 @@ from holonomy.core.inference import InferConfig
 class TowerConfig(Config):
     """Superposed bindings."""
 
-    role: Literal["mirror", "off"] = Field(
-        default="mirror", description="mirror: every pair is bound beside its exact count; off: no store"
+    role: Literal["mirror", "overflow", "off"] = Field(
+        default="mirror",
+        description="mirror: every pair is bound beside its exact count; overflow: those that model.memory drops; off",
     )
     levels: int = Field(default=5, ge=3, le=10, description="of the tower; 16^levels multivectors at 16 channels")
     channels: int = Field(default=16, ge=1, le=1024, description="multivectors at an address; a power of two")
@@ -234,6 +235,8 @@ class HolographicConfig(Config):
             raise ValueError(
                 f"tower.top_digits has order {max(self.tower.top_digits)}; counts.order must be higher than that"
             )
+        if self.tower.role == "overflow" and self.memory is None:
+            raise ValueError("tower.role = overflow binds what a full memory drops: set memory, or another role")
         wordy = self.mixture.product != "none" or self.counts.classes or self.similarity.readout
         if self.mixture.pool == "logarithmic" and wordy:
             raise ValueError(

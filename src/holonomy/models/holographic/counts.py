@@ -7,7 +7,7 @@ unlearning restores every bit. Symbols of a context need not be words: classes, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import discounts_of
 from holonomy.models.holographic.eviction import SLACK, drop, evict, row_depths, trie_bytes
-from holonomy.models.holographic.growth import chain, grown, reached, table_with_room
+from holonomy.models.holographic.growth import chain, grown, let_go, reached, table_with_room
 from holonomy.models.holographic.kernels import (
     FIRST,
     INNER_USED,
@@ -81,7 +81,9 @@ class CountTrie:
             raise ConfigError(f"`order` is {order} and `vocab_size` {vocab_size}; wanted 1 to 16 and 1 or more")
         self.order, self.vocab_size, self.rolling, self.room = order, vocab_size, rolling, room
         self.num_symbols = max(vocab_size, num_symbols or vocab_size)
-        self.learned = self.evictions = 0
+        self.learned = self.evictions = self.longest = 0
+        self.spill: Callable[[np.ndarray, np.ndarray], None] | None = None
+        """Told of grams up to the order `longest` that are evicted; see `evict`."""
         self.clear()
 
     def clear(self) -> None:
@@ -197,6 +199,8 @@ class CountTrie:
             self._sizes,
             self.order,
             lambda a, b: trie_bytes(a + inner, b + leaf) <= (1 - SLACK) * room,
+            self.spill,
+            self.longest,
         )
         if trie_bytes(int(self._sizes[INNER_USED]) + inner, int(self._sizes[LEAF_USED]) + leaf) > room:
             raise ConfigError(
@@ -204,6 +208,8 @@ class CountTrie:
                 "raise model.memory, or take fewer words or lower orders"
             )
         self.evictions += 1
+        let_go(self._inner, int(self._sizes[INNER_USED]))
+        let_go(self._leaf, int(self._sizes[LEAF_USED]))
         self._inner_table, self._leaf_table = (np.full(128, -1, dtype=np.int32) for _ in range(2))
         self._index()
         self._changed()

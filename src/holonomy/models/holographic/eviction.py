@@ -23,6 +23,8 @@ RAREST = 16
 WORK = 6
 """Bytes for each row that an eviction takes beside the rows: its place, depth, and whether it is needed."""
 FIRST_SLOTS = 128
+NOTED = 2**18
+"""Grams that are told of at an eviction, at most."""
 
 
 def slots(rows: int) -> int:
@@ -39,13 +41,14 @@ def trie_bytes(inner: int, leaf: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., int], Callable[..., None]]:
+def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., int], Callable[..., int]]:
     """`measure(inner, sizes, depth)`, `tally(inner, leaf, sizes, depth, found)`, `reach(...)` and `purge(...)`.
 
     `measure` writes the number of symbols of each row, `tally` how many rows of each order have which count, `reach`
     finds the row up to which so many of one order have one count. `purge` drops what occurred fewer than `least` times
     at orders above `lowest`, at that order as well up to the row `upto`, and fewer than `below` times elsewhere,
-    unless a longer gram needs it; it puts the others together, in their order, within the same arrays.
+    unless a longer gram needs it; it puts the others together, in their order, within the same arrays. Of the grams
+    that go below the highest order, as many as there is room for are noted in `gone`, behind -1, and `lost`.
     """
 
     def measure(inner, sizes, depth):
@@ -75,8 +78,8 @@ def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
 
     release = compiled(release, exact=True)
 
-    def purge(inner, leaf, sizes, depth, needed, place, order, least, lowest, upto, below):
-        used, end = sizes[0], 0
+    def purge(inner, leaf, sizes, depth, needed, place, order, least, lowest, upto, below, gone, lost):
+        used, end, noted = sizes[0], 0, 0
         needed[:used] = 0
         for row in range(sizes[1]):
             bound = least if lowest < order or row < upto else below
@@ -92,6 +95,13 @@ def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
             bound = least if depth[row] > lowest or (depth[row] == lowest and row < upto) else below
             if depth[row] < 2 or needed[row] == 1 or inner[row, 2] >= bound:
                 needed[row] = needed[inner[row, 0]] = 1
+        for row in range(1, used):
+            if needed[row] == 0 and inner[row, 2] > 0 and depth[row] <= gone.shape[1] and noted < len(lost):
+                lost[noted], at = inner[row, 2], row
+                gone[noted, :] = -1
+                for back in range(depth[row]):
+                    gone[noted, gone.shape[1] - 1 - back], at = inner[at, 1], inner[at, 0]
+                noted += 1
         end, place[0], inner[0, 5] = 1, 0, -1
         for row in range(1, used):
             # The parent has its place already; a row that goes leaves its count to a context that stays.
@@ -112,6 +122,7 @@ def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
         for row in range(sizes[1]):
             parent = place[leaf[row, 0]]
             leaf[row, 0], leaf[row, 3], inner[parent, 5] = parent, inner[parent, 5], row
+        return noted
 
     return tuple(compiled(f, exact=True) for f in (measure, tally, reach, purge))  # type: ignore[return-value]
 
@@ -151,10 +162,22 @@ def drop(inner: np.ndarray, leaf: np.ndarray, sizes: np.ndarray, order: int, *, 
     used = int(sizes[0])
     depth, needed = row_depths(inner[:used]), np.empty(used, dtype=np.uint8)
     place = np.empty(used, dtype=np.int32)
-    evicting()[3](inner, leaf, sizes, depth, needed, place, order, least, lowest - 1, 0, 1)
+    evicting()[3](inner, leaf, sizes, depth, needed, place, order, least, lowest - 1, 0, 1, *_notes(0, 0))
 
 
-def evict(inner: np.ndarray, leaf: np.ndarray, sizes: np.ndarray, order: int, fits: Callable[[int, int], bool]) -> None:
+def _notes(number: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.empty((number, longest), dtype=np.int32), np.empty(number, dtype=np.int32)
+
+
+def evict(
+    inner: np.ndarray,
+    leaf: np.ndarray,
+    sizes: np.ndarray,
+    order: int,
+    fits: Callable[[int, int], bool],
+    spill: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    longest: int = 0,
+) -> None:
     """Drops grams until the numbers of rows fit: the rarest first, of these the longest, of these the oldest.
 
     Tables are to be made anew.
@@ -163,7 +186,15 @@ def evict(inner: np.ndarray, leaf: np.ndarray, sizes: np.ndarray, order: int, fi
         inner, leaf, sizes: of a trie; changed.
         order: its longest gram.
         fits: whether so many rows of both kinds are few enough.
+        spill: told of the grams that go, up to the order `longest`, nearest symbol last behind -1, and of how often
+            each occurred; of the first `NOTED` of each kind.
     """
+    gone_grams, lost = _notes(NOTED if spill else 0, longest)
+
+    def note(number: int) -> None:
+        if spill is not None and number:
+            spill(gone_grams[:number], lost[:number])
+
     _, tally, reach, purge = evicting()
     used = int(sizes[0])
     depth, needed = row_depths(inner[:used]), np.empty(used, dtype=np.uint8)
@@ -176,10 +207,11 @@ def evict(inner: np.ndarray, leaf: np.ndarray, sizes: np.ndarray, order: int, fi
         if gone is not None:
             rows = leaf if lowest == order else inner
             upto = reach(rows, int(sizes[int(lowest == order)]), depth, lowest, lowest == order, least - 1, gone)
-            purge(inner, leaf, sizes, depth, needed, place, order, least, lowest, upto, least - 1)
+            limits = order, least, lowest, upto, least - 1
+            note(purge(inner, leaf, sizes, depth, needed, place, *limits, gone_grams, lost))
             found[:] = 0
             tally(inner, leaf, sizes, depth, found)
         lowest, least = (lowest - 1, least) if lowest > 2 else (order, least + 1)
     if not fits(int(sizes[0]), int(sizes[1])):
         # Whatever stays occurred often; then the longest grams go altogether.
-        purge(inner, leaf, sizes, depth, needed, place, order, 2**31 - 1, 1, 0, 1)
+        note(purge(inner, leaf, sizes, depth, needed, place, order, 2**31 - 1, 1, 0, 1, gone_grams, lost))

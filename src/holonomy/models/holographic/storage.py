@@ -96,6 +96,7 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
         foreign = sorted(set(state) ^ known)
         raise CheckpointError(f"`{foreign[0]}` does not belong to this model, or is missing")
     model.memories, model.mixture, model.mirror = fresh.memories, fresh.mixture, fresh.mirror
+    model.attach()
 
 
 def _lacks_column(name: str, value: Tensor) -> bool:
@@ -206,6 +207,7 @@ def merged(model: HolographicModel, parts: Iterable[Mapping[str, Tensor]]) -> No
         load_into(other, {**state_of(model, copy=False), **part})
         merge_into(whole, other)
     model.memories, model.mirror = whole.memories, whole.mirror
+    model.attach()
 
 
 def merge_into(model: HolographicModel, other: HolographicModel) -> None:

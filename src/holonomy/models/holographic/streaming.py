@@ -29,10 +29,10 @@ def beginning(documents: Callable[[], DocumentStream], tokenizer: WordTokenizer,
         if len(words):
             parts.append(words)
             count += len(words)
-    return end_to_end(parts)
+    return in_a_row(parts)
 
 
-def end_to_end(parts: list[np.ndarray]) -> Words:
+def in_a_row(parts: list[np.ndarray]) -> Words:
     """Documents end to end."""
     if not parts:
         return np.empty(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
