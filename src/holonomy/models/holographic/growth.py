@@ -38,7 +38,9 @@ def reached(array: np.ndarray, rows: int) -> np.ndarray:
     """An array of so many rows, of which the operating system gives memory only to those that are written."""
     if rows <= len(array):
         return array
-    place = mmap.mmap(-1, rows * array.shape[1] * array.itemsize)
+    size = rows * array.shape[1] * array.itemsize
+    # Only memory of this process alone can be given back.
+    place = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE) if hasattr(mmap, "MAP_PRIVATE") else mmap.mmap(-1, size)
     larger = np.frombuffer(place, dtype=array.dtype).reshape(rows, array.shape[1])
     larger[: len(array)] = array
     return larger
