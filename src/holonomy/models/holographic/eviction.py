@@ -41,14 +41,11 @@ def trie_bytes(inner: int, leaf: int) -> int:
 
 
 @lru_cache(maxsize=1)
-def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., int], Callable[..., int]]:
-    """`measure(inner, sizes, depth)`, `tally(inner, leaf, sizes, depth, found)`, `reach(...)` and `purge(...)`.
+def surveying() -> tuple[Callable[..., None], Callable[..., None], Callable[..., int]]:
+    """`measure(inner, sizes, depth)`, `tally(inner, leaf, sizes, depth, found)` and `reach(rows, used, ...)`.
 
     `measure` writes the number of symbols of each row, `tally` how many rows of each order have which count, `reach`
-    finds the row up to which so many of one order have one count. `purge` drops what occurred fewer than `least` times
-    at orders above `lowest`, at that order as well up to the row `upto`, and fewer than `below` times elsewhere,
-    unless a longer gram needs it; it puts the others together, in their order, within the same arrays. Of the grams
-    that go below the highest order, as many as there is room for are noted in `gone`, behind -1, and `lost`.
+    finds the row up to which so many of one order have one count.
     """
 
     def measure(inner, sizes, depth):
@@ -70,6 +67,19 @@ def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
                 if wanted < 0:
                     return row
         return used
+
+    return compiled(measure, exact=True), compiled(tally, exact=True), compiled(reach, exact=True)
+
+
+@lru_cache(maxsize=1)
+def evicting() -> Callable[..., int]:
+    """`purge(inner, leaf, sizes, depth, needed, place, order, least, lowest, upto, below, gone, lost)`.
+
+    Drops what occurred fewer than `least` times at orders above `lowest`, at that order as well up to the row `upto`,
+    and fewer than `below` times elsewhere, unless a longer gram needs it; puts the others together, in their order,
+    within the same arrays. Of the grams that go below the highest order, as many as there is room for are noted in
+    `gone`, behind -1, and `lost`; returns how many.
+    """
 
     def release(inner, context, count):
         if count > 0:
@@ -124,13 +134,13 @@ def evicting() -> tuple[Callable[..., None], Callable[..., None], Callable[..., 
             leaf[row, 0], leaf[row, 3], inner[parent, 5] = parent, inner[parent, 5], row
         return noted
 
-    return tuple(compiled(f, exact=True) for f in (measure, tally, reach, purge))  # type: ignore[return-value]
+    return compiled(purge, exact=True)
 
 
 def row_depths(inner: np.ndarray) -> np.ndarray:
     """Number of symbols of each row of `inner`, [rows] uint8."""
     depth = np.empty(len(inner), dtype=np.uint8)
-    evicting()[0](inner, np.array([len(inner)]), depth)
+    surveying()[0](inner, np.array([len(inner)]), depth)
     return depth
 
 
@@ -162,7 +172,7 @@ def drop(inner: np.ndarray, leaf: np.ndarray, sizes: np.ndarray, order: int, *, 
     used = int(sizes[0])
     depth, needed = row_depths(inner[:used]), np.empty(used, dtype=np.uint8)
     place = np.empty(used, dtype=np.int32)
-    evicting()[3](inner, leaf, sizes, depth, needed, place, order, least, lowest - 1, 0, 1, *_notes(0, 0))
+    evicting()(inner, leaf, sizes, depth, needed, place, order, least, lowest - 1, 0, 1, *_notes(0, 0))
 
 
 def _notes(number: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +205,7 @@ def evict(
         if spill is not None and number:
             spill(gone_grams[:number], lost[:number])
 
-    _, tally, reach, purge = evicting()
+    (_, tally, reach), purge = surveying(), evicting()
     used = int(sizes[0])
     depth, needed = row_depths(inner[:used]), np.empty(used, dtype=np.uint8)
     place = np.empty(used, dtype=np.int32)
