@@ -163,7 +163,7 @@ def test_memory_does_not_follow_the_size_of_the_files(tmp_path: Path) -> None:
 def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="does not exist"):
         open_documents(str(tmp_path / "nothing.txt"), field="text")
-    with pytest.raises(DataError, match="not a file or a folder with"):
+    with pytest.raises(DataError, match="not a file or a folder or archive with"):
         open_documents(str(tmp_path), field="text")
     for odd in ("hub:", "hub:x?revision=3"):
         with pytest.raises(ConfigError, match="wanted hub:NAME"):

@@ -12,7 +12,7 @@ from rich.table import Table
 from holonomy.cli import options
 from holonomy.cli.console import err, out, print_json
 from holonomy.core.config import leaves, migrate, read_yaml, replace_text, to_json, to_yaml
-from holonomy.recipes import RECIPES, configure
+from holonomy.recipes import RECIPES, configure, planned_memory
 
 config_commands = typer.Typer(help="Look at configurations, check and migrate them.", no_args_is_help=True)
 
@@ -47,8 +47,10 @@ def show(
     Example: holonomy config show lior --set train.optim.lr=0.003
     """
     resolved = configure(recipe, file=config, overrides=overrides or ())
+    memory = planned_memory(resolved.config)
     if as_json:
-        print_json({"config": to_json(resolved.config), "origins": resolved.origins})
+        said = {"memory": memory} if memory else {}
+        print_json({"config": to_json(resolved.config), "origins": resolved.origins, **said})
     elif as_yaml:
         print(to_yaml(resolved.config), end="")
     elif not quiet:
@@ -56,6 +58,11 @@ def show(
         for key, value in leaves(resolved.config).items():
             table.add_row(key, str(list(value) if isinstance(value, tuple) else value), resolved.origins[key])
         out().print(table)
+        if memory:
+            table = Table("structure", "bytes", title="memory, for as many words as may be known")
+            for name, size in memory.items():
+                table.add_row(name, f"{size:,}")
+            out().print(table)
 
 
 Recipe = Annotated[str, typer.Option("--recipe", help="Recipe that the file changes.")]

@@ -22,43 +22,57 @@ from holonomy.data.tokens import TokenBatch
 
 HUB = "hub:"
 """Begins the name of a dataset of Hugging Face."""
+ROW_FILES = {".parquet": "parquet", ".jsonl": "json", ".json": "json"}
+"""Files that `datasets` reads by themselves, and what it calls their kinds."""
 POOL = 64
 """Batches whose windows are shuffled together."""
 
 
-def open_documents(source: str, *, field: str) -> Documents:
+def open_documents(source: str, *, field: str, split: str = "train", skip_bad: bool = False) -> Documents:
     """Documents of a known text, of files, or of a dataset of Hugging Face, read as they are asked for.
 
     Args:
-        source: known name, file, folder, or `hub:NAME?name=CONFIG&split=SPLIT`; the split is train by default.
+        source: known name, file, folder, archive, or `hub:NAME?name=CONFIG&split=SPLIT`. Parquet is read by `datasets`.
         field: key of the text in JSON lines and columns.
+        split: of a dataset whose name tells none.
+        skip_bad: leave bad lines of files out.
 
     Raises:
         ConfigError: the name of the dataset has unknown parts, or `datasets` is not installed.
         DataError: there is no such source.
     """
     if source.startswith(HUB):
-        return _hub(source, field)
+        return _hub(source, field, split)
     path = known_file(source) if source in KNOWN_TEXTS else Path(source)
     if not path.exists():
-        raise DataError(f"`data.source` {source} does not exist; name a file, a folder of files, or {HUB}NAME")
-    return DocumentFiles(path, field=field)
+        raise DataError(
+            f"`data.source` {source} does not exist; name a file, a folder or archive of files, or {HUB}NAME"
+        )
+    if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
+        return _rows(source, field, split, source, None)
+    return DocumentFiles(path, field=field, skip_bad=skip_bad)
 
 
-def _hub(source: str, field: str) -> HubDocuments:
+def _hub(source: str, field: str, split: str) -> HubDocuments:
     name, _, rest = source.removeprefix(HUB).partition("?")
     options = dict(parse_qsl(rest, keep_blank_values=True))
     if not name or options.keys() - {"name", "split"}:
         raise ConfigError(f"`data.source` is {source}; wanted {HUB}NAME?name=CONFIG&split=SPLIT")
+    return _rows(source, field, options.get("split", split), name, options.get("name"))
+
+
+def _rows(source: str, field: str, split: str, path: str, name: str | None) -> HubDocuments:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(
             f"`data.source` {source} wants the datasets package; install it with `pip install 'holonomy[data]'`"
         )
     from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
 
+    kind = ROW_FILES.get(Path(path).suffix) if Path(path).is_file() else None
     try:
-        rows = load_dataset(name, options.get("name"), split=options.get("split", "train"), streaming=True)
-    except (OSError, ValueError, ImportError) as error:
+        rows = load_dataset(kind or path, name, data_files=path if kind else None, split=split, streaming=True)
+    except (OSError, ValueError, ImportError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"`data.source` {source} cannot be opened: {reason}") from error
     return HubDocuments(rows, field=field)
@@ -93,8 +107,8 @@ def read_beginning(documents: Documents, *, held_share: float, characters: int, 
     kept, sizes, limits = ([], []), [0, 0], (characters, held_characters)
     digest = hashlib.sha256()
     if isinstance(documents, DocumentFiles):
-        for path in documents.files:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode("utf-8", "surrogateescape"))
+        for name, size in documents.sizes():
+            digest.update(f"{name} {size}\n".encode("utf-8", "surrogateescape"))
     for document, _ in documents.read(None):
         part = int(is_held_out(document, held_share))
         if sizes[part] < limits[part]:

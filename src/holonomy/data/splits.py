@@ -18,8 +18,17 @@ def is_held_out(document: str, share: float, *, seed: int = 0) -> bool:
     It follows from the document alone, without spaces at its ends: copies fall on one side, whatever the order and
     however many processes read.
     """
+    return _number(document, seed) < share * 2**64
+
+
+def _number(document: str, seed: int) -> int:
     digest = hashlib.blake2b(document.strip().encode("utf-8", "surrogatepass"), key=seed.to_bytes(8, "little"))
-    return int.from_bytes(digest.digest()[:8], "little") < share * 2**64
+    return int.from_bytes(digest.digest()[:8], "little")
+
+
+def part_of(document: str, parts: int, *, seed: int = 2) -> int:
+    """Which of so many parts a document belongs to; follows from it alone, as `is_held_out`, but apart from that."""
+    return _number(document, seed) % parts
 
 
 def split_documents(documents: Iterable[str], share: float, *, seed: int = 0) -> tuple[list[str], list[str]]:

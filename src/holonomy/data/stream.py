@@ -10,6 +10,8 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,13 +38,13 @@ class Documents(Protocol):
 
 
 class DocumentFiles:
-    """Documents of text and JSONL files, plain or gzipped.
+    """Documents of text and JSONL files, plain, gzipped, or in a zip archive.
 
     A text file is cut at empty lines, and where there are none into parts of a megabyte; a JSON line is a document with
     its text under `field`. Bad lines are an error that names file, line and byte, or are counted and left out.
 
     Args:
-        path: a file, or a folder whose files are read in the order of their names.
+        path: a file, or a folder or archive whose files are read in the order of their names.
         field: key of the text in JSON lines.
         skip_bad: leave bad lines out instead.
 
@@ -54,12 +56,29 @@ class DocumentFiles:
 
     def __init__(self, path: Path, *, field: str = "text", skip_bad: bool = False) -> None:
         self.field, self.skip_bad, self.skipped = field, skip_bad, 0
+        self.files: list[Path | zipfile.Path]
         if path.is_dir():
-            self.files = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(self.SUFFIXES))
+            self.files = [p for p in sorted(path.rglob("*")) if p.is_file() and p.name.endswith(self.SUFFIXES)]
+        elif path.suffix == ".zip" and path.is_file():
+            self.files = self._members(path)
         else:
             self.files = [path] if path.is_file() else []
         if not self.files:
-            raise DataError(f"`{path}` is not a file or a folder with {', '.join(self.SUFFIXES)} files")
+            raise DataError(f"`{path}` is not a file or a folder or archive with {', '.join(self.SUFFIXES)} files")
+
+    def _members(self, path: Path) -> list[Path | zipfile.Path]:
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = sorted(name for name in archive.namelist() if name.endswith(self.SUFFIXES))
+        except (zipfile.BadZipFile, OSError) as error:
+            raise DataError(f"`{path}` is not a zip archive that can be read: {error}") from error
+        return [zipfile.Path(path, name) for name in names]
+
+    def sizes(self) -> list[tuple[str, int]]:
+        """Name and bytes of each file; of members of an archive, those that they unpack to."""
+        return [
+            (p.name, p.stat().st_size if isinstance(p, Path) else p.root.getinfo(p.at).file_size) for p in self.files
+        ]
 
     def read(self, place: Json) -> Iterator[tuple[str, Json]]:
         """Documents from a place (number of the file, byte offset, line) on."""
@@ -69,18 +88,20 @@ class DocumentFiles:
                 yield text, [number, *after]
             number, offset, line = number + 1, 0, 0
 
-    def _read_file(self, path: Path, offset: int, line: int) -> Iterator[tuple[str, list[int]]]:
+    def _read_file(self, path: Path | zipfile.Path, offset: int, line: int) -> Iterator[tuple[str, list[int]]]:
         try:
             with _opened(path) as file:
-                # In a gzipped file this reads up to the place again.
+                # In a packed file this reads up to the place again.
                 file.seek(offset)
                 cut = self._lines if ".jsonl" in path.suffixes else self._paragraphs
                 yield from cut(path, file, offset, line)
-        except (EOFError, gzip.BadGzipFile, OSError) as error:
+        except (EOFError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
             raise DataError(f"`{path}` cannot be read to its end: {reason}") from error
 
-    def _each_line(self, path: Path, file: Any, offset: int, line: int) -> Iterator[tuple[str | None, int, int]]:
+    def _each_line(
+        self, path: Path | zipfile.Path, file: Any, offset: int, line: int
+    ) -> Iterator[tuple[str | None, int, int]]:
         """Each line decoded, or None for a bad one that is left out, with offset and number after it."""
         while raw := file.readline(LINE_LIMIT + 1):
             begin, offset, line = offset, offset + len(raw), line + 1
@@ -101,7 +122,7 @@ class DocumentFiles:
                     offset += len(raw)
                 yield None, offset, line
 
-    def _refuse(self, path: Path, line: int, begin: int, fault: str) -> None:
+    def _refuse(self, path: Path | zipfile.Path, line: int, begin: int, fault: str) -> None:
         if not self.skip_bad:
             raise DataError(
                 f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out: "
@@ -109,14 +130,14 @@ class DocumentFiles:
             )
         self.skipped += 1
 
-    def _lines(self, path: Path, file: Any, offset: int, line: int) -> Iterator[tuple[str, list[int]]]:
+    def _lines(self, path: Path | zipfile.Path, file: Any, offset: int, line: int) -> Iterator[tuple[str, list[int]]]:
         for text, after, number in self._each_line(path, file, offset, line):
             if text is not None and text.strip():
                 document = self._json(path, text, number, after)
                 if document is not None:
                     yield document, [after, number]
 
-    def _json(self, path: Path, text: str, line: int, after: int) -> str | None:
+    def _json(self, path: Path | zipfile.Path, text: str, line: int, after: int) -> str | None:
         try:
             found = json.loads(text)[self.field]
             fault = (
@@ -131,7 +152,9 @@ class DocumentFiles:
             return None
         return found
 
-    def _paragraphs(self, path: Path, file: Any, offset: int, line: int) -> Iterator[tuple[str, list[int]]]:
+    def _paragraphs(
+        self, path: Path | zipfile.Path, file: Any, offset: int, line: int
+    ) -> Iterator[tuple[str, list[int]]]:
         kept: list[str] = []
         size, after, number = 0, offset, line
         for text, after, number in self._each_line(path, file, offset, line):
@@ -146,7 +169,10 @@ class DocumentFiles:
             yield "".join(kept), [after, number]
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path | zipfile.Path) -> Any:
+    if isinstance(path, zipfile.Path):
+        member: Any = path.open("rb")
+        return gzip.open(member, "rb") if path.suffix == ".gz" else member
     return gzip.open(path, "rb") if path.suffix == ".gz" else io.BufferedReader(io.FileIO(path))
 
 
@@ -205,6 +231,11 @@ class DocumentStream:
             raise ConfigError(f"`buffer` is {buffer}; wanted at least 1")
         self.documents, self.buffer, self.seed, self.keep = documents, buffer, seed, keep
         self.load_state({"epoch": 0, "block": 0, "given": 0, "place": None})
+
+    @property
+    def epoch(self) -> int:
+        """Rounds that are complete, seen by asking for a document after the last one."""
+        return self._epoch
 
     def _fill(self) -> None:
         """Reads the next block, at the end of an epoch the first of the next one."""

@@ -13,6 +13,7 @@ from holonomy.core.inference import InferConfig
 from holonomy.core.registry import Registry
 from holonomy.models.holographic.config import (
     CountsConfig,
+    DocumentsConfig,
     HolographicConfig,
     HolographicRunConfig,
     MixtureConfig,
@@ -119,6 +120,16 @@ def holographic_chars(source: str = "pydoc") -> HolographicRunConfig:
 def holographic_chars_shakespeare() -> HolographicRunConfig:
     """The same on tinyshakespeare."""
     return holographic_chars("tinyshakespeare")
+
+
+def holographic_openwebtext() -> HolographicRunConfig:
+    """One pass over OpenWebText, read as it is needed, within 2 GiB."""
+    model = HolographicConfig(tower=TowerConfig(role="off"), memory=2048)
+    data = WordsConfig(
+        source="hub:Skylion007/openwebtext", stream=True, documents=DocumentsConfig(vocab_size=30_000), min_count=3
+    )
+    cadence = Cadence(log_every=10, eval_every=100_000, save_every=500, keep=1)
+    return HolographicRunConfig(model=model, data=data, train=PassConfig(cadence=cadence, words=10**8))
 
 
 def ternary() -> TernaryConfig:
@@ -237,6 +248,14 @@ for _recipe in (
         holographic_chars_shakespeare,
     ),
     Recipe(
+        "holographic-openwebtext",
+        "holographic",
+        "a hundred million words of a stream, within 2 GiB",
+        "Skylion007/openwebtext",
+        "about an hour",
+        holographic_openwebtext,
+    ),
+    Recipe(
         "ternary",
         "ternary",
         "hyperbolic autoencoder of all operations on three values, arranged by the 3-adic tree",
@@ -287,6 +306,19 @@ for _recipe in (
     ),
 ):
     RECIPES.register(_recipe.name, _recipe)
+
+
+def planned_memory(config: Config) -> dict[str, int]:
+    """Bytes by structure that a run will take, where its configuration says how many words it knows; else nothing.
+
+    Raises:
+        ConfigError: they do not fit into `model.memory`.
+    """
+    if not isinstance(config, HolographicRunConfig) or not config.data.stream:
+        return {}
+    from holonomy.models.holographic.plan import memory_plan
+
+    return memory_plan(config.model, config.data.documents.vocab_size).table()
 
 
 def configure(

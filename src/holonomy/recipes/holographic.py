@@ -22,6 +22,14 @@ from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.holographic.storage import load_into, state_of
+from holonomy.recipes.holographic_stream import (
+    FirstPart,
+    prepare_stream,
+    read_first,
+    refuse_stream,
+    stream_baselines,
+    stream_figures,
+)
 from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
 from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import Checkpoint
@@ -173,8 +181,18 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     """Everything a run needs before it has a directory."""
     if start is not None:
         raise ConfigError("`--init-from`: a holographic run learns its text once, from nothing; drop it")
+    if config.data.stream:
+        return prepare_stream(config, TOKENIZER_FILE, saved=saved, world=world)
     if world.size > 1:
-        raise ConfigError(f"a holographic run is one process, torchrun started {world.size}; start it alone")
+        raise ConfigError(
+            f"a holographic run on one text is one process, torchrun started {world.size}; start it alone, or set "
+            "data.stream"
+        )
+    if config.model.memory is not None:
+        raise ConfigError(
+            "`model.memory` is for streams: what is dropped from a text that is kept could not be fitted; set "
+            "data.stream, or model.memory to null"
+        )
     if saved is None:
         corpus = read_words(config.data)
         texts = [LearnedText(config.data.source, corpus.digest, corpus.split.tokenizer.vocab_size)]
@@ -209,6 +227,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
+            "bytes beside counts": f"{sum(model.memories.plan.fixed.values()):,}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
         facts={
@@ -251,6 +270,13 @@ def _evaluate(
     if protocol is not None:
         raise ConfigError(f"`--protocol` is {protocol}; a holographic run has --mode static or online instead")
     config, model = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path)), _load(saved)
+    if config.data.stream and data is None:
+        if split not in (None, "validation") or mode == "online":
+            raise ConfigError("a run on a stream is evaluated on its held-out documents; drop --split and --mode")
+        first = _first(saved, config)
+        return stream_figures(model, first) | (stream_baselines(model, first) if with_baselines else {})
+    if with_baselines:
+        refuse_stream(config, "`--baselines` on another text")
     words = config.data if data is None else config.data.model_copy(update={"source": data})
     found = read_words(words, model.tokenizer).split
     parts = {"train": found.train, "validation": found.test, "all": np.concatenate([found.train, found.test])}
@@ -272,9 +298,15 @@ def _evaluate(
     return metrics | online_baseline(learned, parts[chosen], model.tokenizer, block=block)
 
 
+def _first(saved: Checkpoint, config: HolographicRunConfig) -> FirstPart:
+    tokenizer = WordTokenizer.from_json(saved.files[TOKENIZER_FILE])
+    return read_first(config.data, tokenizer, digest=saved.state["text_sha256"])
+
+
 def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
     """The text of a checkpoint; see `holonomy.recipes.work.FamilyParts`."""
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    refuse_stream(config, "what mixes runs")
     words = config.data if data is None else config.data.model_copy(update={"source": data})
     found, texts = read_words(words, vocabulary_of(saved)), learned_texts(saved)
     tokenizer, train = found.split.tokenizer, found.split.train
@@ -293,7 +325,10 @@ def _check_data(saved: Checkpoint) -> None:
         DataError: it is not there, or has changed.
     """
     config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
-    read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
+    if config.data.stream:
+        _first(saved, config)
+    else:
+        read_words(config.data, vocabulary_of(saved), digest=saved.state["text_sha256"])
 
 
 class HolographicParts:

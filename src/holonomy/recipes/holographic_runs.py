@@ -31,6 +31,7 @@ from holonomy.recipes.holographic import (
     read_words,
     vocabulary_of,
 )
+from holonomy.recipes.holographic_stream import refuse_stream
 from holonomy.train import checkpoint
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.monitor import MetricsLog, peak_rss_mb
@@ -44,7 +45,9 @@ def _config(saved: Checkpoint) -> HolographicRunConfig:
             f"`{saved.path}` is of the family {saved.state['config'].get('family')}; "
             "only holographic runs learn further texts, forget, sleep and merge"
         )
-    return from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    config = from_json(HolographicRunConfig, saved.state["config"], origin=str(saved.path))
+    refuse_stream(config, "learning a further text, forgetting, sleeping and merging")
+    return config
 
 
 def _state(saved: Checkpoint) -> State:

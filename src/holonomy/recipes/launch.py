@@ -156,7 +156,7 @@ def _fit(work: Work, directory: RunDirectory, progress: Progress, saved: Checkpo
             work.learner,
             work.sampler,
             run=directory,
-            plan=Plan(work.budget or train.budget, train.cadence, train.guard),
+            plan=Plan(work.budget or train.budget, train.cadence, train.guard, lean=work.lean),
             callbacks=work.callbacks(directory) if world.leads else (),
             world=world,
             evaluate=work.evaluate,

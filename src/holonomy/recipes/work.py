@@ -38,6 +38,7 @@ class Work:
         callbacks: makes what watches the run, given its directory.
         closing: metrics that are measured once, after training, such as plain baselines.
         budget: when to stop, where the data decide it; None is as configured.
+        lean: whether nothing may be copied for a checkpoint.
     """
 
     config: Any
@@ -50,6 +51,7 @@ class Work:
     callbacks: Callable[[RunDirectory], Sequence[Callback]]
     closing: Callable[[], dict[str, float]]
     budget: Budget | None = None
+    lean: bool = False
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Checkpoint:
     path: Path
 
 
-def _sha256(content: bytes) -> str:
+def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
@@ -61,8 +61,19 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _tensor_bytes(tensor: Tensor) -> bytes:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _tensor_bytes(tensor: Tensor) -> memoryview:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _held(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors in the order of their names, each with memory of its own, which safetensors wants."""
+    held, seen = dict[str, Tensor](), set[int]()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        held[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return held
 
 
 def save(
@@ -88,8 +99,7 @@ def save(
     path = directory / f"step-{step}"
     if path.exists():
         return path
-    # Views of one flat buffer share memory, which safetensors refuses: each gets its own.
-    held = {name: tensors[name].detach().cpu().clone().contiguous() for name in sorted(tensors)}
+    held = _held(tensors)
     contents = {TENSORS: save_tensors(held)}
     contents.update({name: text.encode("utf-8") for name, text in files.items()})
     body = {

@@ -7,6 +7,7 @@ writes records and checkpoints, and what it says about the budget and about held
 from __future__ import annotations
 
 import datetime
+import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,41 @@ class World:
         with self._talking():
             dist.broadcast(values, 0)
         return dict(zip(names, values.tolist(), strict=True))
+
+    def all_of(self, said: bool) -> bool:
+        """Whether all processes say so.
+
+        Raises:
+            CommunicationError: a process is gone.
+        """
+        if self.size == 1:
+            return said
+        answer = torch.tensor([int(said)])
+        with self._talking():
+            dist.all_reduce(answer, op=dist.ReduceOp.MIN)
+        return bool(answer.item())
+
+    def each(self, tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+        """The tensors of every process in the order of their numbers, for all of them; sizes may differ.
+
+        Raises:
+            CommunicationError: a process is gone.
+        """
+        listed = json.dumps([(n, str(t.dtype).removeprefix("torch."), t.shape) for n, t in tensors.items()]).encode()
+        for rank in range(self.size):
+            size = torch.tensor([len(listed)])
+            with self._talking():
+                dist.broadcast(size, rank)
+                text = torch.empty(int(size), dtype=torch.uint8)
+                if rank == self.rank:
+                    text.copy_(torch.frombuffer(bytearray(listed), dtype=torch.uint8))
+                dist.broadcast(text, rank)
+                found = dict[str, Tensor]()
+                for name, kind, shape in json.loads(bytes(text.tolist())):
+                    empty = torch.empty(shape, dtype=getattr(torch, kind))
+                    found[name] = tensors[name].contiguous() if rank == self.rank else empty
+                    dist.broadcast(found[name], rank)
+            yield found
 
     def barrier(self) -> None:
         """Waits for all processes.

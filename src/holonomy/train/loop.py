@@ -38,7 +38,7 @@ Evaluation = Callable[[Callable[[], bool]], dict[str, float] | None]
 
 
 class BatchSource(Protocol):
-    """An endless source of batches that can continue where it was."""
+    """A source of batches that can continue where it was; one that ends says so with an attribute `over`."""
 
     def next(self) -> Any: ...
 
@@ -85,11 +85,15 @@ class _Fit:
         """Settles with all processes which share of the budget is used, and whether a signal came."""
         now = self.now
         share = self.plan.budget.used(steps=now.step, tokens=now.tokens, cpu_s=now.cpu_s, seconds=now.seconds)
+        share = 1.0 if getattr(self.data, "over", False) else share
         self.share, self.told = self.world.agree(share, self.stop.received)
 
     def restore(self, saved: Checkpoint) -> None:
         self.learner.load_state({**saved.tensors, **saved.state["learner"]})
         self.data.load_state(saved.state["data"])
+        if self.plan.lean:
+            # They are the model's now; whoever holds the checkpoint needs no second copy.
+            saved.tensors.clear()
         counters = saved.state["counters"]
         # Older versions did not count which losses are numbers; they saved only while all were.
         self.now = Counters(**{"pending_sound": float(counters["pending_tokens"]), **counters})
@@ -314,8 +318,10 @@ class _Fit:
             return None
         # Whatever happens until they are written, it is the best of now that must stay.
         state, step, best_step = self.learner.state(), now.step, self._best_step()
-        # Copies, so that training may go on while they are written.
-        tensors = {k: v.detach().cpu().clone() for k, v in state.items() if isinstance(v, Tensor)}
+        tensors = {k: v.detach().cpu() for k, v in state.items() if isinstance(v, Tensor)}
+        if not self.plan.lean:
+            # Copies, so that training may go on while they are written.
+            tensors = {k: v.clone() for k, v in tensors.items()}
         values = {
             **self.facts,
             "learner": {k: v for k, v in state.items() if not isinstance(v, Tensor)},
@@ -332,6 +338,8 @@ class _Fit:
             self._prune(best_step)
 
         self._write(write)
+        if self.plan.lean:
+            self.finish()
         return self.run.checkpoints / f"step-{step}"
 
     def _write(self, job: Callable[[], None]) -> None:

@@ -10,11 +10,16 @@ from holonomy.core.budget import Budget, Cadence, Guard
 
 @dataclass(frozen=True)
 class Plan:
-    """When a run stops, logs, evaluates and saves, and what it does when something goes wrong."""
+    """When a run stops, logs, evaluates and saves, and what it does when something goes wrong.
+
+    Attributes:
+        lean: training waits while a checkpoint is written, so that nothing is copied for it.
+    """
 
     budget: Budget
     cadence: Cadence
     guard: Guard = field(default_factory=Guard)
+    lean: bool = False
 
 
 @dataclass

@@ -14,8 +14,9 @@ from holonomy.core.inference import InferConfig
 class TowerConfig(Config):
     """Superposed bindings."""
 
-    role: Literal["mirror", "off"] = Field(
-        default="mirror", description="mirror: every pair is bound beside its exact count; off: no store"
+    role: Literal["mirror", "overflow", "off"] = Field(
+        default="mirror",
+        description="mirror: every pair is bound beside its exact count; overflow: those that model.memory drops; off",
     )
     levels: int = Field(default=5, ge=3, le=10, description="of the tower; 16^levels multivectors at 16 channels")
     channels: int = Field(default=16, ge=1, le=1024, description="multivectors at an address; a power of two")
@@ -138,10 +139,33 @@ class EvaluationConfig(Config):
     bins: int = Field(default=15, ge=2, le=100, description="equal-mass bins of the calibration error")
 
 
+class DocumentsConfig(Config):
+    """Documents of a stream, which is never read as a whole."""
+
+    field: str = Field(default="text", min_length=1, description="column of the text in JSON lines and data sets")
+    split: str = Field(default="train", min_length=1, description="part of a data set")
+    skip_bad: bool = Field(default=False, description="leave damaged lines of files out instead of stopping")
+    least: int = Field(default=50, ge=1, description="characters of the shortest document that is taken")
+    shuffle: int = Field(default=10_000, ge=1, le=10**7, description="documents put in random order together")
+    seed: int = Field(default=0, ge=0, lt=2**31, description="of that order")
+    first: int = Field(
+        default=20_000, ge=2, description="documents, the first ones, whose words are known and whose part is held out"
+    )
+    vocab_size: int = Field(default=200_000, ge=3, le=2**24, description="words known at most, the most frequent ones")
+    held_out: float = Field(default=0.01, gt=0, lt=0.5, description="share of documents, by their hash, to evaluate on")
+    apart: float = Field(default=0.01, gt=0, lt=0.5, description="share of documents, by their hash, to fit on")
+
+
 class WordsConfig(Config):
     """Text and its words or characters."""
 
-    source: str = Field(default="pydoc", min_length=1, description="known name or path of a UTF-8 text file")
+    source: str = Field(
+        default="pydoc",
+        min_length=1,
+        description="known name or path of a UTF-8 text file; of a stream also a folder, archive, or hub:DATASET",
+    )
+    stream: bool = Field(default=False, description="learn documents as they are read, instead of one text")
+    documents: DocumentsConfig = Field(default=DocumentsConfig(), description="of a stream")
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of them, which is learned")
     tokens: Literal["words", "chars"] = Field(default="words", description="what is learned one after the other")
     min_count: int = Field(default=2, ge=1, description="words seen fewer times in it are unknown")
@@ -149,6 +173,12 @@ class WordsConfig(Config):
         default=None, description="known name or path of a text whose words are known instead; for runs to be merged"
     )
     unk: bool = Field(default=False, description="characters not seen in it become U+FFFD instead of an error")
+
+    @model_validator(mode="after")
+    def _check(self) -> WordsConfig:
+        if self.stream and self.tokens != "words":
+            raise ValueError(f"stream learns words, not {self.tokens}; set tokens to words, or stream to false")
+        return self
 
 
 class PassConfig(Config):
@@ -160,6 +190,7 @@ class PassConfig(Config):
     )
     guard: Guard = Field(default=Guard(), description="what happens when something goes wrong")
     share: float = Field(default=1.0, gt=0, le=1, description="share of the training words that are learned")
+    words: int | None = Field(default=None, ge=1, description="most words to learn of a stream; null is all")
     positions: int = Field(default=4096, ge=100, description="held-out words of an evaluation before the end")
     threads: int | Literal["auto"] = Field(
         default="auto", description="CPU threads; auto is cores minus load, at least 1"
@@ -185,6 +216,18 @@ class HolographicConfig(Config):
     mixture: MixtureConfig = Field(default=MixtureConfig(), description="experts to one distribution")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="measurements")
     batch_size: int = Field(default=8192, ge=1, le=2**20, description="targets learned at a time")
+    memory: int | None = Field(
+        default=None,
+        ge=1,
+        le=2**24,
+        description="MiB that all structures may take; rare long grams are dropped to keep it. null is no limit",
+    )
+    replay: int = Field(
+        default=1_000_000,
+        ge=1,
+        le=10**9,
+        description="first words of a stream that vectors, classes and what hangs on them are made of",
+    )
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the held-out words that the fit takes")
 
     @model_validator(mode="after")
@@ -193,6 +236,8 @@ class HolographicConfig(Config):
             raise ValueError(
                 f"tower.top_digits has order {max(self.tower.top_digits)}; counts.order must be higher than that"
             )
+        if self.tower.role == "overflow" and self.memory is None:
+            raise ValueError("tower.role = overflow binds what a full memory drops: set memory, or another role")
         wordy = self.mixture.product != "none" or self.counts.classes or self.similarity.readout
         if self.mixture.pool == "logarithmic" and wordy:
             raise ValueError(

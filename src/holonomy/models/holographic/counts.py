@@ -7,14 +7,15 @@ unlearning restores every bit. Symbols of a context need not be words: classes, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import discounts_of
-from holonomy.models.holographic.growth import chain, grown, table_with_room
+from holonomy.models.holographic.eviction import SLACK, drop, evict, row_depths, trie_bytes
+from holonomy.models.holographic.growth import chain, grown, let_go, reached, table_with_room
 from holonomy.models.holographic.kernels import (
     FIRST,
     INNER_USED,
@@ -61,17 +62,28 @@ class CountTrie:
         vocab_size: number of words; the lowest distribution is uniform over them.
         num_symbols: number of symbols in contexts; that of words unless given.
         rolling: contexts are the words just before the target, which saves looking them up.
+        room: bytes that rows and tables may take; when they are full, the rarest grams are dropped as by `prune`.
 
     Raises:
         ConfigError: an order below 1 or no words.
     """
 
-    def __init__(self, order: int, vocab_size: int, *, num_symbols: int | None = None, rolling: bool = True) -> None:
+    def __init__(
+        self,
+        order: int,
+        vocab_size: int,
+        *,
+        num_symbols: int | None = None,
+        rolling: bool = True,
+        room: int | None = None,
+    ) -> None:
         if not 1 <= order <= 16 or not 1 <= vocab_size <= LARGEST:
             raise ConfigError(f"`order` is {order} and `vocab_size` {vocab_size}; wanted 1 to 16 and 1 or more")
-        self.order, self.vocab_size, self.rolling = order, vocab_size, rolling
+        self.order, self.vocab_size, self.rolling, self.room = order, vocab_size, rolling, room
         self.num_symbols = max(vocab_size, num_symbols or vocab_size)
-        self.learned = 0
+        self.learned = self.evictions = self.longest = 0
+        self.spill: Callable[[np.ndarray, np.ndarray], None] | None = None
+        """Told of grams up to the order `longest` that are evicted; see `evict`."""
         self.clear()
 
     def clear(self) -> None:
@@ -92,8 +104,12 @@ class CountTrie:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all arrays, the empty places included."""
-        return sum(a.nbytes for a in (self._inner, self._leaf, self._inner_table, self._leaf_table))
+        """Bytes of all arrays, the empty places included; with a `room`, those of rows in use, others take none yet."""
+        tables = self._inner_table.nbytes + self._leaf_table.nbytes
+        if self.room is not None:
+            used = self._sizes[INNER_USED] * INNER_WIDTH + self._sizes[LEAF_USED] * LEAF_WIDTH
+            return tables + 4 * int(used)
+        return tables + self._inner.nbytes + self._leaf.nbytes
 
     @property
     def num_grams(self) -> int:
@@ -162,10 +178,41 @@ class CountTrie:
         # A pair makes at most a node for each prefix of each of its contexts, and for each gram.
         inner = int(self._sizes[INNER_USED]) + pairs * (self.order * (self.order - 1) // 2 + self.order)
         leaf = int(self._sizes[LEAF_USED]) + pairs
-        self._inner = grown(self._inner, inner)
-        self._leaf = grown(self._leaf, leaf)
+        if self.room is None:
+            self._inner, self._leaf = grown(self._inner, inner), grown(self._leaf, leaf)
+        else:
+            if trie_bytes(inner, leaf) > self.room:
+                more = inner - int(self._sizes[INNER_USED])
+                self._evict(more, pairs)
+                inner, leaf = int(self._sizes[INNER_USED]) + more, int(self._sizes[LEAF_USED]) + pairs
+            self._inner = reached(self._inner, self.room // (4 * INNER_WIDTH))
+            self._leaf = reached(self._leaf, self.room // (4 * LEAF_WIDTH))
         self._inner_table = table_with_room(self._inner_table, self._inner, 1, int(self._sizes[INNER_USED]), inner)
         self._leaf_table = table_with_room(self._leaf_table, self._leaf, 0, int(self._sizes[LEAF_USED]), leaf)
+
+    def _evict(self, inner: int, leaf: int) -> None:
+        """Drops what is rarest until so many more rows fit, and some beyond, so that the next time is not soon."""
+        room = self.room or 0
+        evict(
+            self._inner,
+            self._leaf,
+            self._sizes,
+            self.order,
+            lambda a, b: trie_bytes(a + inner, b + leaf) <= (1 - SLACK) * room,
+            self.spill,
+            self.longest,
+        )
+        if trie_bytes(int(self._sizes[INNER_USED]) + inner, int(self._sizes[LEAF_USED]) + leaf) > room:
+            raise ConfigError(
+                f"`room` is {room:,} bytes, too few for {self._sizes[INNER_USED]:,} symbols and what one batch brings; "
+                "raise model.memory, or take fewer words or lower orders"
+            )
+        self.evictions += 1
+        let_go(self._inner, int(self._sizes[INNER_USED]))
+        let_go(self._leaf, int(self._sizes[LEAF_USED]))
+        self._inner_table, self._leaf_table = (np.full(128, -1, dtype=np.int32) for _ in range(2))
+        self._index()
+        self._changed()
 
     def trim(self) -> None:
         """Gives back the room kept for growth."""
@@ -293,17 +340,18 @@ class CountTrie:
         sort = np.lexsort(symbols.T[::-1])
         return symbols[sort], rows[sort, RAW], preceded[sort]
 
-    def _depths(self) -> np.ndarray:
-        # A parent stands before its children, so one pass by depth finds them all.
-        return self._depths_of(self._inner[: self._sizes[INNER_USED]])
+    def frequent_pairs(self, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The grams of order two that occurred most often, at most so many: first symbols, words, occurrences."""
+        longest = self.order == 2
+        rows = self._leaf[: self._sizes[LEAF_USED]] if longest else self._inner[: self._sizes[INNER_USED]]
+        there = np.flatnonzero((rows[:, RAW] > 0) & (longest or self._depths() == 2))
+        if most is not None and len(there) > most:
+            # Equal counts by age, so that the same ones stay whatever the machine.
+            there = np.sort(there[np.argsort(-rows[there, RAW], kind="stable")[:most]])
+        return self._inner[rows[there, PARENT], SYMBOL], rows[there, SYMBOL], rows[there, RAW]
 
-    @staticmethod
-    def _depths_of(inner: np.ndarray) -> np.ndarray:
-        depths, at = np.zeros(len(inner), dtype=np.int64), np.arange(len(inner))
-        while (alive := at > 0).any():
-            depths += alive
-            at = np.where(alive, inner[at, PARENT], 0)
-        return depths
+    def _depths(self) -> np.ndarray:
+        return row_depths(self._inner[: self._sizes[INNER_USED]])
 
     def pairs(self) -> Iterator[Pairs]:
         """Pairs that, learned by an empty trie, give this one; those with the longest contexts first."""
@@ -361,34 +409,13 @@ class CountTrie:
             How many were dropped.
         """
         before = self.num_grams
-        inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
-        if self.order >= lowest:
-            gone = leaf[:, RAW] < least
-            self._release(inner, leaf[gone, PARENT], leaf[gone, RAW])
-            leaf = leaf[~gone]
-        depths = self._depths_of(inner)
-        for order in range(self.order - 1, 1, -1):
-            # Without a longer gram nothing points at a row, so it can go: one that is a context only goes at any order.
-            needed = np.zeros(len(inner), dtype=bool)
-            needed[leaf[:, PARENT]] = True
-            needed[inner[1:, PARENT]] = True
-            gone = (depths == order) & ~needed & (inner[:, RAW] < (least if order >= lowest else 1))
-            self._release(inner, inner[gone, PARENT], inner[gone, PRECEDED])
-            place = np.cumsum(~gone) - 1
-            inner, leaf, depths = inner[~gone], leaf.copy(), depths[~gone]
-            inner[:, PARENT], leaf[:, PARENT] = place[inner[:, PARENT]], place[leaf[:, PARENT]]
-        self._inner, self._leaf = inner.copy(), leaf if len(leaf) else self._leaf[:1]
-        self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(inner), len(leaf)
-        self._inner_table, self._leaf_table = self._inner_table[:128].copy(), self._leaf_table[:128].copy()
+        drop(self._inner, self._leaf, self._sizes, self.order, least=least, lowest=lowest)
+        self._inner_table, self._leaf_table = (np.full(128, -1, dtype=np.int32) for _ in range(2))
+        self.trim()
+        self._index()
         self.arrange()
         self._changed()
         return before - self.num_grams
-
-    @staticmethod
-    def _release(inner: np.ndarray, contexts: np.ndarray, counts: np.ndarray) -> None:
-        np.add.at(inner[:, RELEASED], contexts, counts)
-        for kind in (1, 2, 3):
-            np.subtract.at(inner[:, TOTAL + kind], contexts[np.minimum(counts, 3) == kind], 1)
 
     @property
     def cut_off(self) -> bool:
@@ -396,7 +423,12 @@ class CountTrie:
         return bool(self._inner[: self._sizes[INNER_USED], RELEASED].any())
 
     def arrange(self) -> None:
-        """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
+        """Puts grams with one context side by side, which makes whole distributions several times faster to read.
+
+        It takes as much again for a while: where there is no room for that, everything stays where it is.
+        """
+        if self.room is not None and 3 * self.nbytes > self.room:
+            return
         inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
         depths = self._depths()
         place, at = np.zeros(len(inner), dtype=np.int32), 1
@@ -425,10 +457,10 @@ class CountTrie:
         self._leaf_table = table_with_room(self._leaf_table, self._leaf, 0, leaf, leaf, fresh=True)
 
     def state(self) -> dict[str, np.ndarray]:
-        """Arrays that `load_state` reads back."""
+        """Arrays that `load_state` reads back; views, which change as the trie learns."""
         used = self._sizes[:2]
         counts = np.append(self._tally.reshape(-1), self.learned)
-        return {"inner": self._inner[: used[0]].copy(), "leaf": self._leaf[: used[1]].copy(), "tally": counts}
+        return {"inner": self._inner[: used[0]], "leaf": self._leaf[: used[1]], "tally": counts}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over a stored trie.

@@ -22,6 +22,8 @@ MIRROR_POSITIONS = 2000
 """Held-out words that the shares of superposed orders are fitted on."""
 TEMPER_PRIOR = 200
 """Words that the common temperature counts for in each order."""
+APART = 0.75
+"""Share of a text that was not learned which fits the gate before temperatures are fitted to the rest."""
 ROUNDS = 2
 """How often gate and exponents are fitted in turn."""
 
@@ -192,6 +194,27 @@ class MixtureFit:
             self._learn(np.arange(learned, count), 1)
             self.memories.refresh(self.contexts, self.targets)
         return replace(fitted, gate=self._gate(blocks), pool=self._pool(blocks))
+
+    def run_apart(self) -> Mixture:
+        """Fits everything to the text, which the memories have not learned.
+
+        Raises:
+            DataError: the text is too short.
+        """
+        size, mixture = len(self.targets), self.config.mixture
+        if size < 2:
+            raise DataError(f"`targets` has {size} words, too few to fit a mixture; hold more documents out")
+        # Temperatures are fitted to words that the gate has not seen.
+        rest = np.arange(int(size * APART), size)
+        chosen = self._sample(np.arange(rest[0]), mixture.positions)
+        fitted, few = self._exponents(chosen), self._sample(rest, mixture.positions)
+        self.blocks[:] = [self.read(chosen, fitted)]
+        fitted = self._temper(few, replace(fitted, gate=self._gate(self.blocks)))
+        if self.mirror is not None:
+            contexts, words = self._questions(self._sample(rest, MIRROR_POSITIONS))
+            self.mirror.fit(contexts, words, self.memories.counts)
+        self.blocks.append(self.read(few, fitted))
+        return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks))
 
     def _pool(self, blocks: list[Block]) -> Pool | None:
         panels = [b.panel for b in blocks if b.panel is not None]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+
 import numpy as np
 
 from holonomy.models.holographic.kernels import FIRST, NEXT, PARENT, trie_kernels
@@ -30,6 +32,29 @@ def grown(array: np.ndarray, rows: int) -> np.ndarray:
     larger = np.empty((rows + rows // GROWTH, array.shape[1]), dtype=array.dtype)
     larger[: len(array)] = array
     return larger
+
+
+def reached(array: np.ndarray, rows: int) -> np.ndarray:
+    """An array of so many rows, of which the operating system gives memory only to those that are written."""
+    if rows <= len(array):
+        return array
+    size = rows * array.shape[1] * array.itemsize
+    # Only memory of this process alone can be given back.
+    place = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE) if hasattr(mmap, "MAP_PRIVATE") else mmap.mmap(-1, size)
+    larger = np.frombuffer(place, dtype=array.dtype).reshape(rows, array.shape[1])
+    larger[: len(array)] = array
+    return larger
+
+
+def let_go(array: np.ndarray, used: int) -> None:
+    """Gives memory of the rows from `used` on back to the operating system, where `reached` made the array."""
+    flat = array.base
+    view = flat.base if isinstance(flat, np.ndarray) else None
+    place = view.obj if isinstance(view, memoryview) else None
+    if isinstance(place, mmap.mmap) and hasattr(place, "madvise"):
+        begin = -(-used * array.strides[0] // mmap.PAGESIZE) * mmap.PAGESIZE
+        if begin < len(place):
+            place.madvise(mmap.MADV_DONTNEED, begin, len(place) - begin)
 
 
 def table_with_room(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,15 @@ class LastBatch(TokenBatch):
     """The end of a pass.
 
     Attributes:
-        text: all words that were learned, [n].
+        text: all words that were learned, [n]; of a stream, its first ones.
         starts: where its documents begin.
+        apart: words that were not learned, for the fit, and where their documents begin; without, parts of the text
+            are unlearned for it.
     """
 
     text: np.ndarray
     starts: np.ndarray
+    apart: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class OnePass:
@@ -102,10 +105,13 @@ class HolographicLearner:
 
     Args:
         model: what learns.
+        gather: adds what other processes have learned, before anything is fitted.
     """
 
-    def __init__(self, model: HolographicModel) -> None:
-        self.model = model
+    def __init__(
+        self, model: HolographicModel, *, gather: Callable[[HolographicModel], None] = lambda model: None
+    ) -> None:
+        self.model, self._gather = model, gather
 
     def setup(self, example_batch: TokenBatch) -> None:
         """Checks that batches are of the model's words."""
@@ -135,7 +141,11 @@ class HolographicLearner:
         }
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
-        if isinstance(batch, LastBatch) and counts.cut_off:
+        if isinstance(batch, LastBatch) and batch.apart is not None:
+            self._gather(self.model)
+            self.model.consolidate(batch.text, batch.starts)
+            self.model.fit_apart(*batch.apart)
+        elif isinstance(batch, LastBatch) and counts.cut_off:
             # What was dropped in a sleep cannot be unlearned, so the mixture stays as it was fitted.
             self.model.consolidate(batch.text, batch.starts)
         elif isinstance(batch, LastBatch):
@@ -158,8 +168,8 @@ class HolographicLearner:
             raise ConfigError(f"`factor` is {factor}; a model that learns by counting has no learning rate to scale")
 
     def state(self) -> State:
-        """Everything that has been learned."""
-        return state_of(self.model)
+        """Everything that has been learned; the tensors are those of the model."""
+        return state_of(self.model, copy=False)
 
     def load_state(self, state: Mapping[str, Tensor | Json]) -> None:
         """Takes over a stored state."""

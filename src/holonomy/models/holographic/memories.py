@@ -19,6 +19,7 @@ from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.plan import memory_plan, skip_name
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 from holonomy.models.holographic.spelling import MODULUS, REACH, spelled
@@ -108,24 +109,16 @@ class Memories:
         spelling: Spelling | None = None,
     ) -> None:
         self.config, self.vocab_size, self.unknown = config, vocab_size, unknown
-        counts = config.counts
-        rolling = Grams("counts", CountTrie(counts.order, vocab_size), tuple(range(1, counts.order)))
-        skips = [
-            Grams(f"skip {'-'.join(map(str, p))}", CountTrie(len(p) + 1, vocab_size, rolling=False), p)
-            for p in counts.skips
-        ]
+        counts, self.plan = config.counts, memory_plan(config, vocab_size)
+        rolling = Grams("counts", self._trie("counts", counts.order, rolling=True), tuple(range(1, counts.order)))
+        skips = [Grams(name, self._trie(name, len(p) + 1), p) for p in counts.skips for name in (skip_name(p),)]
         spelled_ones = [
-            Grams(
-                f"spelled {'-'.join(parts)}",
-                CountTrie(len(parts) + 1, vocab_size, num_symbols=MODULUS, rolling=False),
-                (),
-                sources=parts,
-                spelling=spelling,
-            )
-            for parts in counts.spelled
+            Grams(name, self._trie(name, len(p) + 1, MODULUS), (), sources=p, spelling=spelling)
+            for p in counts.spelled
+            for name in (f"spelled {'-'.join(p)}",)
         ]
         self.grams = [rolling, *skips, *spelled_ones]
-        self.apart = Grams("apart", CountTrie(2, vocab_size, rolling=False), (2,))
+        self.apart = Grams("apart", self._trie("apart", 2), (2,))
         self.classes: list[Grams] = []
         self.readout: Readout | None = None
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
@@ -141,6 +134,10 @@ class Memories:
                 f"`mixture.pool` is logarithmic and the vocabulary {vocab_size}; wanted {POOLED_MOST} ids at most, "
                 "or the linear pool"
             )
+
+    def _trie(self, name: str, order: int, symbols: int | None = None, *, rolling: bool = False) -> CountTrie:
+        room = self.plan.rooms.get(name)
+        return CountTrie(order, self.vocab_size, num_symbols=symbols, rolling=rolling, room=room)
 
     @property
     def counts(self) -> CountTrie:
@@ -206,8 +203,8 @@ class Memories:
             return
         neighbours = []
         for gram in (self.grams[0], self.apart):
-            words, raw, _ = gram.trie.grams(2)
-            neighbours.append((words[:, 0], words[:, 1], raw))
+            most = self.plan.neighbours
+            neighbours.append(gram.trie.frequent_pairs(None if most is None else most // 2))
         similarity = self.config.similarity
         vectors = word_vectors(neighbours, self.vocab_size, similarity.dim)
         features = ContextFeatures(vectors, positions=similarity.positions, decay=similarity.decay)
@@ -235,9 +232,9 @@ class Memories:
 
     def class_grams(self, number: int, group: np.ndarray) -> Grams:
         """An empty expert of words after classes."""
-        order = self.config.counts.class_order
-        trie = CountTrie(order, self.vocab_size, num_symbols=self.vocab_size + number, rolling=False)
-        return Grams(f"class {number}", trie, tuple(range(1, order)), group)
+        order, name = self.config.counts.class_order, f"class {number}"
+        trie = self._trie(name, order, self.vocab_size + number)
+        return Grams(name, trie, tuple(range(1, order)), group)
 
     def read(self, contexts: Contexts) -> Reading:
         """Looks contexts up everywhere."""

@@ -64,6 +64,26 @@ class Mirror:
             deltas[there[first], column] = self._held(now) - self._held(now - change)
         self.bind(symbols, lengths, targets, deltas)
 
+    def take(self, grams: np.ndarray, counts: np.ndarray) -> None:
+        """Binds grams that exact counts have dropped, where their addresses are not as full as they may be.
+
+        Args:
+            grams: nearest symbol last, behind -1, [B, highest order].
+            counts: how often each occurred, [B].
+        """
+        lengths = (grams >= 0).sum(1)
+        for column, order in enumerate(self.tower.orders):
+            own = np.flatnonzero(lengths == order)
+            symbols = np.maximum(grams[own, :-1], 0).astype(np.int64)
+            # Beyond this load half of what is read would be wrong.
+            most = self.tower.signatures.channels * 4 / np.log(max(2, self.vocab_size))
+            rows = self.tower.addresses(torch.from_numpy(symbols), order)
+            free = np.flatnonzero(self.tower.load[rows].numpy() < most)
+            weights = np.zeros((len(free), len(self.tower.orders)), dtype=np.int64)
+            weights[:, column] = counts[own[free]]
+            targets = grams[own[free], -1].astype(np.int64)
+            self.bind(symbols[free], np.full(len(free), order - 1), targets, weights)
+
     def bind(self, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
         """Binds pairs as often as `weights` [B, orders] says, whatever the counts are."""
         near = np.ascontiguousarray(symbols[:, symbols.shape[1] - len(self.tower.orders) :])
@@ -81,8 +101,10 @@ class Mirror:
         # Counts of words after contexts, settled or promoted, [B, V], and the class of each state.
         state, long = self.settled(contexts, order)
         found = spread_counts(state, self.vocab_size).numpy().astype(np.float64)
-        if self.config.promote_at is not None:
-            counts.frequent(rows[:, order - 1], self.config.promote_at, found)
+        # What was dropped and came again is in both, each time by itself.
+        least = 1 if self.config.role == "overflow" else self.config.promote_at
+        if least is not None:
+            counts.frequent(rows[:, order - 1], least, found)
         found[~long] = 0.0
         return found, bucket_of(found.sum(1), state.sd.numpy())
 
@@ -113,6 +135,8 @@ class Mirror:
         A pair that is frequent only in both together leaves the store, as it would have in one pass.
         """
         self.tower.merge(other.tower)
+        if self.config.role == "overflow":
+            return
         places = theirs.order - 1
         for column, order in enumerate(self.tower.orders):
             words, raw, _ = theirs.grams(order)

@@ -65,7 +65,14 @@ class HolographicModel:
         self.memories = Memories(config, self.vocab_size, unknown=tokenizer.unknown_id, spelling=tokenizer.spelling)
         self.mixture = Mixture.uniform(self.memories)
         self.mirror = None if config.tower.role == "off" else Mirror(config.tower, self.vocab_size)
+        self.attach()
         self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach)
+
+    def attach(self) -> None:
+        """Lets the store take what the counts drop, if that is its role; to be called when either is another one."""
+        if self.mirror is not None and self.config.tower.role == "overflow":
+            counts = self.memories.counts
+            counts.spill, counts.longest = self.mirror.take, self.mirror.tower.orders[-1]
 
     def learn_batch(
         self,
@@ -148,7 +155,7 @@ class HolographicModel:
                 if begin:
                     self._change(contexts.part(done), targets[done], weights[done], sign=-sign)
                 raise
-            if self.mirror is not None:
+            if self.mirror is not None and self.config.tower.role == "mirror":
                 self.mirror.follow(*part, sign, self.memories.counts)
 
     def change(self, contexts: Contexts, targets: np.ndarray, *, sign: int) -> None:
@@ -191,6 +198,10 @@ class HolographicModel:
     def fit(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
         """Fits the mixture on parts of a learned text, each unlearned while it is predicted, then consolidates."""
         self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run()
+
+    def fit_apart(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
+        """Fits the mixture to a text that was not learned; consolidate first."""
+        self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run_apart()
 
     def _distribution(self, contexts: Contexts) -> np.ndarray:
         """Probabilities of every word after contexts, [B, V] float32: the only place where they are made."""

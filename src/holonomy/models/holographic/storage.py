@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -28,12 +28,12 @@ FORGOTTEN = "forgotten"
 KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers", FORGOTTEN}
 
 
-def state_of(model: HolographicModel) -> State:
-    """Everything that the model has learned and fitted."""
+def state_of(model: HolographicModel, *, copy: bool = True) -> State:
+    """Everything that the model has learned and fitted, as it is now or, without `copy`, as it goes on to change."""
     memories, mixture = model.memories, model.mixture
     named = [*memories.grams, memories.apart, *memories.classes]
     state: State = {
-        f"grams/{gram.name}/{key}": torch.from_numpy(array.copy())
+        f"grams/{gram.name}/{key}": torch.from_numpy(array.copy() if copy else array)
         for gram in named
         for key, array in gram.trie.state().items()
     }
@@ -91,10 +91,12 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
         if shares.shape != fresh.mirror.shares.shape or not np.isfinite(shares).all():
             raise CheckpointError("`tower/shares` is damaged")
         fresh.mirror.shares = shares.copy()
-    if set(state_of(fresh)) != set(state):
-        foreign = sorted(set(state) ^ set(state_of(fresh)))
+    known = set(state_of(fresh, copy=False))
+    if known != set(state):
+        foreign = sorted(set(state) ^ known)
         raise CheckpointError(f"`{foreign[0]}` does not belong to this model, or is missing")
     model.memories, model.mixture, model.mirror = fresh.memories, fresh.mixture, fresh.mirror
+    model.attach()
 
 
 def _lacks_column(name: str, value: Tensor) -> bool:
@@ -184,6 +186,28 @@ def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
     kept["unigram"] = torch.cat([unigram[:size], unigram.new_zeros(max(0, size - len(unigram)))])
     kept[META] = {**meta, "fingerprint": tokenizer.fingerprint, "classes": [], "vectors": False}
     return kept
+
+
+def learned_tensors(model: HolographicModel) -> dict[str, Tensor]:
+    """What `merged` takes: everything that is learned from pairs, as it goes on to change."""
+    state = state_of(model, copy=False)
+    return {k: v for k, v in state.items() if isinstance(v, Tensor) and k.startswith(("grams/", "unigram", "tower/"))}
+
+
+def merged(model: HolographicModel, parts: Iterable[Mapping[str, Tensor]]) -> None:
+    """Makes a model the sum of what models of its kind have learned, its own part among them.
+
+    Args:
+        model: nothing of it is fitted yet.
+        parts: `learned_tensors` of each, one at a time.
+    """
+    whole = HolographicModel(model.config, model.tokenizer)
+    for part in parts:
+        other = HolographicModel(model.config, model.tokenizer)
+        load_into(other, {**state_of(model, copy=False), **part})
+        merge_into(whole, other)
+    model.memories, model.mirror = whole.memories, whole.mirror
+    model.attach()
 
 
 def merge_into(model: HolographicModel, other: HolographicModel) -> None:

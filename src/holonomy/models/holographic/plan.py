@@ -1,0 +1,123 @@
+"""What every structure will take, before anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from holonomy.core.errors import ConfigError
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.eviction import trie_bytes
+from holonomy.models.holographic.spelling import MODULUS
+
+MIB = 2**20
+DENSE = 24
+"""Bytes for each number of a dense block while distributions are made; see `memories.PART`."""
+PAIR = 400
+"""Bytes for each pair of neighbours while word vectors are made."""
+REPLAYED = 48
+"""Bytes for each word that is learned once more after a stream."""
+COPIES = 2
+"""Of everything that is saved: the bytes of each tensor, and those of the file."""
+WORKING = 8
+"""The part of a budget, one in so many, that word vectors may take while they are made."""
+CHUNK_ROWS = 1024
+"""Pairs that a trie must have room for at a time; see `counts.CHUNK`."""
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What a model will take.
+
+    Attributes:
+        fixed: bytes of structures whose size does not depend on the text.
+        rooms: most bytes of each trie of counts; empty without a budget, where they grow with the text.
+        neighbours: most pairs of neighbours that word vectors are made of; None is all.
+        copies: bytes of what exists of everything that is saved while a checkpoint is made.
+        budget: bytes of all of it; None is no limit.
+    """
+
+    fixed: dict[str, int]
+    rooms: dict[str, int]
+    neighbours: int | None
+    copies: int
+    budget: int | None
+
+    def table(self) -> dict[str, int]:
+        """Bytes by structure, largest first."""
+        found = {**self.fixed, **{f"{name}, at most": room for name, room in self.rooms.items()}}
+        if self.budget is not None:
+            found["checkpoint in the making"] = self.copies
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def skip_name(places: tuple[int, ...]) -> str:
+    """Name of the counts of words at chosen places."""
+    return f"skip {'-'.join(map(str, places))}"
+
+
+def trie_shares(config: HolographicConfig) -> dict[str, tuple[int, int, int]]:
+    """Order, number of symbols beside words, and share of the room, by the name of each trie of counts."""
+    counts = config.counts
+    found = {"counts": (counts.order, 0, 2 * counts.order)}
+    found |= {skip_name(p): (len(p) + 1, 0, len(p) + 1) for p in counts.skips}
+    found |= {f"spelled {'-'.join(p)}": (len(p) + 1, MODULUS, len(p) + 1) for p in counts.spelled}
+    if config.mixture.pool != "logarithmic":
+        found["apart"] = (2, 0, 2)
+    found |= {f"class {n}": (counts.class_order, n, counts.class_order) for n in counts.classes}
+    return found
+
+
+def _fixed(config: HolographicConfig, vocab_size: int) -> dict[str, int]:
+    tower, similarity = config.tower, config.similarity
+    found = {"unigram": 8 * vocab_size, "dense blocks": DENSE * max(2**21, vocab_size)}
+    if config.mixture.pool != "logarithmic":
+        size = 4 * similarity.dim + 1
+        words = vocab_size if similarity.readout else 0
+        found["readout"] = 8 * size * size + 12 * size * (similarity.dim + words) + 4 * vocab_size * similarity.dim
+        found["classes of words"] = 8 * vocab_size * len(config.counts.classes)
+    if tower.role != "off":
+        addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
+        found["tower"] = addresses * (64 * tower.channels + 4)
+        found["signatures"] = 64 * tower.channels * vocab_size * (1 + len(tower.top_digits))
+    return found
+
+
+def least_room(order: int, symbols: int) -> int:
+    """Bytes without which a trie cannot take one batch: all symbols, and the rows that a few pairs may bring."""
+    rows = CHUNK_ROWS * (order * (order - 1) // 2 + order)
+    return trie_bytes(symbols + rows, CHUNK_ROWS) * 3 // 2
+
+
+def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
+    """What a model of so many words will take.
+
+    With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts. Everything that
+    is saved counts three times, since a checkpoint is made of two copies of it.
+
+    Raises:
+        ConfigError: it cannot fit; names what takes most and what would fit.
+    """
+    fixed, shares = _fixed(config, vocab_size), trie_shares(config)
+    if config.memory is None:
+        return MemoryPlan(fixed, {}, None, 0, None)
+    budget = config.memory * MIB
+    fixed["words of the replay"] = REPLAYED * config.replay
+    making = budget // WORKING if "readout" in fixed else 0
+    fixed["word vectors in the making"] = making
+    saved = sum(fixed.get(name, 0) for name in ("unigram", "readout", "classes of words", "tower"))
+    free = (budget - sum(fixed.values()) - COPIES * saved) // (1 + COPIES)
+    total = sum(share for _, _, share in shares.values())
+    rooms = {name: free * share // total for name, (_, _, share) in shares.items()}
+    short = {n: least_room(o, vocab_size + extra) for n, (o, extra, _) in shares.items()}
+    if any(rooms[name] < short[name] for name in rooms):
+        needed = (
+            sum(fixed.values()) + saved + 2 * max(least * total // shares[name][2] for name, least in short.items())
+        )
+        most = max(fixed, key=lambda name: fixed[name])
+        raise ConfigError(
+            f"`model.memory` is {config.memory} MiB; {vocab_size:,} words want {needed / MIB:,.0f} MiB at least, "
+            f"{fixed[most] / MIB:,.0f} of them for {most}: raise it, take fewer words "
+            "(data.documents.vocab_size, data.min_count), a shorter model.replay, fewer model.counts.skips and "
+            "classes, fewer model.tower.levels, or model.tower.role off"
+        )
+    return MemoryPlan(fixed, rooms, making // PAIR, COPIES * (saved + sum(rooms.values())), budget)

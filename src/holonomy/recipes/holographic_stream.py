@@ -1,0 +1,236 @@
+"""Holographic runs on streams of documents: the first of them give the words and what is held out, none is kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from holonomy.core.budget import Budget
+from holonomy.core.config import to_json
+from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.feed import open_documents
+from holonomy.data.splits import is_held_out, part_of
+from holonomy.data.stream import Documents, DocumentStream
+from holonomy.data.text import load_text
+from holonomy.data.words import WordTokenizer
+from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
+from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.learner import HolographicLearner
+from holonomy.models.holographic.metrics import predict, report_of
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.plan import memory_plan
+from holonomy.models.holographic.storage import learned_tensors, merged
+from holonomy.models.holographic.streaming import Words, WordStream, in_a_row
+from holonomy.recipes.work import Work, figures
+from holonomy.train.checkpoint import Checkpoint
+from holonomy.train.distributed import World
+
+MOST = 100_000
+"""Held-out words that are kept of each kind."""
+ENDLESS = 2**53
+"""Tokens of a budget that only the end of a stream limits."""
+
+
+@dataclass(frozen=True)
+class FirstPart:
+    """What the first documents of a stream give.
+
+    Attributes:
+        tokenizer: words of those that are learned.
+        test: words to evaluate on, and where their documents begin.
+        apart: words to fit on, and where their documents begin.
+        digest: sha256 of all first documents.
+    """
+
+    tokenizer: WordTokenizer
+    test: Words
+    apart: Words
+    digest: str
+
+    @property
+    def unknown(self) -> float:
+        """Share of unknown words among those to evaluate on."""
+        return float((self.test[0] == self.tokenizer.unknown_id).mean())
+
+
+def documents_of(config: WordsConfig) -> Documents:
+    """The documents of a configuration, in their own order.
+
+    Raises:
+        ConfigError, DataError: they cannot be opened.
+    """
+    how = config.documents
+    return open_documents(config.source, field=how.field, split=how.split, skip_bad=how.skip_bad)
+
+
+def side_of(config: WordsConfig, text: str) -> str:
+    """`train`, `test` or `apart`: which part a document belongs to, which follows from its text alone."""
+    how = config.documents
+    if is_held_out(text, how.held_out):
+        return "test"
+    return "apart" if is_held_out(text, how.apart, seed=1) else "train"
+
+
+def training_stream(config: WordsConfig, part: tuple[int, int] = (0, 1)) -> DocumentStream:
+    """The documents to learn, or one part of several, shuffled block by block, from the beginning."""
+    number, parts = part
+
+    def learned(text: str) -> bool:
+        mine = len(text) >= config.documents.least and side_of(config, text) == "train"
+        return mine and (parts == 1 or part_of(text, parts) == number)
+
+    how = config.documents
+    return DocumentStream(documents_of(config), buffer=how.shuffle, seed=how.seed, keep=learned)
+
+
+def read_first(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, digest: str | None = None) -> FirstPart:
+    """Reads the first documents of a stream.
+
+    Args:
+        config: what to read.
+        tokenizer: use this one instead of the words of `data.vocabulary`, or of the documents to learn.
+        digest: sha256 that the documents must have.
+
+    Raises:
+        ConfigError, DataError: they cannot be read, are others, or none of a kind is among them.
+    """
+    how, kept, counts, whole = (
+        config.documents,
+        {"test": list[str](), "apart": list[str]()},
+        Counter(),
+        hashlib.sha256(),
+    )
+    find = WordTokenizer([]).words_of
+    for text, _ in islice(documents_of(config).read(None), how.first):
+        raw = text.encode("utf-8", "surrogatepass")
+        whole.update(f"{len(raw)} ".encode() + raw)
+        if len(text) < how.least:
+            continue
+        side = side_of(config, text)
+        if side != "train":
+            kept[side].append(text)
+        elif tokenizer is None and config.vocabulary is None:
+            counts.update(find(text))
+    found = whole.hexdigest()
+    if digest not in (None, found):
+        raise DataError(
+            f"`data.source` {config.source} does not begin with the documents that the run was trained on; "
+            "bring the old ones back, or start a run of its own"
+        )
+    if tokenizer is None and config.vocabulary is not None:
+        counts.update(find(load_text(config.vocabulary).text))
+    if tokenizer is None:
+        if not counts:
+            raise DataError(f"`data.source` {config.source} has no word among its first {how.first:,} documents")
+        tokenizer = WordTokenizer.from_counts(counts, vocab_size=how.vocab_size, min_count=config.min_count)
+    parts = {side: _words(tokenizer, texts) for side, texts in kept.items()}
+    for side, key in (("test", "held_out"), ("apart", "apart")):
+        if len(parts[side][0]) < 2:
+            raise DataError(
+                f"`data.documents.{key}` is {getattr(how, key)}: none of the first {how.first:,} documents of "
+                f"{config.source} is among them; raise it or data.documents.first"
+            )
+    return FirstPart(tokenizer, parts["test"], parts["apart"], found)
+
+
+def _words(tokenizer: WordTokenizer, texts: list[str]) -> Words:
+    found, count = list[np.ndarray](), 0
+    for text in texts:
+        words = tokenizer.encode(text)[: MOST - count]
+        if len(words):
+            found.append(words)
+            count += len(words)
+    return in_a_row(found)
+
+
+def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | None = None) -> dict[str, float]:
+    """Figures of the words that are held out, all or `most` of them."""
+    places = np.arange(len(first.test[0]))
+    if most is not None and most < len(places):
+        places = np.sort(np.random.default_rng(model.config.seed).choice(len(places), most, replace=False))
+    found = predict(model, first.test[0], places, starts=first.test[1])
+    return figures(report_of(model, found), model.tokenizer)
+
+
+def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, float]:
+    """Losses of the unigram and of the plain counts of the model: nothing else has seen the whole stream."""
+    words, counts = first.test[0], model.memories.counts
+    plain = counts.score(counts.find(*of_text(*first.test).symbols(counts.order - 1)), words)
+    unigram = model.memories.prior()[words]
+    name = f"baseline/kn{counts.order}"
+    return {"baseline/unigram": -float(np.log(unigram).mean()), name: -float(np.log(plain).mean())}
+
+
+def prepare_stream(
+    config: HolographicRunConfig, tokenizer_file: str, *, saved: Checkpoint | None, world: World
+) -> Work:
+    """Everything a run on a stream needs before it has a directory; each process learns a part of the documents."""
+    if world.size > 1 and saved is not None:
+        raise ConfigError("a checkpoint holds what the first process had learned; start runs of several anew")
+    share = None if config.train.words is None else -(-config.train.words // world.size)
+    tokenizer = None if saved is None else WordTokenizer.from_json(saved.files[tokenizer_file])
+    first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
+    plan = memory_plan(config.model, first.tokenizer.vocab_size)
+    model = HolographicModel(config.model, first.tokenizer)
+    source = WordStream(
+        lambda: training_stream(config.data, (world.rank, world.size)),
+        first.tokenizer,
+        batch=config.model.batch_size,
+        reach=model.memories.reach,
+        replay=config.model.replay,
+        apart=first.apart,
+        most=share,
+        whole=lambda: training_stream(config.data),
+        agreed=world.all_of,
+    )
+    # The stream says when it is over: with several processes, later than the first one has learned its share.
+    budget = Budget(tokens=ENDLESS if share is None or world.size > 1 else share)
+
+    def gather(learned: HolographicModel) -> None:
+        if world.size > 1:
+            merged(learned, world.each(learned_tensors(learned)))
+
+    def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
+        most = None if model.mixture.calibrated else config.train.positions
+        return None if stop() else stream_figures(model, first, most=most)
+
+    return Work(
+        config=config,
+        learner=HolographicLearner(model, gather=gather),
+        sampler=source,
+        evaluate=evaluate,
+        header={
+            "data": config.data.source,
+            "training words": config.train.words or "as many as there are",
+            "held-out words": len(first.test[0]),
+            "vocabulary": model.vocab_size,
+            "unknown words": f"{first.unknown:.2%} of those held out",
+            **{f"bytes of {name}": f"{size:,}" for name, size in plan.table().items()},
+        },
+        files={tokenizer_file: first.tokenizer.to_json()},
+        facts={
+            "config": to_json(config),
+            "text_sha256": first.digest,
+            "since": 0,
+            "budget": budget.model_dump(),
+        },
+        callbacks=lambda directory: (),
+        closing=lambda: stream_baselines(model, first),
+        budget=budget,
+        lean=config.model.memory is not None,
+    )
+
+
+def refuse_stream(config: HolographicRunConfig, what: str) -> None:
+    """Refuses what needs the whole text of a run.
+
+    Raises:
+        ConfigError: the run learned a stream.
+    """
+    if config.data.stream:
+        raise ConfigError(f"{what} needs the whole text again; this run learned a stream, which is not kept")
