@@ -219,9 +219,15 @@ def forget(run: str, data: str, *, root: Path, read: Callable[[str], Checkpoint]
 
 
 def sleep_run(
-    run: str, *, root: Path, read: Callable[[str], Checkpoint], lowest: int = 3, bound: float = 0.01
+    run: str,
+    *,
+    root: Path,
+    read: Callable[[str], Checkpoint],
+    least: int = 1,
+    lowest: int = 3,
+    bound: float = 0.01,
 ) -> SleepReport:
-    """Lets a run drop what is rare, and keeps that only if it costs next to nothing; see `sleep`.
+    """Packs a run, and lets it drop what is rare if that is asked for and costs next to nothing; see `sleep`.
 
     Raises:
         ConfigError: the run is of another family or has not finished, or a number is out of range.
@@ -231,8 +237,8 @@ def sleep_run(
         saved = read(str(directory.path))
         config, texts, words, starts = _learned(saved)
         model = PARTS.load(saved)
-        report = sleep(model, words, starts=starts, lowest=lowest, bound=bound)
-        if report.kept:
+        report = sleep(model, words, starts=starts, least=least, lowest=lowest, bound=bound)
+        if report.bytes_after < report.bytes_before or report.dropped:
             drawn = saved.state["data"]["drawn"]
             _saved_as(directory, model, config, texts, saved, drawn=drawn, ended="it has slept")
             checkpoint.prune(directory.checkpoints, keep_last=config.train.cadence.keep)

@@ -28,9 +28,11 @@ from holonomy.models.holographic.kernels import (
     RELEASED,
     STEPS,
     SYMBOL,
-    TOTAL,
+    TrieKernels,
     trie_kernels,
 )
+from holonomy.models.holographic.packed import STORED, PackedGrams, packed, packed_from
+from holonomy.models.holographic.rows import WIDTHS, check_rows, depths_of, nodes_of, pruned_rows, rows_of
 
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
@@ -84,6 +86,7 @@ class CountTrie:
         self._sizes = np.array([1, 0, 0, 0], dtype=np.int64)
         self._tally = np.zeros((self.order, 5), dtype=np.int64)
         self.learned = 0
+        self._packed: PackedGrams | None = None
         self._changed()
 
     def _changed(self) -> None:
@@ -93,6 +96,8 @@ class CountTrie:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, the empty places included."""
+        if self._packed is not None:
+            return self._packed.nbytes
         return sum(a.nbytes for a in (self._inner, self._leaf, self._inner_table, self._leaf_table))
 
     @property
@@ -147,6 +152,7 @@ class CountTrie:
         self._changed()
 
     def _run(self, pairs: Pairs, sign: int) -> int:
+        self.unpack()
         learn = trie_kernels().learn
         for begin in range(0, len(pairs.targets), CHUNK):
             part = Pairs(*(a[begin : begin + CHUNK] for a in pairs))
@@ -169,6 +175,8 @@ class CountTrie:
 
     def trim(self) -> None:
         """Gives back the room kept for growth."""
+        if self._packed is not None:
+            return
         self._inner = self._inner[: self._sizes[INNER_USED]].copy()
         self._leaf = self._leaf[: max(1, int(self._sizes[LEAF_USED]))].copy()
 
@@ -203,16 +211,21 @@ class CountTrie:
             followed: a context whose followers count nothing in its distribution is as good as unknown.
         """
         found = np.empty((len(lengths), self.order), dtype=np.int32)
-        arrays = (self._inner, self._inner_table, self._sizes)
+        view, kernels = self._view()
         symbols = np.ascontiguousarray(symbols, dtype=np.int64)
-        trie_kernels().contexts(*arrays, symbols, np.ascontiguousarray(lengths, dtype=np.int64), found, followed)
+        kernels.contexts(view, symbols, np.ascontiguousarray(lengths, dtype=np.int64), found, followed)
         return found
+
+    def _view(self) -> tuple[tuple[np.ndarray, ...], TrieKernels]:
+        if self._packed is not None:
+            return self._packed, trie_kernels(packed=True)
+        return (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes), trie_kernels()
 
     def score(self, found: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Probability of one target after each found context, [B] float64."""
         result = np.empty(len(targets))
-        arrays = (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes, self.taken)
-        trie_kernels().score(*arrays, found, np.asarray(targets, dtype=np.int64), 1 / self.vocab_size, result)
+        view, kernels = self._view()
+        kernels.score(view, self.taken, found, np.asarray(targets, dtype=np.int64), 1 / self.vocab_size, result)
         return result
 
     @property
@@ -223,7 +236,8 @@ class CountTrie:
             row, base = np.zeros((1, self.vocab_size)), np.empty(1)
             root = np.full((1, self.order), -1, dtype=np.int32)
             root[0, 0] = 0
-            trie_kernels().spread(self._inner, self._leaf, self.taken, root, np.ones(1), 0, row, base)
+            view, kernels = self._view()
+            kernels.spread(view, self.taken, root, np.ones(1), 0, row, base)
             lowest = (row[0] + base[0] / self.vocab_size).astype(np.float32)
             self._lowest = lowest
         return lowest
@@ -235,8 +249,8 @@ class CountTrie:
             That multiple, [B] float64: the caller adds all of them in one product.
         """
         base = np.empty(len(weights))
-        weights = np.ascontiguousarray(weights, dtype=np.float64)
-        trie_kernels().spread(self._inner, self._leaf, self.taken, found, weights, 1, out, base)
+        view, kernels = self._view()
+        kernels.spread(view, self.taken, found, np.ascontiguousarray(weights, dtype=np.float64), 1, out, base)
         return base
 
     def dense(self, found: np.ndarray) -> np.ndarray:
@@ -247,32 +261,41 @@ class CountTrie:
 
     def ladder(self, found: np.ndarray, lowest: int, out: np.ndarray) -> None:
         """Whole distributions after found contexts by order from `lowest` on, to `out` [B, order + 1 - lowest, V]."""
-        kernel, start = trie_kernels().ladder, self.lowest.astype(np.float64)
-        kernel(self._inner, self._leaf, self.taken, found, start, lowest, out)
+        view, kernels = self._view()
+        kernels.ladder(view, self.taken, found, self.lowest.astype(np.float64), lowest, out)
 
     def occurrences(self, pairs: Pairs, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Row of the gram of each pair at one order below the highest, and how often it occurred; -1 and 0 if never."""
         found = self.find(pairs.symbols, pairs.lengths, followed=False)[:, order - 1]
         rows = np.empty(len(found), dtype=np.int64)
-        trie_kernels().locate(self._inner, self._inner_table, self._sizes, found, pairs.targets, rows)
-        return rows, np.where(rows >= 0, self._inner[np.maximum(rows, 0), RAW], 0)
+        view, kernels = self._view()
+        kernels.locate(view, found, pairs.targets, rows)
+        at = np.maximum(rows, 0)
+        raw = self._inner[at, RAW] if self._packed is None else self._packed.values(at)
+        return rows, np.where(rows >= 0, raw, 0)
 
     def frequent(self, rows: np.ndarray, least: int, out: np.ndarray) -> None:
         """Adds to `out` [B, V] how often each word occurred after the context in a row, where that is `least` or more.
 
         Rows are a column of `find` below the highest order, -1 for none.
         """
-        trie_kernels().frequent(self._inner, np.ascontiguousarray(rows), least, out)
+        view, kernels = self._view()
+        kernels.frequent(view, np.ascontiguousarray(rows), least, out)
 
     def totals(self, found: np.ndarray) -> np.ndarray:
         """Counts of all followers of each found context, [B, order]; zero where it is unknown."""
-        return np.where(found >= 0, self._inner[np.maximum(found, 0), TOTAL], 0)
+        return self._masses(found)[..., 0]
 
     def distinct(self, found: np.ndarray) -> np.ndarray:
         """Numbers of distinct followers of each found context, [B, order]; zero where it is unknown."""
-        # A dropped follower counts as often as it occurred, which is once as a rule.
-        counts = self._inner[np.maximum(found, 0), TOTAL + 1 :].sum(-1)
-        return np.where(found >= 0, counts, 0)
+        return self._masses(found)[..., 1]
+
+    def _masses(self, found: np.ndarray) -> np.ndarray:
+        # Of each context: the sum of its followers, and how many there are.
+        view, kernels = self._view()
+        out = np.zeros((*found.shape, 2), dtype=np.int64)
+        kernels.masses(view, found, out)
+        return out
 
     def grams(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All grams of one order with a count, sorted: symbols [G, order], occurrences and numbers of predecessors.
@@ -282,8 +305,8 @@ class CountTrie:
         """
         if not 1 <= order <= self.order:
             raise ConfigError(f"`order` is {order}; wanted 1 to {self.order}")
-        inner = self._inner[: self._sizes[INNER_USED]]
-        rows = self._leaf[: self._sizes[LEAF_USED]] if order == self.order else inner[self._depths() == order]
+        inner, leaf = self._rows()
+        rows = leaf if order == self.order else inner[depths_of(inner) == order]
         rows = rows[rows[:, RAW] > 0]
         symbols, at = np.empty((len(rows), order), dtype=np.int32), rows[:, PARENT]
         symbols[:, -1] = rows[:, SYMBOL]
@@ -292,18 +315,6 @@ class CountTrie:
         preceded = rows[:, PRECEDED] if order < self.order else np.zeros(len(rows), dtype=np.int32)
         sort = np.lexsort(symbols.T[::-1])
         return symbols[sort], rows[sort, RAW], preceded[sort]
-
-    def _depths(self) -> np.ndarray:
-        # A parent stands before its children, so one pass by depth finds them all.
-        return self._depths_of(self._inner[: self._sizes[INNER_USED]])
-
-    @staticmethod
-    def _depths_of(inner: np.ndarray) -> np.ndarray:
-        depths, at = np.zeros(len(inner), dtype=np.int64), np.arange(len(inner))
-        while (alive := at > 0).any():
-            depths += alive
-            at = np.where(alive, inner[at, PARENT], 0)
-        return depths
 
     def pairs(self) -> Iterator[Pairs]:
         """Pairs that, learned by an empty trie, give this one; those with the longest contexts first."""
@@ -360,23 +371,9 @@ class CountTrie:
         Returns:
             How many were dropped.
         """
-        before = self.num_grams
-        inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
-        if self.order >= lowest:
-            gone = leaf[:, RAW] < least
-            self._release(inner, leaf[gone, PARENT], leaf[gone, RAW])
-            leaf = leaf[~gone]
-        depths = self._depths_of(inner)
-        for order in range(self.order - 1, 1, -1):
-            # Without a longer gram nothing points at a row, so it can go: one that is a context only goes at any order.
-            needed = np.zeros(len(inner), dtype=bool)
-            needed[leaf[:, PARENT]] = True
-            needed[inner[1:, PARENT]] = True
-            gone = (depths == order) & ~needed & (inner[:, RAW] < (least if order >= lowest else 1))
-            self._release(inner, inner[gone, PARENT], inner[gone, PRECEDED])
-            place = np.cumsum(~gone) - 1
-            inner, leaf, depths = inner[~gone], leaf.copy(), depths[~gone]
-            inner[:, PARENT], leaf[:, PARENT] = place[inner[:, PARENT]], place[leaf[:, PARENT]]
+        self.unpack()
+        before, (inner, leaf) = self.num_grams, self._rows()
+        inner, leaf = pruned_rows(inner, leaf, self.order, least, lowest)
         self._inner, self._leaf = inner.copy(), leaf if len(leaf) else self._leaf[:1]
         self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(inner), len(leaf)
         self._inner_table, self._leaf_table = self._inner_table[:128].copy(), self._leaf_table[:128].copy()
@@ -384,21 +381,45 @@ class CountTrie:
         self._changed()
         return before - self.num_grams
 
-    @staticmethod
-    def _release(inner: np.ndarray, contexts: np.ndarray, counts: np.ndarray) -> None:
-        np.add.at(inner[:, RELEASED], contexts, counts)
-        for kind in (1, 2, 3):
-            np.subtract.at(inner[:, TOTAL + kind], contexts[np.minimum(counts, 3) == kind], 1)
-
     @property
     def cut_off(self) -> bool:
         """Whether grams were dropped, so that not every pair can be unlearned."""
+        if self._packed is not None:
+            return len(self._packed.few) > len(self._packed.symbols) + len(self._packed.firsts) - 1
         return bool(self._inner[: self._sizes[INNER_USED], RELEASED].any())
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        # Rows of both kinds in use; those of a packed trie are made, with all but the columns that chain them.
+        if self._packed is None:
+            return self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
+        return rows_of(self._packed.nodes())
+
+    def pack(self) -> None:
+        """Takes a quarter of the memory or less, for reading alone: whoever learns unpacks first; nothing is lost."""
+        if self._packed is not None:
+            return
+        inner, leaf = self._rows()
+        depths = np.append(depths_of(inner), np.full(len(leaf), self.order))
+        self._packed = packed(nodes_of(inner, leaf), depths, self.num_symbols)
+        self._inner, self._leaf = self._inner[:0].copy(), self._leaf[:0].copy()
+        self._inner_table, self._leaf_table = self._inner_table[:0].copy(), self._leaf_table[:0].copy()
+
+    def unpack(self) -> None:
+        """Makes room for learning again."""
+        if self._packed is None:
+            return
+        self._inner, leaf = self._rows()
+        self._leaf = leaf if len(leaf) else np.zeros((1, LEAF_WIDTH), dtype=np.int32)
+        self._inner_table, self._leaf_table = (np.full(128, -1, dtype=np.int32) for _ in range(2))
+        self._packed = None
+        self.arrange()
 
     def arrange(self) -> None:
         """Puts grams with one context side by side, which makes whole distributions several times faster to read."""
-        inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
-        depths = self._depths()
+        if self._packed is not None:
+            return
+        inner, leaf = self._rows()
+        depths = depths_of(inner)
         place, at = np.zeros(len(inner), dtype=np.int32), 1
         arranged = np.zeros_like(inner)
         arranged[0] = inner[0]
@@ -426,9 +447,11 @@ class CountTrie:
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that `load_state` reads back."""
-        used = self._sizes[:2]
-        counts = np.append(self._tally.reshape(-1), self.learned)
-        return {"inner": self._inner[: used[0]].copy(), "leaf": self._leaf[: used[1]].copy(), "tally": counts}
+        counts = {"tally": np.append(self._tally.reshape(-1), self.learned)}
+        if self._packed is not None:
+            return self._packed.state() | counts
+        inner, leaf = self._rows()
+        return {"inner": inner.copy(), "leaf": leaf.copy()} | counts
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over a stored trie.
@@ -436,27 +459,24 @@ class CountTrie:
         Raises:
             CheckpointError: arrays are missing, misshapen, or point outside.
         """
-        wanted = {"inner": INNER_WIDTH, "leaf": LEAF_WIDTH}
-        if set(state) != {*wanted, "tally"} or state["tally"].shape != (5 * self.order + 1,):
+        at_rest = set(state) == {*STORED, "tally"}
+        if not (at_rest or set(state) == {*WIDTHS, "tally"}) or state["tally"].shape != (5 * self.order + 1,):
             raise CheckpointError(
-                f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders"
+                f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders, or "
+                f"{', '.join(STORED)} and the tally"
             )
-        for name, width in wanted.items():
-            array = state[name]
-            if array.ndim != 2 or array.shape[1] != width or array.dtype != np.int32:
-                raise CheckpointError(
-                    f"`{name}` is {array.dtype} of shape {array.shape}; wanted int32 with {width} columns"
-                )
-            parents, symbols = array[:, PARENT], array[:, SYMBOL]
-            sound = not array.size or (
-                parents.min() >= 0 and parents.max() < len(state["inner"]) and symbols.min() >= 0
-            )
-            if not sound or (array.size and (symbols.max() >= self.num_symbols or array[:, RAW].min() < 0)):
-                raise CheckpointError(f"`{name}` points outside of the trie; the checkpoint is damaged")
-        if not len(state["inner"]):
-            raise CheckpointError("`inner` is empty; the checkpoint is damaged")
-        self.clear()
+        if at_rest:
+            grams = packed_from(state, self.order, self.num_symbols)
+            self._restored(state["tally"], len(grams.firsts) - 1, len(grams.symbols) - len(grams.firsts) + 1)
+            self._inner, self._leaf = self._inner[:0].copy(), self._leaf[:0].copy()
+            self._packed = grams
+            return
+        check_rows(state, self.num_symbols)
+        self._restored(state["tally"], len(state["inner"]), len(state["leaf"]))
         self._inner, self._leaf = state["inner"].copy(), state["leaf"].copy()
-        self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(self._inner), len(self._leaf)
-        self._tally, self.learned = state["tally"][:-1].reshape(self.order, 5).copy(), int(state["tally"][-1])
         self._index()
+
+    def _restored(self, tally: np.ndarray, inner: int, leaf: int) -> None:
+        self.clear()
+        self._sizes[INNER_USED], self._sizes[LEAF_USED] = inner, leaf
+        self._tally, self.learned = tally[:-1].reshape(self.order, 5).copy(), int(tally[-1])

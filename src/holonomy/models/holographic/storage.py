@@ -86,8 +86,9 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
     _load_memories(fresh.memories, tensors, meta)
     fresh.mixture = _mixture(fresh.memories, tensors, meta)
     if fresh.mirror is not None:
-        fresh.mirror.tower.load_state({key: _take(tensors, f"tower/{key}") for key in ("store", "load")})
-        shares = _take(tensors, "tower/shares").numpy()
+        held = {k.removeprefix("tower/"): t.cpu() for k, t in tensors.items() if k.startswith("tower/")}
+        shares = held.pop("shares", torch.empty(0)).numpy()
+        fresh.mirror.tower.load_state(held)
         if shares.shape != fresh.mirror.shares.shape or not np.isfinite(shares).all():
             raise CheckpointError("`tower/shares` is damaged")
         fresh.mirror.shares = shares.copy()
