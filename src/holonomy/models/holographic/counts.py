@@ -335,18 +335,26 @@ class CountTrie:
             context[:, self.order - order :] = symbols[kept, :-1]
             yield Pairs(context, np.full(len(context), order - 1), symbols[kept, -1].astype(np.int64), weights[kept])
 
+    def check_addable(self, other: CountTrie) -> None:
+        """Refuses a trie that cannot be merged.
+
+        Raises:
+            ConfigError: it has another shape.
+            DataError: counts would overflow.
+        """
+        mine, theirs = ((t.order, t.vocab_size, t.num_symbols) for t in (self, other))
+        if mine != theirs:
+            raise ConfigError(f"`other` has order, words and symbols {theirs}; wanted {mine}")
+        if self.learned + other.learned > LARGEST:
+            raise DataError(f"`other` would raise the count to {self.learned + other.learned:,}; {LARGEST:,} is most")
+
     def merge(self, other: CountTrie) -> None:
         """Adds all that another trie has learned.
 
         Raises:
-            ConfigError: it has another shape.
+            ConfigError, DataError: it cannot be added, see `check_addable`; nothing has changed.
         """
-        mine, theirs = (
-            (self.order, self.vocab_size, self.num_symbols),
-            (other.order, other.vocab_size, other.num_symbols),
-        )
-        if mine != theirs:
-            raise ConfigError(f"`other` has order, words and symbols {theirs}; wanted {mine}")
+        self.check_addable(other)
         for pairs in list(other.pairs()):
             self.learn(pairs)
 

@@ -206,27 +206,33 @@ def packed_from(state: Mapping[str, np.ndarray], order: int, num_symbols: int) -
 
 
 @lru_cache(maxsize=1)
-def packed_access() -> Access:
-    """How packed grams are read: a view is a `PackedGrams`."""
+def searching() -> tuple[Any, Any]:
+    """`halving(sorted, number, low, high)`, the first place that is not below a number, and `value(view, place)`."""
 
-    def large(view, place):
-        # Where a sorted array would hold a number: the first place that is not below it.
-        low, high = 0, view.many_at.shape[0]
+    def halving(numbers, number, low, high):
         while low < high:
             middle = (low + high) >> 1
-            if view.many_at[middle] < place:
+            if numbers[middle] < number:
                 low = middle + 1
             else:
                 high = middle
-        return np.int64(view.many[low])
+        return low
 
-    large = compiled(large, exact=True)
+    halving = compiled(halving, exact=True)
 
     def value(view, place):
         found = np.int64(view.few[place])
-        return found if found < BYTE else large(view, place)
+        if found < BYTE:
+            return found
+        return np.int64(view.many[halving(view.many_at, place, 0, view.many_at.shape[0])])
 
-    value = compiled(value, exact=True)
+    return halving, compiled(value, exact=True)
+
+
+@lru_cache(maxsize=1)
+def packed_access() -> Access:
+    """How packed grams are read: a view is a `PackedGrams`."""
+    halving, value = searching()
 
     def gram(view, context, symbol, top):
         low, end = np.int64(view.firsts[context]), np.int64(view.firsts[context + 1])
@@ -235,13 +241,8 @@ def packed_access() -> Access:
             # Symbols are distinct: as many stand before one, and behind it, as there are numbers, or fewer.
             high = min(end, low + symbol + 1)
             low = max(low, end - 1 - (np.int64(view.symbols[end - 1]) - symbol))
-        while low < high:
-            middle = (low + high) >> 1
-            if view.symbols[middle] < symbol:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < end and view.symbols[low] == symbol else np.int64(-1)
+        row = halving(view.symbols, symbol, low, high)
+        return row if row < end and view.symbols[row] == symbol else np.int64(-1)
 
     def symbol(view, row, top):
         return view.symbols[row]
@@ -250,6 +251,9 @@ def packed_access() -> Access:
         return value(view, row if top else row + view.symbols.shape[0])
 
     count = compiled(count, exact=True)
+
+    def raw(view, row):
+        return value(view, row)
 
     def first(view, context):
         row = np.int64(view.firsts[context])
@@ -275,15 +279,8 @@ def packed_access() -> Access:
         gone = dropped(view, context)
         total, ones, twos, more = gone, np.int64(0), np.int64(0), np.int64(0)
         if end - begin > MANY_FOLLOW:
-            low, high = 0, view.wide_at.shape[0]
-            while low < high:
-                middle = (low + high) >> 1
-                if view.wide_at[middle] < context:
-                    low = middle + 1
-                else:
-                    high = middle
-            own = view.wide[low]
-            return total + own[0], np.int64(own[1]), np.int64(own[2]), np.int64(own[3]), gone
+            sums = view.wide[halving(view.wide_at, context, 0, view.wide_at.shape[0])]
+            return total + sums[0], np.int64(sums[1]), np.int64(sums[2]), np.int64(sums[3]), gone
         for row in range(begin, end):
             own = count(view, row, top)
             total += own
@@ -294,9 +291,6 @@ def packed_access() -> Access:
             elif own > 2:
                 more += 1
         return total, ones, twos, more, gone
-
-    def raw(view, row):
-        return value(view, row)
 
     plain = {f.__name__: compiled(f, exact=True) for f in (gram, symbol, raw, first, after, followed, mass)}
     return Access(count=count, **plain)

@@ -194,19 +194,22 @@ def merge_into(model: HolographicModel, other: HolographicModel) -> None:
 
     Raises:
         ConfigError: another tokenizer or configuration.
-        DataError: counts would overflow; nothing has changed.
+        DataError: counts or bindings would overflow. Nothing has changed then.
     """
     if model.tokenizer.fingerprint != other.tokenizer.fingerprint or model.config != other.config:
         raise ConfigError(
             "`other` has another tokenizer or configuration; merge models of one kind: runs with one `data.vocabulary`"
         )
     mine, theirs = model.memories, other.memories
-    mine.classes, mine.readout = [], None
-    if model.mirror is not None and other.mirror is not None:
-        model.mirror.merge(other.mirror, mine.counts, theirs.counts)
     merged: list[tuple[CountTrie, CountTrie]] = [
         (a.trie, b.trie) for a, b in zip([*mine.grams, mine.apart], [*theirs.grams, theirs.apart], strict=True)
     ]
     for trie, added in merged:
+        trie.check_addable(added)
+    if model.mirror is not None and other.mirror is not None:
+        # The last that may fail, and before it changes anything.
+        model.mirror.merge(other.mirror, mine.counts, theirs.counts)
+    for trie, added in merged:
         trie.merge(added)
+    mine.classes, mine.readout = [], None
     mine.unigram += theirs.unigram

@@ -200,8 +200,8 @@ class Tower:
         folded.load = self.load.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32)
         return folded
 
-    def merge(self, other: Tower) -> None:
-        """Adds what another tower holds; a higher one is folded first.
+    def addable(self, other: Tower) -> Tower:
+        """Another tower as `merge` adds it; a higher one is folded.
 
         Raises:
             ConfigError: another seed, other digits or channels, or fewer levels.
@@ -216,6 +216,15 @@ class Tower:
             raise ConfigError(f"`other` has seeds, channels, digits and levels {theirs}; wanted {mine}")
         if int((self.load + other.load).max()) > LARGEST_LOAD:
             raise DataError(f"`other` would leave more than {LARGEST_LOAD} items at an address; take more levels")
+        return other
+
+    def merge(self, other: Tower) -> None:
+        """Adds what another tower holds.
+
+        Raises:
+            ConfigError, DataError: it cannot be added, see `addable`; nothing has changed.
+        """
+        other = self.addable(other)
         self.unpack()
         self._store += other.store
         self.load += other.load
