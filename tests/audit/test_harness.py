@@ -209,6 +209,21 @@ def test_a_missing_harness_is_one_clear_error(monkeypatch) -> None:
 
 @needs_harness
 @pytest.mark.filterwarnings("ignore")
+def test_texts_of_one_name_are_told_apart(world: Path, tmp_path: Path) -> None:
+    paths = [str(world / "held.txt"), str(tmp_path / "held.txt")]
+    Path(paths[1]).write_text("a b a b a b\n", encoding="utf-8")
+    model = harness.model_class()("words", root=str(world / "runs"))
+    both = harness.evaluate_tasks(model, harness.text_tasks(paths))["results"]
+    assert set(both) == set(paths)
+    alone = harness.evaluate_tasks(model, harness.text_tasks(paths[1:]))["results"]
+    assert alone["held"]["byte_perplexity,none"] == both[paths[1]]["byte_perplexity,none"]
+    assert both[paths[0]]["byte_perplexity,none"] != both[paths[1]]["byte_perplexity,none"]
+    with pytest.raises(ConfigError, match="two tasks the name held"):
+        harness.evaluate_tasks(model, [harness.text_task(path) for path in paths])
+
+
+@needs_harness
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", RUNS)
 def test_the_harness_finds_the_perplexity_of_our_evaluation(name: str, world: Path, models) -> None:
     model = harness.model_class()(name, root=str(world / "runs"))

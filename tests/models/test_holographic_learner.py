@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import IGNORE_INDEX
 from holonomy.data.kneser_ney import KneserNey, NGramCounts
 from holonomy.data.tokens import TokenBatch
@@ -125,6 +125,9 @@ def test_merged_shards_equal_one_pass() -> None:
     for shard, part in zip(shards, parts, strict=True):
         shard.learn_text(part)
     merged = shards[2]
+    # At rest or not makes no difference.
+    for shard in shards[1:3]:
+        shard.pack()
     for number in (0, 3, 1):
         merge_into(merged, shards[number])
     assert whole.mirror is not None and merged.mirror is not None
@@ -138,6 +141,26 @@ def test_merged_shards_equal_one_pass() -> None:
     assert torch.allclose(whole.next_log_probs(probe), merged.next_log_probs(probe), atol=1e-6)
     with pytest.raises(ConfigError, match="other"):
         merge_into(merged, made(HolographicConfig()))
+
+
+def test_a_merge_that_fails_changes_nothing() -> None:
+    model, other = made(), made()
+    for number, each in enumerate((model, other)):
+        each.learn_text(tokens(seed=number))
+        each.consolidate(tokens(seed=number))
+    before = state_of(model)
+    honest = other.memories.apart.trie.learned
+    other.memories.apart.trie.learned = 2**31 - 2
+    with pytest.raises(DataError, match="raise the count"):
+        merge_into(model, other)
+    other.memories.apart.trie.learned = honest
+    assert other.mirror is not None
+    other.mirror.tower.load[3] += 2**18 + 1
+    with pytest.raises(DataError, match="items at an address"):
+        merge_into(model, other)
+    after = state_of(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(v, after[k]) for k, v in before.items() if isinstance(v, torch.Tensor))
 
 
 def test_counts_of_the_model_are_those_of_kneser_ney() -> None:

@@ -1,4 +1,4 @@
-"""A sleep shrinks the counts, costs little, and is undone where it costs more than allowed."""
+"""A sleep shrinks a model and loses nothing; what it is asked to drop stays where that would cost too much."""
 
 from __future__ import annotations
 
@@ -6,42 +6,95 @@ import numpy as np
 import pytest
 import torch
 
-from holonomy.core.errors import ConfigError
+from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.data.text import load_text
-from holonomy.data.words import split_words
+from holonomy.data.words import WordSplit, split_words
 from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie, Pairs
 from holonomy.models.holographic.metrics import predict
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.sleep import sleep
+from holonomy.models.holographic.storage import load_into, state_of
 
 CONFIG = {"tower": {"role": "off"}, "similarity": {"dim": 32}, "mixture": {"blocks": 2, "product_steps": 8}}
 
 
-def test_a_sleep_pays_or_is_undone() -> None:
-    split = split_words(load_text("pydoc").text[:80_000])
-    model = HolographicModel(HolographicConfig.model_validate(CONFIG), split.tokenizer)
+def learned(text: str, **changes: object) -> tuple[HolographicModel, WordSplit]:
+    split = split_words(text)
+    model = HolographicModel(HolographicConfig.model_validate(CONFIG | changes), split.tokenizer)
     model.learn_text(split.train)
     model.fit(split.train)
+    return model, split
+
+
+def test_ten_sleeps_lose_nothing() -> None:
+    tower = {"levels": 4, "channels": 4, "top_digits": {2: 4, 3: 4, 4: 4}}
+    model, split = learned(load_text("pydoc").text[:60_000], tower=tower)
+    assert model.mirror is not None
+    whole, held = np.concatenate([split.train, split.test]), len(split.train) + np.arange(len(split.test))
+    contexts = of_text(whole, np.zeros(1, np.int64), np.arange(0, len(whole), 7))
+
+    def told() -> list[np.ndarray]:
+        assert model.mirror is not None
+        said = [predict(model, whole, held).losses, model.distributions(contexts).numpy()]
+        for order in (2, 3, 4):
+            state, _ = model.mirror.settled(contexts, order)
+            said += [state.tokens.numpy(), state.counts.numpy(), state.residual.numpy()]
+        return [*said, model.mirror.distribution(contexts, model.memories.counts)]
+
+    before, state, bindings = told(), state_of(model), model.mirror.tower.crosstalk()
+    report = sleep(model, split.train)
+    assert report.kept and report.dropped == 0 and report.loss_before is None
+    assert report.bytes_after == sum(model.stats().values()) <= 0.5 * report.bytes_before
+    rest = state_of(model)
+    for _ in range(9):
+        again = sleep(model, split.train)
+        assert again.bytes_before == again.bytes_after == report.bytes_after
+    assert all(np.array_equal(a, b) for a, b in zip(before, told(), strict=True))
+    assert model.mirror.tower.crosstalk() == pytest.approx(bindings, rel=1e-12)
+    assert all(torch.equal(v, state_of(model)[k]) for k, v in rest.items() if isinstance(v, torch.Tensor))
+    # What was written comes back as it was read, and unlearning still restores every number.
+    woken = HolographicModel(model.config, split.tokenizer)
+    load_into(woken, rest)
+    assert woken.stats() == model.stats()
+    for each in (woken, model):
+        each.learn_text(split.test)
+        each.unlearn_text(split.test)
+    assert all(np.array_equal(a, b) for a, b in zip(before, told(), strict=True))
+    assert woken.mirror is not None and torch.equal(woken.mirror.tower.store, state["tower/store"])
+    # A damaged store is refused.
+    for name, change in (("number", 1), ("small", 0), ("large", 0)):
+        tensor = rest[f"tower/{name}"]
+        assert isinstance(tensor, torch.Tensor)
+        wrong = tensor + change if change else tensor[:, :1]
+        with pytest.raises(CheckpointError, match="tower"):
+            load_into(woken, rest | {f"tower/{name}": wrong})
+
+
+def test_dropping_pays_or_is_undone() -> None:
+    model, split = learned(load_text("pydoc").text[:80_000])
     places, probe = np.arange(len(split.test)), split.test[None, :50]
     before = model.next_log_probs(probe)
     # This text repeats passages word by word: what occurred once is worth a lot.
-    refused = sleep(model, split.train, bound=0.0)
-    assert not refused.kept and refused.loss_after > refused.loss_before
+    refused = sleep(model, split.train, least=2, bound=0.0)
+    assert refused.loss_before is not None and refused.loss_after is not None
+    assert not refused.kept and refused.dropped == 0 and refused.loss_after > refused.loss_before
     assert torch.equal(before, model.next_log_probs(probe))
-    report = sleep(model, split.train, bound=5.0)
+    report = sleep(model, split.train, least=2, bound=5.0)
     assert report.kept and report.dropped > 1000 and report.lowest == 3
     assert report.bytes_after <= 0.7 * report.bytes_before
+    assert report.loss_before is not None and report.loss_after is not None
     assert report.loss_after <= report.loss_before + np.log1p(5.0)
     slept = predict(model, split.test, places).losses.mean()
-    again = sleep(model, split.train)
+    again = sleep(model, split.train, least=2)
     assert again.kept and again.dropped == 0
     assert abs(predict(model, split.test, places).losses.mean() - slept) < 1e-6
     with pytest.raises(ConfigError, match="tokens"):
         sleep(model, split.train[:1])
 
 
-def test_ten_sleeps_forget_nothing_that_was_seen_twice() -> None:
+def test_ten_sleeps_that_drop_keep_what_was_seen_twice() -> None:
     split = split_words(" ".join(load_text("pydoc").text.split()[:6_000]))
     model = HolographicModel(HolographicConfig.model_validate(CONFIG), split.tokenizer)
     text = np.concatenate([split.train, split.train[:2000]])
@@ -54,7 +107,7 @@ def test_ten_sleeps_forget_nothing_that_was_seen_twice() -> None:
 
     first = recalled()
     for _ in range(10):
-        sleep(model, text, bound=1.0)
+        sleep(model, text, least=2, bound=1.0)
     assert recalled() >= 0.99 * first > 0.5
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 import torch
 
 from holonomy.cli import main
-from holonomy.core.errors import ConfigError, DataError
+from holonomy.core.errors import ConfigError, DataError, StorageError
 from holonomy.data.text import load_text
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.holographic.learner import OnePass
@@ -20,8 +23,11 @@ from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic import learned_texts, learned_words, read_words
 from holonomy.recipes.holographic_runs import forget, merge, sleep_run
 from holonomy.recipes.mixture import mix
+from holonomy.train import checkpoint
+from holonomy.train import run as run_module
 from holonomy.train.checkpoint import Checkpoint, steps
 from holonomy.train.monitor import SilentProgress
+from holonomy.train.run import SUPERSEDING
 
 SMALL = (
     "model.batch_size=500",
@@ -39,10 +45,10 @@ SMALL = (
 def texts(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder, text = tmp_path_factory.mktemp("texts"), load_text("pydoc").text
     paths = []
-    for number in range(3):
+    for number in range(4):
         paths.append(folder / f"part{number}.txt")
         paths[-1].write_text(text[number * 12_000 : (number + 1) * 12_000])
-    (folder / "whole.txt").write_text(text[:36_000])
+    (folder / "whole.txt").write_text(text[:48_000])
     return paths
 
 
@@ -162,7 +168,7 @@ def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: 
     vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
     for number, text in enumerate(texts):
         config = trained(tmp_path, f"part{number}", text, vocabulary)
-    names = [f"part{n}" for n in range(3)]
+    names = [f"part{n}" for n in range(4)]
     merge(names, run="merged", root=tmp_path, read=reader(tmp_path))
     model = launch.load("merged", root=tmp_path)
     assert apart(model, joint(config, model.tokenizer, texts), texts[2]) < 1e-5
@@ -170,7 +176,7 @@ def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: 
     assert stored == pytest.approx(measured, abs=1e-9)
     forget("merged", str(texts[1]), root=tmp_path, read=reader(tmp_path))
     model = launch.load("merged", root=tmp_path)
-    assert apart(model, joint(config, model.tokenizer, [texts[0], texts[2]]), texts[2]) < 1e-4
+    assert apart(model, joint(config, model.tokenizer, [texts[0], *texts[2:]]), texts[2]) < 1e-4
     trained(tmp_path, "own", texts[0])
     for runs, match in ((["part0"], "two or more"), (["part0", "part0"], "too"), (["part1", "own"], "another way")):
         with pytest.raises(ConfigError, match=match):
@@ -192,14 +198,33 @@ def test_a_run_sleeps(texts: list[Path], tmp_path: Path, capfd: pytest.CaptureFi
         printed = capfd.readouterr()
         return int(ended.value.code or 0), printed.out, printed.err
 
-    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1", "--bound", "0.5")
+    directory = launch.RunDirectory.open("a", tmp_path)
+    loss, first = launch.verify("a", root=tmp_path)[0], steps(directory.checkpoints)[-1]
+    tensors = "tensors.safetensors"
+    size = (directory.checkpoints / f"step-{first}" / tensors).stat().st_size
+    (directory.path / "audit.json").write_text("{}")
+    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1")
     said = json.loads(out)
-    assert code == 0 and said["kept"] and said["bytes_after"] < said["bytes_before"]
+    assert code == 0 and said["dropped"] == 0 and said["bytes_after"] <= 0.7 * said["bytes_before"]
+    # The same model in less memory, on disk too; what was said of the old checkpoint is gone.
+    assert launch.verify("a", root=tmp_path) == (loss, loss)
+    assert not (directory.path / "audit.json").exists()
+    assert (directory.checkpoints / f"step-{first + 1}" / tensors).stat().st_size <= 0.7 * size
+    code, out, _ = holonomy("sleep", "a", "--threads", "1")
+    assert code == 0 and f"{said['bytes_after']:,} bytes to {said['bytes_after']:,}" in out
+    assert steps(directory.checkpoints)[-1] == first + 1
+    code, _, err = holonomy("forget", "a", "--data", str(texts[0]))
+    assert code == 3 and "never learned" in err
+    # Nothing was lost, so it learns and forgets as one that never slept.
+    further(tmp_path, "a", texts[1])
+    forget("a", str(texts[1]), root=tmp_path, read=reader(tmp_path))
+    assert launch.verify("a", root=tmp_path)[1] == pytest.approx(loss, abs=1e-6)
+    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1", "--least", "2", "--bound", "0.5")
+    said = json.loads(out)
+    assert code == 0 and said["kept"] and said["dropped"] > 0
     assert said["loss_after"] <= said["loss_before"] + np.log1p(0.5)
     stored, measured = launch.verify("a", root=tmp_path)
     assert stored == pytest.approx(measured, abs=1e-9)
-    code, _, err = holonomy("forget", "a", "--data", str(texts[0]))
-    assert code == 3 and "never learned" in err
     code, _, err = holonomy("train", "--resume", "a", "--data", str(texts[0].parent / "none.txt"))
     assert code == 3 and "none.txt" in err
     code, out, _ = holonomy("train", "--resume", "a", "--data", str(texts[0]), "--json", "--threads", "1")
@@ -218,13 +243,64 @@ def test_what_was_reported_of_the_old_model_goes(texts: list[Path], tmp_path: Pa
     told = directory.result()["metrics"]
     measured = launch.evaluate("a", root=tmp_path, with_baselines=True)
     assert measured["baseline/kn5"] == pytest.approx(told["baseline/kn5"], abs=1e-9)
-    (directory.path / "report.html").write_text("old")
+    for name in ("report.html", "audit.json"):
+        (directory.path / name).write_text("old")
     forget("a", str(texts[1]), root=tmp_path, read=reader(tmp_path))
     told, measured = directory.result(), launch.evaluate("a", root=tmp_path, with_baselines=True)
     assert told["metrics"]["val/loss"] == pytest.approx(measured["val/loss"], abs=1e-9)
     assert told["metrics"]["baseline/kn5"] == pytest.approx(measured["baseline/kn5"], abs=1e-9)
     assert Path(told["checkpoint"]).is_dir() and told["ended"] == "a text was forgotten"
-    assert not (directory.path / "report.html").exists()
+    assert not (directory.path / "report.html").exists() and not (directory.path / "audit.json").exists()
+
+
+def test_a_text_is_forgotten_even_if_the_process_dies_on_the_way(texts: list[Path], tmp_path: Path) -> None:
+    vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
+    trained(tmp_path, "a", texts[0], vocabulary)
+    further(tmp_path, "a", texts[1])
+    at = launch.RunDirectory.open("a", tmp_path).path
+    (at / "audit.json").write_text("{}")
+
+    def dying(run: str, where: object, name: str, *, after: bool) -> None:
+        """A process that forgets the first text and is killed at a call, before or after it."""
+        honest = getattr(where, name)
+
+        def last(*arguments, **options):
+            if after:
+                honest(*arguments, **options)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        child = os.fork()
+        if child == 0:
+            setattr(where, name, last)
+            try:
+                forget(run, str(texts[0]), root=tmp_path, read=reader(tmp_path))
+            finally:
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    for number, point in enumerate(
+        ((checkpoint, "save", False), (checkpoint, "save", True), (run_module, "prune", True))
+    ):
+        run = f"b{number}"
+        shutil.copytree(at, tmp_path / run)
+        before = launch.read_checkpoint(run, tmp_path)
+        where, name, after = point
+        dying(run, where, name, after=after)
+        # Whoever opens the run next, even to read it, finds one that knows the text wholly or not at all.
+        found = launch.read_checkpoint(run, tmp_path)
+        assert not (tmp_path / run / SUPERSEDING).exists()
+        if number == 0:
+            assert found.step == before.step and (tmp_path / run / "audit.json").exists()
+            assert launch.config_of_run(run, tmp_path).data.source == str(texts[0])
+            continue
+        directory = launch.RunDirectory.open(run, tmp_path)
+        assert steps(directory.checkpoints) == [before.step + 1] == [found.step]
+        assert [t.source for t in learned_texts(found)] == [str(texts[1])]
+        assert launch.config_of_run(run, tmp_path).data.source == str(texts[1])
+        assert not (directory.path / "audit.json").exists() and not directory.result()
+    (at / SUPERSEDING).write_text("{")
+    with pytest.raises(StorageError, match="was being forgotten"):
+        launch.read_checkpoint("a", tmp_path)
 
 
 def test_a_checkpoint_that_a_crash_left_is_not_taken_for_the_new_one(texts: list[Path], tmp_path: Path) -> None:

@@ -487,8 +487,11 @@ def test_a_session_of_another_model_is_refused(text: Path, tmp_path: Path) -> No
 def test_streams_are_evaluated_with_and_without_memory(text: Path, tmp_path: Path) -> None:
     trained(configured(text), tmp_path)
     windows, carried, memory = (
-        launch.evaluate("a", root=tmp_path, protocol=p)["val/loss"] for p in ("windows", "carried", "memory")
+        launch.evaluate("a", root=tmp_path, protocol=p, with_baselines=True) for p in ("windows", "carried", "memory")
     )
-    assert len({windows, carried, memory}) == 3
+    # What learns while it reads has names of its own, and so has what stands beside it.
+    assert set(memory) == {f"{name}_memory" for name in carried if name.startswith("val/")} | {"baseline/kn7_online"}
+    assert len({windows["val/loss"], carried["val/loss"], memory["val/loss_memory"]}) == 3
+    assert memory["baseline/kn7_online"] < carried["baseline/kn7"]
     with pytest.raises(ConfigError, match="wanted one of windows"):
         launch.evaluate("a", root=tmp_path, protocol="backwards")

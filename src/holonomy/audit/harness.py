@@ -196,14 +196,21 @@ def text_documents(file: str, **metadata: Any) -> dict[str, Any]:
     return {"test": _module("datasets").Dataset.from_list([{"text": load_text(file).text}])}
 
 
-def text_task(file: str) -> dict[str, Any]:
+def text_tasks(files: Sequence[str]) -> list[dict[str, Any]]:
+    """Tasks of `text_task`, named after their files, or by their paths where files have one name."""
+    stems = Counter(Path(file).stem for file in files)
+    return [text_task(file, Path(file).stem if stems[Path(file).stem] == 1 else file) for file in files]
+
+
+def text_task(file: str, name: str | None = None) -> dict[str, Any]:
     """A task: perplexity a word and a byte, and bits a byte, of a text read as one document.
 
     Args:
-        file: known name or path of a UTF-8 text; gives the task its name.
+        file: known name or path of a UTF-8 text.
+        name: of the task; that of the file by default.
     """
     return {
-        "task": Path(file).stem,
+        "task": name or Path(file).stem,
         "custom_dataset": text_documents,
         "dataset_kwargs": {"file": file},
         "output_type": "loglikelihood_rolling",
@@ -236,16 +243,22 @@ def evaluate_tasks(
         `results` by task and metric, `config`, and the rest of what the harness says but the samples.
 
     Raises:
-        ConfigError: the harness is not installed, or a task is unknown or wrong.
+        ConfigError: the harness is not installed, or a task is unknown or wrong, or two have one name.
         DataError: a text cannot be read, or has unknown symbols without a token for them.
     """
     manager = _module("lm_eval.tasks").TaskManager(include_path=None if include_path is None else str(include_path))
-    loaded = [part for task in tasks for part in _loaded(manager, task)]
+    loaded: dict[str, Any] = {}
+    for task in tasks:
+        for name, part in _loaded(manager, task).items():
+            if name in loaded:
+                # The harness would keep the results of one of them and say nothing.
+                raise ConfigError(f"`--tasks` or `--text` gives two tasks the name {name}; rename one, or drop it")
+            loaded[name] = part
     evaluate = _module("lm_eval.evaluator").simple_evaluate
     try:
         found = evaluate(
             model=model,
-            tasks=loaded,
+            tasks=list(loaded.values()),
             task_manager=manager,
             limit=limit,
             num_fewshot=num_fewshot,
@@ -261,8 +274,8 @@ def _reason(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def _loaded(manager: Any, task: str | dict[str, Any]) -> list[Any]:
-    """A task with its data, a group of them as a whole.
+def _loaded(manager: Any, task: str | dict[str, Any]) -> dict[str, Any]:
+    """A task with its data by name, a group of them as a whole.
 
     Raises:
         ConfigError: there is none of that name, or it cannot be read.
@@ -275,7 +288,8 @@ def _loaded(manager: Any, task: str | dict[str, Any]) -> list[Any]:
         raise ConfigError(
             f"`--tasks` {name}: {_reason(error)}; name a task of the harness (`lm-eval ls tasks`) or a YAML file"
         ) from error
-    return [next(iter(found["groups"].values()))] if found["groups"] else list(found["tasks"].values())
+    groups = found["groups"]
+    return dict([next(iter(groups.items()))] if groups else found["tasks"])
 
 
 if "lm_eval.api.registry" in sys.modules:

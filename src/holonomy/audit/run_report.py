@@ -26,7 +26,7 @@ from holonomy.recipes.results import figure_rows, loss_rows, token_unit
 from holonomy.train.catalogue import RunRecord, read_record
 from holonomy.train.checkpoint import Checkpoint, find, read_state
 from holonomy.train.monitor import Curves, read_curves
-from holonomy.train.run import REPORT, RunDirectory
+from holonomy.train.run import AUDIT, REPORT, RunDirectory
 
 MOST_SAMPLES, MOST_LETTERS = 5, 4000
 """Samples of a run that are shown, and letters of each."""
@@ -128,7 +128,7 @@ class _Source:
             ("Configuration", self._configuration),
             ("Environment", self._environment),
         ]
-        if (self.directory.path / "audit.json").exists():
+        if (self.directory.path / AUDIT).exists():
             sections.insert(5, ("Audit", self._audit))
         for heading, make in sections:
             page.section(heading, *self._guarded(heading, make))
@@ -218,7 +218,7 @@ class _Source:
         return [f"Written after update {self.checkpoint.step:,}, with the defaults of the run:", preformatted(text)]
 
     def _audit(self) -> list[str]:
-        found = json.loads((self.directory.path / "audit.json").read_text(encoding="utf-8"))
+        found = json.loads((self.directory.path / AUDIT).read_text(encoding="utf-8"))
         verdicts = found.get("verdicts") if isinstance(found, dict) else None
         if not isinstance(verdicts, list) or not all(isinstance(v, dict) for v in verdicts):
             raise DataError("audit.json holds no list of `verdicts`; write it anew with `holonomy audit`")

@@ -73,8 +73,10 @@ def audit(
     )
     content = _summary(verdicts, run, seed, full, time.perf_counter() - begin)
     if place is not None:
+        from holonomy.train.run import AUDIT
+
         text = json.dumps({k: v for k, v in content.items() if k != "run"}, indent=1) + "\n"
-        replace_text(_directory_of(place) / "audit.json", text)
+        replace_text(_directory_of(place) / AUDIT, text)
     if report is not None:
         from holonomy.audit.report import audit_page
 

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from holonomy.recipes.results import figure_rows, loss_rows, token_unit
+from holonomy.recipes.results import figure_rows, loss_rows, loss_suffix, token_unit
 
 PLAIN_SECONDS = 10.0
 """Time between lines of progress where there is no terminal."""
@@ -54,7 +54,7 @@ def loss_table(metrics: Mapping[str, float], title: str) -> Table:
 
 def print_words(metrics: Mapping[str, float]) -> None:
     """What a loss over words needs beside it: how many are unknown, ranks, and how honest the confidence is."""
-    suffix = "_online" if "val/loss_online" in metrics else ""
+    suffix = loss_suffix(metrics)
     of = {name.removeprefix("val/").removesuffix(suffix): value for name, value in metrics.items()}
     out().print(
         f"perplexity {of['perplexity']:.1f}, without unknown words ({of['unknown_share']:.2%}) "

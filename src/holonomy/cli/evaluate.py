@@ -10,7 +10,7 @@ import typer
 from holonomy.cli import options
 from holonomy.cli.console import err, figure_table, loss_table, out, print_json, print_words
 from holonomy.core.errors import ConfigError
-from holonomy.recipes.results import token_unit
+from holonomy.recipes.results import loss_suffix, token_unit
 
 
 def evaluate(
@@ -49,7 +49,8 @@ def evaluate(
 
     Example: holonomy eval first --baselines
 
-    Figures of --mode online end in _online: they never stand beside those of a model that learns nothing meanwhile.
+    Figures of --mode online end in _online and those of --protocol memory in _memory: they never stand beside those of
+    a model that learns nothing meanwhile.
     """
     from holonomy.cli.process import tune_process
     from holonomy.recipes import launch
@@ -78,14 +79,14 @@ def _print_metrics(metrics: Mapping[str, float], protocol: str | None, mode: str
         out().print(figure_table(metrics, "All operations, along the path that was trained"))
     else:
         unit = {"char": "character"}.get(token_unit(metrics), token_unit(metrics))
-        suffix = "_online" if mode == "online" else ""
-        how = "each block learned after it was predicted" if suffix else f"protocol {protocol or 'windows'}"
+        suffix = loss_suffix(metrics)
+        how = "each block learned after it was predicted" if mode == "online" else f"protocol {protocol or 'windows'}"
         how = how if suffix or "val/top1" not in metrics else "static"
         out().print(loss_table(metrics, f"{metrics[f'val/tokens{suffix}']:,.0f} {unit}s, {how}"))
         out().print(f"perplexity {metrics[f'val/perplexity{suffix}']:.3f} per {unit}")
         if unit == "word":
             print_words(metrics)
         if unit == "token":
-            out().print(f"{metrics['val/bits_per_char']:.4f} bits per character")
-        if metrics.get("val/unknown"):
-            out().print(f"{metrics['val/unknown']:,.0f} of the characters were never seen in training")
+            out().print(f"{metrics[f'val/bits_per_char{suffix}']:.4f} bits per character")
+        if unknown := metrics.get(f"val/unknown{suffix}"):
+            out().print(f"{unknown:,.0f} of the characters were never seen in training")

@@ -57,7 +57,7 @@ def lm_eval(
         model = made(run, root=str(root))
         found = harness.evaluate_tasks(
             model,
-            [*(tasks or ()), *map(harness.text_task, texts or ())],
+            [*(tasks or ()), *harness.text_tasks(texts or ())],
             limit=limit,
             num_fewshot=num_fewshot,
             include_path=include_path,

@@ -79,32 +79,38 @@ def forget(
 
 def sleep(
     run: options.Run,
+    least: Annotated[
+        int, typer.Option("--least", min=1, help="Drop long grams that occurred less often; 1 drops none.")
+    ] = 1,
     lowest: Annotated[int, typer.Option("--lowest", min=2, help="Order of the shortest grams that may go.")] = 3,
     bound: Annotated[
-        float, typer.Option("--bound", min=0.0, help="Largest rise of the perplexity, relative, that is kept.")
+        float,
+        typer.Option("--bound", min=0.0, help="Largest rise of the perplexity, relative, that dropping may cost."),
     ] = 0.01,
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Let a holographic run drop long grams that occurred once; undone if it then predicts worse than allowed.
+    """Pack a holographic run into as little memory as reading needs: every probability stays as it is.
 
     Example: holonomy sleep words
+
+    A packed run can learn and forget as before; it then takes as much memory as before, until it sleeps again.
     """
     from holonomy.recipes.holographic_runs import sleep_run
     from holonomy.train.run import RunDirectory
 
-    report = sleep_run(run, root=root, read=_reader(root, threads), lowest=lowest, bound=bound)
-    if report.kept:
+    report = sleep_run(run, root=root, read=_reader(root, threads), least=least, lowest=lowest, bound=bound)
+    if report.bytes_after < report.bytes_before or report.dropped:
         leave_report(RunDirectory.open(run, root).path)
     if as_json:
         print_json({"run": run, **asdict(report)})
         return
-    if not quiet:
-        done = "kept" if report.kept else "rolled back: it costs more than --bound allows; the run is as it was"
-        out().print(
-            f"{report.dropped:,} grams dropped, {report.bytes_before:,} bytes to {report.bytes_after:,}, loss on "
-            f"unlearned pieces {report.loss_before:.4f} to {report.loss_after:.4f}: {done}",
-            markup=False,
-        )
+    if quiet:
+        return
+    said = f"{report.bytes_before:,} bytes to {report.bytes_after:,}"
+    if report.loss_before is not None and report.loss_after is not None:
+        said += f", {report.dropped:,} grams dropped, loss on unlearned pieces {report.loss_before:.4f} to "
+        said += f"{report.loss_after:.4f}" + ("" if report.kept else ": more than --bound allows, so all grams stay")
+    out().print(said, markup=False)

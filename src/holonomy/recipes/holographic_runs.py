@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from holonomy.core.config import from_json, replace_text, to_json, to_yaml
+from holonomy.core.config import from_json, to_json, to_yaml
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.core.learner import Json, State
 from holonomy.data.kneser_ney import baselines
@@ -122,8 +122,12 @@ def _saved_as(
     *,
     drawn: int,
     ended: str,
+    alone: bool = False,
 ) -> dict[str, float]:
-    """Evaluates a changed model and saves it as the newest step; returns its held-out figures beside baselines."""
+    """Evaluates a changed model and saves it as the newest step; returns its held-out figures beside baselines.
+
+    Where it is `alone`, all older checkpoints go, even if this process dies on the way.
+    """
     split = read_words(config.data, model.tokenizer).split
     metrics = held_out(model, split, np.arange(len(split.test)))
     words, _ = learned_words(config, texts, model.tokenizer)
@@ -146,7 +150,10 @@ def _saved_as(
     }
     tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)}
     files = {**before.files, TOKENIZER_FILE: model.tokenizer.to_json()}
+    if alone:
+        directory.supersede(step, to_yaml(config))
     path = checkpoint.save(directory.checkpoints, step=step, tensors=tensors, state=facts, files=files)
+    directory.settle()
     # What was reported of the old model is true of it alone.
     directory.keep_result(None)
     for name in ("latest", "best"):
@@ -215,16 +222,19 @@ def forget(run: str, data: str, *, root: Path, read: Callable[[str], Checkpoint]
         words, starts = learned_words(config, stay, tokenizer)
         fresh.fit(words, starts)
         drawn = _batches(config, words, starts)
-        metrics = _saved_as(directory, fresh, config, stay, saved, drawn=drawn, ended="a text was forgotten")
-        checkpoint.prune(directory.checkpoints, keep_last=1)
-        replace_text(directory.path / "config.yaml", to_yaml(config))
-        return metrics
+        return _saved_as(directory, fresh, config, stay, saved, drawn=drawn, ended="a text was forgotten", alone=True)
 
 
 def sleep_run(
-    run: str, *, root: Path, read: Callable[[str], Checkpoint], lowest: int = 3, bound: float = 0.01
+    run: str,
+    *,
+    root: Path,
+    read: Callable[[str], Checkpoint],
+    least: int = 1,
+    lowest: int = 3,
+    bound: float = 0.01,
 ) -> SleepReport:
-    """Lets a run drop what is rare, and keeps that only if it costs next to nothing; see `sleep`.
+    """Packs a run, and lets it drop what is rare if that is asked for and costs next to nothing; see `sleep`.
 
     Raises:
         ConfigError: the run is of another family or has not finished, or a number is out of range.
@@ -234,8 +244,8 @@ def sleep_run(
         saved = read(str(directory.path))
         config, texts, words, starts = _learned(saved)
         model = PARTS.load(saved)
-        report = sleep(model, words, starts=starts, lowest=lowest, bound=bound)
-        if report.kept:
+        report = sleep(model, words, starts=starts, least=least, lowest=lowest, bound=bound)
+        if report.bytes_after < report.bytes_before or report.dropped:
             drawn = saved.state["data"]["drawn"]
             _saved_as(directory, model, config, texts, saved, drawn=drawn, ended="it has slept")
             checkpoint.prune(directory.checkpoints, keep_last=config.train.cadence.keep)

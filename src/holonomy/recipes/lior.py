@@ -39,7 +39,7 @@ from holonomy.models.lior.moving import MovingField, field_of
 from holonomy.models.lior.pictures import lior_pictures
 from holonomy.nn.containers import Chain
 from holonomy.nn.embedding import Embedding
-from holonomy.recipes.work import Texts, Work, choose_device, no_targets
+from holonomy.recipes.work import Texts, Work, choose_device, no_targets, online_baseline
 from holonomy.train.callbacks import Callback, Samples
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -50,6 +50,8 @@ TOKENIZER_FILE = "tokenizer.json"
 SAMPLE_START = "\n"
 PROTOCOLS = ("windows", "carried", "memory", "field")
 """Ways to evaluate; their losses never stand in one column."""
+BLOCK = 64
+"""Tokens that plain baselines learn at a time, beside a model that learns while it reads."""
 
 
 @dataclass(frozen=True)
@@ -380,8 +382,14 @@ def _evaluate(
     metrics = _by_character(metrics, model.tokenizer, parts[split]) | _field_figures(model.net)
     if isinstance(model.tokenizer, CharTokenizer) and model.tokenizer.unk:
         metrics["val/unknown"] = float((tokens == model.tokenizer.unknown_id).sum())
+    learns = protocol == "memory"
+    if learns:
+        # What learns while it reads never stands in one column with what does not.
+        metrics = {f"{name}_memory": value for name, value in metrics.items()}
     if with_baselines:
         trained = corpus.train if data is None else read_corpus(own, model.tokenizer).train
+        if learns:
+            return metrics | online_baseline(trained, parts[split], model.tokenizer, block=BLOCK)
         metrics.update(baselines(trained, parts[split], model.tokenizer.vocab_size))
     return metrics
 

@@ -13,6 +13,7 @@ LOSSES = {
     "Kneser-Ney, order 5, learning": "baseline/kn5_online",
     "Kneser-Ney, order 7, learning": "baseline/kn7_online",
     "this model, learning": "val/loss_online",
+    "this model, with memory": "val/loss_memory",
 }
 """Models of a text, plain ones first, and the metrics of their losses."""
 KINDS = {"val": "this model", "baseline": "closed form", "untrained": "untrained"}
@@ -23,7 +24,12 @@ def token_unit(metrics: Mapping[str, float]) -> str:
     """What the losses are per: a character, a word, or a token where characters were counted besides."""
     if any(name in metrics for name in ("val/perplexity_known", "val/perplexity_known_online")):
         return "word"
-    return "token" if "val/characters" in metrics else "char"
+    return "token" if any(name.startswith("val/characters") for name in metrics) else "char"
+
+
+def loss_suffix(metrics: Mapping[str, float]) -> str:
+    """What names of figures end in: nothing, or how the model learned while it read."""
+    return next((s for s in ("_online", "_memory") if f"val/loss{s}" in metrics), "")
 
 
 def loss_rows(metrics: Mapping[str, float]) -> list[tuple[str, float, float]]:

@@ -295,7 +295,7 @@ def prune(directory: Path, *, keep_last: int, keep: Iterable[int] = (), up_to: i
         StorageError: something cannot be removed.
     """
     sound = [s for s in steps(directory) if up_to is None or s <= up_to]
-    kept = {*sound[-keep_last:], *(s for s in keep if s in sound)}
+    kept = {*sound[len(sound) - keep_last :], *(s for s in keep if s in sound)}
     doomed = [directory / f"step-{s}" for s in steps(directory) if s not in kept]
     doomed += [p for p in directory.iterdir() if p.name.startswith(TEMPORARY)]
     try:

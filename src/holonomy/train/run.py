@@ -11,6 +11,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -19,10 +20,14 @@ from typing import Any
 from holonomy.core.config import LEFTOVER, Config, remove_leftovers, replace_text, to_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.core.registry import nearest
+from holonomy.train.checkpoint import point, prune
 
 CHECKPOINTS = "checkpoints"
 RESULT = "result.json"
 REPORT = "report.html"
+AUDIT = "audit.json"
+SUPERSEDING = "superseding.json"
+"""Names the checkpoint that all others make way for, from before it is saved until they have."""
 
 
 def is_text(name: str) -> bool:
@@ -92,9 +97,9 @@ class RunDirectory:
         """
         for path in (Path(run), root / run):
             if path.parent.name == CHECKPOINTS and path.is_dir():
-                return cls(path.parent.parent)
+                return cls(path.parent.parent)._settled()
             if (path / CHECKPOINTS).is_dir():
-                return cls(path)
+                return cls(path)._settled()
         names = sorted(p.name for p in root.iterdir() if (p / CHECKPOINTS).is_dir()) if root.is_dir() else []
         near = nearest(Path(run).name, names)
         hint = f"did you mean `{near}`? " if near else ""
@@ -106,7 +111,7 @@ class RunDirectory:
         return self._json("env.json")
 
     def keep_result(self, result: Mapping[str, object] | None) -> None:
-        """Writes what a training ended with to result.json, or removes that of an earlier one and the page about it.
+        """Writes what a training ended with to result.json, or removes that of an earlier one and what is about it.
 
         Raises:
             StorageError: it cannot be written.
@@ -114,7 +119,7 @@ class RunDirectory:
         if result is not None:
             replace_text(self.path / RESULT, json.dumps(result, indent=1))
             return
-        for path in (self.path / RESULT, self.path / REPORT):
+        for path in (self.path / RESULT, self.path / REPORT, self.path / AUDIT):
             try:
                 path.unlink(missing_ok=True)
             except OSError as error:
@@ -130,6 +135,51 @@ class RunDirectory:
         except (OSError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
+
+    def supersede(self, step: int, config: str) -> None:
+        """Announces a checkpoint that all others are to make way for, before it is saved.
+
+        Whoever dies before they have leaves that to the next one who opens the run.
+
+        Args:
+            step: of the checkpoint.
+            config: content of config.yaml from then on.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        replace_text(self.path / SUPERSEDING, json.dumps({"step": step, "config": config}))
+
+    def settle(self) -> None:
+        """Removes what an announced checkpoint makes way for, if it was saved; else the run is as it was.
+
+        Raises:
+            StorageError: something cannot be removed or written, or the announcement is damaged.
+        """
+        announced = self.path / SUPERSEDING
+        if not announced.exists():
+            return
+        told = self._json(SUPERSEDING)
+        step, config = told.get("step"), told.get("config")
+        if not isinstance(step, int) or not isinstance(config, str):
+            raise StorageError(f"`{announced}` is damaged: a text was being forgotten; remove the run, or the file")
+        if (self.checkpoints / f"step-{step}").is_dir():
+            for name in ("latest", "best"):
+                point(self.checkpoints, name, step)
+            prune(self.checkpoints, keep_last=0, keep=(step,))
+            self.keep_result(None)
+            replace_text(self.path / "config.yaml", config)
+        try:
+            announced.unlink()
+        except OSError as error:
+            raise StorageError(f"cannot remove `{announced}`: {error.strerror}") from error
+
+    def _settled(self) -> RunDirectory:
+        if (self.path / SUPERSEDING).exists():
+            # Whoever holds the lock is about to do it.
+            with suppress(CheckpointError), self:
+                pass
+        return self
 
     @property
     def threads(self) -> int | None:
@@ -166,6 +216,7 @@ class RunDirectory:
         self._lock = handle
         try:
             remove_leftovers(self.path)
+            self.settle()
         except StorageError:
             self._unlock()
             raise

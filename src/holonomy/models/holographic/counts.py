@@ -29,9 +29,11 @@ from holonomy.models.holographic.kernels import (
     RELEASED,
     STEPS,
     SYMBOL,
-    TOTAL,
+    TrieKernels,
     trie_kernels,
 )
+from holonomy.models.holographic.packed import STORED, PackedGrams, packed, packed_from
+from holonomy.models.holographic.rows import WIDTHS, check_rows, nodes_of, rows_of
 
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
@@ -96,6 +98,7 @@ class CountTrie:
         self._sizes = np.array([1, 0, 0, 0], dtype=np.int64)
         self._tally = np.zeros((self.order, 5), dtype=np.int64)
         self.learned = 0
+        self._packed: PackedGrams | None = None
         self._changed()
 
     def _changed(self) -> None:
@@ -105,6 +108,8 @@ class CountTrie:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays, the empty places included; with a `room`, those of rows in use, others take none yet."""
+        if self._packed is not None:
+            return self._packed.nbytes
         tables = self._inner_table.nbytes + self._leaf_table.nbytes
         if self.room is not None:
             used = self._sizes[INNER_USED] * INNER_WIDTH + self._sizes[LEAF_USED] * LEAF_WIDTH
@@ -163,6 +168,7 @@ class CountTrie:
         self._changed()
 
     def _run(self, pairs: Pairs, sign: int) -> int:
+        self.unpack()
         learn = trie_kernels().learn
         for begin in range(0, len(pairs.targets), CHUNK):
             part = Pairs(*(a[begin : begin + CHUNK] for a in pairs))
@@ -216,6 +222,8 @@ class CountTrie:
 
     def trim(self) -> None:
         """Gives back the room kept for growth."""
+        if self._packed is not None:
+            return
         self._inner = self._inner[: self._sizes[INNER_USED]].copy()
         self._leaf = self._leaf[: max(1, int(self._sizes[LEAF_USED]))].copy()
 
@@ -250,16 +258,21 @@ class CountTrie:
             followed: a context whose followers count nothing in its distribution is as good as unknown.
         """
         found = np.empty((len(lengths), self.order), dtype=np.int32)
-        arrays = (self._inner, self._inner_table, self._sizes)
+        view, kernels = self._view()
         symbols = np.ascontiguousarray(symbols, dtype=np.int64)
-        trie_kernels().contexts(*arrays, symbols, np.ascontiguousarray(lengths, dtype=np.int64), found, followed)
+        kernels.contexts(view, symbols, np.ascontiguousarray(lengths, dtype=np.int64), found, followed)
         return found
+
+    def _view(self) -> tuple[tuple[np.ndarray, ...], TrieKernels]:
+        if self._packed is not None:
+            return self._packed, trie_kernels(packed=True)
+        return (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes), trie_kernels()
 
     def score(self, found: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Probability of one target after each found context, [B] float64."""
         result = np.empty(len(targets))
-        arrays = (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes, self.taken)
-        trie_kernels().score(*arrays, found, np.asarray(targets, dtype=np.int64), 1 / self.vocab_size, result)
+        view, kernels = self._view()
+        kernels.score(view, self.taken, found, np.asarray(targets, dtype=np.int64), 1 / self.vocab_size, result)
         return result
 
     @property
@@ -270,7 +283,8 @@ class CountTrie:
             row, base = np.zeros((1, self.vocab_size)), np.empty(1)
             root = np.full((1, self.order), -1, dtype=np.int32)
             root[0, 0] = 0
-            trie_kernels().spread(self._inner, self._leaf, self.taken, root, np.ones(1), 0, row, base)
+            view, kernels = self._view()
+            kernels.spread(view, self.taken, root, np.ones(1), 0, row, base)
             lowest = (row[0] + base[0] / self.vocab_size).astype(np.float32)
             self._lowest = lowest
         return lowest
@@ -282,8 +296,8 @@ class CountTrie:
             That multiple, [B] float64: the caller adds all of them in one product.
         """
         base = np.empty(len(weights))
-        weights = np.ascontiguousarray(weights, dtype=np.float64)
-        trie_kernels().spread(self._inner, self._leaf, self.taken, found, weights, 1, out, base)
+        view, kernels = self._view()
+        kernels.spread(view, self.taken, found, np.ascontiguousarray(weights, dtype=np.float64), 1, out, base)
         return base
 
     def dense(self, found: np.ndarray) -> np.ndarray:
@@ -294,32 +308,41 @@ class CountTrie:
 
     def ladder(self, found: np.ndarray, lowest: int, out: np.ndarray) -> None:
         """Whole distributions after found contexts by order from `lowest` on, to `out` [B, order + 1 - lowest, V]."""
-        kernel, start = trie_kernels().ladder, self.lowest.astype(np.float64)
-        kernel(self._inner, self._leaf, self.taken, found, start, lowest, out)
+        view, kernels = self._view()
+        kernels.ladder(view, self.taken, found, self.lowest.astype(np.float64), lowest, out)
 
     def occurrences(self, pairs: Pairs, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Row of the gram of each pair at one order below the highest, and how often it occurred; -1 and 0 if never."""
         found = self.find(pairs.symbols, pairs.lengths, followed=False)[:, order - 1]
         rows = np.empty(len(found), dtype=np.int64)
-        trie_kernels().locate(self._inner, self._inner_table, self._sizes, found, pairs.targets, rows)
-        return rows, np.where(rows >= 0, self._inner[np.maximum(rows, 0), RAW], 0)
+        view, kernels = self._view()
+        kernels.locate(view, found, pairs.targets, rows)
+        at = np.maximum(rows, 0)
+        raw = self._inner[at, RAW] if self._packed is None else self._packed.values(at)
+        return rows, np.where(rows >= 0, raw, 0)
 
     def frequent(self, rows: np.ndarray, least: int, out: np.ndarray) -> None:
         """Adds to `out` [B, V] how often each word occurred after the context in a row, where that is `least` or more.
 
         Rows are a column of `find` below the highest order, -1 for none.
         """
-        trie_kernels().frequent(self._inner, np.ascontiguousarray(rows), least, out)
+        view, kernels = self._view()
+        kernels.frequent(view, np.ascontiguousarray(rows), least, out)
 
     def totals(self, found: np.ndarray) -> np.ndarray:
         """Counts of all followers of each found context, [B, order]; zero where it is unknown."""
-        return np.where(found >= 0, self._inner[np.maximum(found, 0), TOTAL], 0)
+        return self._masses(found)[..., 0]
 
     def distinct(self, found: np.ndarray) -> np.ndarray:
         """Numbers of distinct followers of each found context, [B, order]; zero where it is unknown."""
-        # A dropped follower counts as often as it occurred, which is once as a rule.
-        counts = self._inner[np.maximum(found, 0), TOTAL + 1 :].sum(-1)
-        return np.where(found >= 0, counts, 0)
+        return self._masses(found)[..., 1]
+
+    def _masses(self, found: np.ndarray) -> np.ndarray:
+        # Of each context: the sum of its followers, and how many there are.
+        view, kernels = self._view()
+        out = np.zeros((*found.shape, 2), dtype=np.int64)
+        kernels.masses(view, found, out)
+        return out
 
     def grams(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All grams of one order with a count, sorted: symbols [G, order], occurrences and numbers of predecessors.
@@ -329,8 +352,8 @@ class CountTrie:
         """
         if not 1 <= order <= self.order:
             raise ConfigError(f"`order` is {order}; wanted 1 to {self.order}")
-        inner = self._inner[: self._sizes[INNER_USED]]
-        rows = self._leaf[: self._sizes[LEAF_USED]] if order == self.order else inner[self._depths() == order]
+        inner, leaf = self._rows()
+        rows = leaf if order == self.order else inner[row_depths(inner) == order]
         rows = rows[rows[:, RAW] > 0]
         symbols, at = np.empty((len(rows), order), dtype=np.int32), rows[:, PARENT]
         symbols[:, -1] = rows[:, SYMBOL]
@@ -342,16 +365,14 @@ class CountTrie:
 
     def frequent_pairs(self, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The grams of order two that occurred most often, at most so many: first symbols, words, occurrences."""
+        inner, leaf = self._rows()
         longest = self.order == 2
-        rows = self._leaf[: self._sizes[LEAF_USED]] if longest else self._inner[: self._sizes[INNER_USED]]
-        there = np.flatnonzero((rows[:, RAW] > 0) & (longest or self._depths() == 2))
+        rows = leaf if longest else inner
+        there = np.flatnonzero((rows[:, RAW] > 0) & (longest or row_depths(inner) == 2))
         if most is not None and len(there) > most:
             # Equal counts by age, so that the same ones stay whatever the machine.
             there = np.sort(there[np.argsort(-rows[there, RAW], kind="stable")[:most]])
-        return self._inner[rows[there, PARENT], SYMBOL], rows[there, SYMBOL], rows[there, RAW]
-
-    def _depths(self) -> np.ndarray:
-        return row_depths(self._inner[: self._sizes[INNER_USED]])
+        return inner[rows[there, PARENT], SYMBOL], rows[there, SYMBOL], rows[there, RAW]
 
     def pairs(self) -> Iterator[Pairs]:
         """Pairs that, learned by an empty trie, give this one; those with the longest contexts first."""
@@ -372,18 +393,26 @@ class CountTrie:
             context[:, self.order - order :] = symbols[kept, :-1]
             yield Pairs(context, np.full(len(context), order - 1), symbols[kept, -1].astype(np.int64), weights[kept])
 
+    def check_addable(self, other: CountTrie) -> None:
+        """Refuses a trie that cannot be merged.
+
+        Raises:
+            ConfigError: it has another shape.
+            DataError: counts would overflow.
+        """
+        mine, theirs = ((t.order, t.vocab_size, t.num_symbols) for t in (self, other))
+        if mine != theirs:
+            raise ConfigError(f"`other` has order, words and symbols {theirs}; wanted {mine}")
+        if self.learned + other.learned > LARGEST:
+            raise DataError(f"`other` would raise the count to {self.learned + other.learned:,}; {LARGEST:,} is most")
+
     def merge(self, other: CountTrie) -> None:
         """Adds all that another trie has learned.
 
         Raises:
-            ConfigError: it has another shape.
+            ConfigError, DataError: it cannot be added, see `check_addable`; nothing has changed.
         """
-        mine, theirs = (
-            (self.order, self.vocab_size, self.num_symbols),
-            (other.order, other.vocab_size, other.num_symbols),
-        )
-        if mine != theirs:
-            raise ConfigError(f"`other` has order, words and symbols {theirs}; wanted {mine}")
+        self.check_addable(other)
         for pairs in list(other.pairs()):
             self.learn(pairs)
 
@@ -408,6 +437,7 @@ class CountTrie:
         Returns:
             How many were dropped.
         """
+        self.unpack()
         before = self.num_grams
         drop(self._inner, self._leaf, self._sizes, self.order, least=least, lowest=lowest)
         self._inner_table, self._leaf_table = (np.full(128, -1, dtype=np.int32) for _ in range(2))
@@ -420,17 +450,47 @@ class CountTrie:
     @property
     def cut_off(self) -> bool:
         """Whether grams were dropped, so that not every pair can be unlearned."""
+        if self._packed is not None:
+            return len(self._packed.few) > len(self._packed.symbols) + len(self._packed.firsts) - 1
         return bool(self._inner[: self._sizes[INNER_USED], RELEASED].any())
+
+    def _rows(self) -> tuple[np.ndarray, np.ndarray]:
+        # Rows of both kinds in use; those of a packed trie are made, with all but the columns that chain them.
+        if self._packed is None:
+            return self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
+        return rows_of(self._packed.nodes())
+
+    def pack(self) -> None:
+        """Takes a quarter of the memory or less, for reading alone: whoever learns unpacks first; nothing is lost."""
+        if self._packed is not None:
+            return
+        inner, leaf = self._rows()
+        depths = np.append(row_depths(inner), np.full(len(leaf), self.order))
+        self._packed = packed(nodes_of(inner, leaf), depths, self.num_symbols)
+        self._inner, self._leaf = self._inner[:0].copy(), self._leaf[:0].copy()
+        self._inner_table, self._leaf_table = self._inner_table[:0].copy(), self._leaf_table[:0].copy()
+
+    def unpack(self) -> None:
+        """Makes room for learning again."""
+        if self._packed is None:
+            return
+        self._inner, leaf = self._rows()
+        self._leaf = leaf if len(leaf) else np.zeros((1, LEAF_WIDTH), dtype=np.int32)
+        self._inner_table, self._leaf_table = (np.full(128, -1, dtype=np.int32) for _ in range(2))
+        self._packed = None
+        self._rearrange()
 
     def arrange(self) -> None:
         """Puts grams with one context side by side, which makes whole distributions several times faster to read.
 
         It takes as much again for a while: where there is no room for that, everything stays where it is.
         """
-        if self.room is not None and 3 * self.nbytes > self.room:
-            return
-        inner, leaf = self._inner[: self._sizes[INNER_USED]], self._leaf[: self._sizes[LEAF_USED]]
-        depths = self._depths()
+        if self._packed is None and (self.room is None or 3 * self.nbytes <= self.room):
+            self._rearrange()
+
+    def _rearrange(self) -> None:
+        inner, leaf = self._rows()
+        depths = row_depths(inner)
         place, at = np.zeros(len(inner), dtype=np.int32), 1
         arranged = np.zeros_like(inner)
         arranged[0] = inner[0]
@@ -458,9 +518,11 @@ class CountTrie:
 
     def state(self) -> dict[str, np.ndarray]:
         """Arrays that `load_state` reads back; views, which change as the trie learns."""
-        used = self._sizes[:2]
-        counts = np.append(self._tally.reshape(-1), self.learned)
-        return {"inner": self._inner[: used[0]], "leaf": self._leaf[: used[1]], "tally": counts}
+        counts = {"tally": np.append(self._tally.reshape(-1), self.learned)}
+        if self._packed is not None:
+            return self._packed.state() | counts
+        inner, leaf = self._rows()
+        return {"inner": inner, "leaf": leaf} | counts
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Takes over a stored trie.
@@ -468,27 +530,24 @@ class CountTrie:
         Raises:
             CheckpointError: arrays are missing, misshapen, or point outside.
         """
-        wanted = {"inner": INNER_WIDTH, "leaf": LEAF_WIDTH}
-        if set(state) != {*wanted, "tally"} or state["tally"].shape != (5 * self.order + 1,):
+        at_rest = set(state) == {*STORED, "tally"}
+        if not (at_rest or set(state) == {*WIDTHS, "tally"}) or state["tally"].shape != (5 * self.order + 1,):
             raise CheckpointError(
-                f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders"
+                f"`state` holds {sorted(state)}; wanted inner, leaf and the tally of {self.order} orders, or "
+                f"{', '.join(STORED)} and the tally"
             )
-        for name, width in wanted.items():
-            array = state[name]
-            if array.ndim != 2 or array.shape[1] != width or array.dtype != np.int32:
-                raise CheckpointError(
-                    f"`{name}` is {array.dtype} of shape {array.shape}; wanted int32 with {width} columns"
-                )
-            parents, symbols = array[:, PARENT], array[:, SYMBOL]
-            sound = not array.size or (
-                parents.min() >= 0 and parents.max() < len(state["inner"]) and symbols.min() >= 0
-            )
-            if not sound or (array.size and (symbols.max() >= self.num_symbols or array[:, RAW].min() < 0)):
-                raise CheckpointError(f"`{name}` points outside of the trie; the checkpoint is damaged")
-        if not len(state["inner"]):
-            raise CheckpointError("`inner` is empty; the checkpoint is damaged")
-        self.clear()
+        if at_rest:
+            grams = packed_from(state, self.order, self.num_symbols)
+            self._restored(state["tally"], len(grams.firsts) - 1, len(grams.symbols) - len(grams.firsts) + 1)
+            self._inner, self._leaf = self._inner[:0].copy(), self._leaf[:0].copy()
+            self._packed = grams
+            return
+        check_rows(state, self.num_symbols)
+        self._restored(state["tally"], len(state["inner"]), len(state["leaf"]))
         self._inner, self._leaf = state["inner"].copy(), state["leaf"].copy()
-        self._sizes[INNER_USED], self._sizes[LEAF_USED] = len(self._inner), len(self._leaf)
-        self._tally, self.learned = state["tally"][:-1].reshape(self.order, 5).copy(), int(state["tally"][-1])
         self._index()
+
+    def _restored(self, tally: np.ndarray, inner: int, leaf: int) -> None:
+        self.clear()
+        self._sizes[INNER_USED], self._sizes[LEAF_USED] = inner, leaf
+        self._tally, self.learned = tally[:-1].reshape(self.order, 5).copy(), int(tally[-1])

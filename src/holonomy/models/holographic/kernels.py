@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from holonomy.geometry.compiled import compiled
+from holonomy.models.holographic.packed import Access, packed_access
 
 PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE, RELEASED = range(11)
 """Columns of `inner`; `leaf` has the first four. TOTAL to RELEASED speak of the gram as a context."""
@@ -25,6 +26,7 @@ class TrieKernels(NamedTuple):
 
     rehash: Callable[..., None]
     learn: Callable[..., Any]
+    masses: Callable[..., None]
     contexts: Callable[..., None]
     score: Callable[..., None]
     spread: Callable[..., None]
@@ -172,17 +174,62 @@ def learning() -> Any:
 
 
 @lru_cache(maxsize=1)
-def reading() -> tuple[Any, Any]:
-    """`contexts` and `score`: where contexts stand, and probabilities of targets.
+def open_access() -> Access:
+    """How rows of a trie that learns are read: a view is `(inner, leaf, inner_table, leaf_table, sizes)`."""
+    _, find, _ = probing()
+
+    def gram(view, context, symbol, top):
+        rows, table = (view[1], view[3]) if top else (view[0], view[2])
+        return find(rows, table, context, symbol, view[4])
+
+    def symbol(view, row, top):
+        return view[1][row, 1] if top else view[0][row, 1]
+
+    def count(view, row, top):
+        return view[1][row, 2] if top else view[0][row, 4]
+
+    def raw(view, row):
+        return view[0][row, 2]
+
+    def first(view, context):
+        return view[0][context, 5]
+
+    def after(view, row, context, top):
+        return view[1][row, 3] if top else view[0][row, 3]
+
+    def followed(view, context, top):
+        return view[0][context, 6] > 0
+
+    def mass(view, context, top):
+        row = view[0][context]
+        return row[6], row[7], row[8], row[9], row[10]
+
+    return Access(*(compiled(f, exact=True) for f in (gram, symbol, count, raw, first, after, followed, mass)))
+
+
+def _access(packed: bool) -> Access:
+    return packed_access() if packed else open_access()
+
+
+@lru_cache(maxsize=2)
+def reading(packed: bool) -> tuple[Any, Any, Any]:
+    """`masses`, `contexts` and `score`: what follows contexts, where they stand, and probabilities of targets.
 
     p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V; of followers
     that were dropped, the whole count is taken.
     """
     import numpy as np
 
-    _, find, _ = probing()
+    gram, _, count_of, _, _, _, followed_by, mass = _access(packed)
 
-    def contexts(inner, inner_table, sizes, symbols, lengths, found, followed):
+    def masses(view, found, out):
+        for b in range(found.shape[0]):
+            for m in range(found.shape[1]):
+                if found[b, m] >= 0:
+                    total, ones, twos, more, _ = mass(view, found[b, m], m == found.shape[1] - 1)
+                    out[b, m, 0], out[b, m, 1] = total, ones + twos + more
+
+    def contexts(view, symbols, lengths, found, followed):
         order = symbols.shape[1] + 1
         rows, before = np.full(order, -1, dtype=np.int64), np.full(order, -1, dtype=np.int64)
         rows[0] = before[0] = 0
@@ -200,103 +247,89 @@ def reading() -> tuple[Any, Any]:
                 if follows and m <= lengths[b]:
                     row = before[m - 1]
                     if row >= 0:
-                        row = find(inner, inner_table, row, symbols[b, order - 2], sizes)
+                        row = gram(view, row, symbols[b, order - 2], False)
                 else:
                     for j in range(order - 1 - m, order - 1):
                         if row >= 0:
-                            row = find(inner, inner_table, row, symbols[b, j], sizes)
+                            row = gram(view, row, symbols[b, j], False)
                 # An absent row must not look like a slot: -1 it is.
                 row = row if row >= 0 else np.int64(-1)
                 rows[m] = row
                 # A context that nothing follows says nothing.
-                found[b, m] = row if row >= 0 and (inner[row, 6] > 0 or not followed) else -1
+                known = row >= 0 and (not followed or followed_by(view, row, m == order - 1))
+                found[b, m] = row if known else -1
 
-    def score(inner, leaf, inner_table, leaf_table, sizes, taken, found, targets, uniform, result):
+    def score(view, taken, found, targets, uniform, result):
         order = found.shape[1]
         for b in range(len(targets)):
             p = uniform
             for m in range(order):
-                row = found[b, m]
-                if row < 0 or inner[row, 6] == 0:
+                top = m == order - 1
+                if found[b, m] < 0:
                     break
-                total, count = inner[row, 6], 0
-                rest = (
-                    taken[m, 1] * inner[row, 7]
-                    + taken[m, 2] * inner[row, 8]
-                    + taken[m, 3] * inner[row, 9]
-                    + inner[row, 10]
-                )
-                if m == order - 1:
-                    gram = find(leaf, leaf_table, row, targets[b], sizes)
-                    count = leaf[gram, 2] if gram >= 0 else 0
-                else:
-                    gram = find(inner, inner_table, row, targets[b], sizes)
-                    count = inner[gram, 4] if gram >= 0 else 0
+                total, ones, twos, more, gone = mass(view, found[b, m], top)
+                if total == 0:
+                    break
+                rest = taken[m, 1] * ones + taken[m, 2] * twos + taken[m, 3] * more + gone
+                row = gram(view, found[b, m], targets[b], top)
+                count = count_of(view, row, top) if row >= 0 else 0
                 p = (count - taken[m, min(count, 3)] + rest * p) / total
             result[b] = p
 
-    return compiled(contexts, exact=True), compiled(score, exact=True)
+    return compiled(masses, exact=True), compiled(contexts, exact=True), compiled(score, exact=True)
 
 
-@lru_cache(maxsize=1)
-def spreading() -> tuple[Any, Any]:
+@lru_cache(maxsize=2)
+def spreading(packed: bool) -> tuple[Any, Any]:
     """`spread` and `ladder`: whole distributions after contexts, added up, and one by order."""
     import numpy as np
 
-    def spread(inner, leaf, taken, found, weights, begin, out, base):
+    _, symbol, count_of, _, first, after, _, mass = _access(packed)
+
+    def spread(view, taken, found, weights, begin, out, base):
         # Adds weights[b] * p(v | context b) to out[b, v], all but the part base[b] of p_begin.
         order = found.shape[1]
         for b in range(len(weights)):
             share = weights[b]
             for m in range(order - 1, begin - 1, -1):
-                row = found[b, m]
-                if row < 0 or inner[row, 6] == 0:
+                row, top = found[b, m], m == order - 1
+                if row < 0:
                     continue
-                total = inner[row, 6]
-                rest = (
-                    taken[m, 1] * inner[row, 7]
-                    + taken[m, 2] * inner[row, 8]
-                    + taken[m, 3] * inner[row, 9]
-                    + inner[row, 10]
-                )
-                child = inner[row, 5]
-                top = m == order - 1
+                total, ones, twos, more, gone = mass(view, row, top)
+                if total == 0:
+                    continue
+                rest = taken[m, 1] * ones + taken[m, 2] * twos + taken[m, 3] * more + gone
+                child = first(view, row)
                 while child >= 0:
-                    count = leaf[child, 2] if top else inner[child, 4]
-                    symbol = leaf[child, 1] if top else inner[child, 1]
+                    count = count_of(view, child, top)
                     if count > 0:
-                        out[b, symbol] += share * (count - taken[m, min(count, 3)]) / total
-                    child = leaf[child, 3] if top else inner[child, 3]
+                        out[b, symbol(view, child, top)] += share * (count - taken[m, min(count, 3)]) / total
+                    child = after(view, child, row, top)
                 share *= rest / total
             base[b] = share
 
-    def ladder(inner, leaf, taken, found, start, lowest, out):
+    def ladder(view, taken, found, start, lowest, out):
         # out[b, k, v] = p_{lowest + k}(v | context b), p_1 = `start`.
         order, size = found.shape[1], len(start)
         p = np.empty(size, dtype=np.float64)
         for b in range(len(found)):
             p[:] = start
             for m in range(order):
-                row = found[b, m]
-                if m > 0 and row >= 0 and inner[row, 6] > 0:
-                    total = inner[row, 6]
-                    rest = (
-                        taken[m, 1] * inner[row, 7]
-                        + taken[m, 2] * inner[row, 8]
-                        + taken[m, 3] * inner[row, 9]
-                        + inner[row, 10]
-                    )
+                row, top = found[b, m], m == order - 1
+                total = ones = twos = more = gone = 0
+                if m > 0 and row >= 0:
+                    total, ones, twos, more, gone = mass(view, row, top)
+                if total > 0:
+                    rest = taken[m, 1] * ones + taken[m, 2] * twos + taken[m, 3] * more + gone
                     share, each = rest / total, 1.0 / total
                     for v in range(size):
                         p[v] *= share
-                    child = inner[row, 5]
-                    top = m == order - 1
+                    child = first(view, row)
                     while child >= 0:
-                        count = leaf[child, 2] if top else inner[child, 4]
+                        count = count_of(view, child, top)
                         if count > 0:
-                            symbol = leaf[child, 1] if top else inner[child, 1]
-                            p[symbol] += (count - taken[m, min(count, 3)]) * each
-                        child = leaf[child, 3] if top else inner[child, 3]
+                            p[symbol(view, child, top)] += (count - taken[m, min(count, 3)]) * each
+                        child = after(view, child, row, top)
                 if m + 1 >= lowest:
                     for v in range(size):
                         out[b, m + 1 - lowest, v] = p[v]
@@ -304,23 +337,23 @@ def spreading() -> tuple[Any, Any]:
     return compiled(spread, exact=True), compiled(ladder, exact=True)
 
 
-@lru_cache(maxsize=1)
-def looking() -> tuple[Any, Any]:
-    """`locate(inner, table, sizes, contexts, targets, rows)` and `frequent(inner, contexts, least, out)`."""
-    _, find, _ = probing()
+@lru_cache(maxsize=2)
+def looking(packed: bool) -> tuple[Any, Any]:
+    """`locate(view, contexts, targets, rows)` and `frequent(view, contexts, least, out)`, below the highest order."""
+    gram, symbol, _, raw, first, after, _, _ = _access(packed)
 
-    def locate(inner, table, sizes, contexts, targets, rows):
+    def locate(view, contexts, targets, rows):
         for b in range(len(targets)):
-            row = find(inner, table, contexts[b], targets[b], sizes) if contexts[b] >= 0 else -1
+            row = gram(view, contexts[b], targets[b], False) if contexts[b] >= 0 else -1
             rows[b] = row if row >= 0 else -1
 
-    def frequent(inner, contexts, least, out):
+    def frequent(view, contexts, least, out):
         for b in range(len(contexts)):
-            child = inner[contexts[b], 5] if contexts[b] >= 0 else -1
+            child = first(view, contexts[b]) if contexts[b] >= 0 else -1
             while child >= 0:
-                if inner[child, 2] >= least:
-                    out[b, inner[child, 1]] += inner[child, 2]
-                child = inner[child, 3]
+                if raw(view, child) >= least:
+                    out[b, symbol(view, child, False)] += raw(view, child)
+                child = after(view, child, contexts[b], False)
 
     return compiled(locate, exact=True), compiled(frequent, exact=True)
 
@@ -371,8 +404,8 @@ def binding() -> Any:
     return compiled(bind, exact=True)
 
 
-@lru_cache(maxsize=1)
-def trie_kernels() -> TrieKernels:
-    """All kernels of a trie of counts."""
+@lru_cache(maxsize=2)
+def trie_kernels(packed: bool = False) -> TrieKernels:
+    """All kernels of a trie of counts; those that read know how it is stored."""
     _, _, rehash = probing()
-    return TrieKernels(rehash, learning(), *reading(), *spreading(), *looking())
+    return TrieKernels(rehash, learning(), *reading(packed), *spreading(packed), *looking(packed))

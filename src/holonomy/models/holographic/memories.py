@@ -164,6 +164,11 @@ class Memories:
         found |= {"unigram": self.unigram.nbytes, "recency": self.recency.nbytes}
         return found | ({"readout": self.readout.nbytes} if self.readout is not None else {})
 
+    def pack(self) -> None:
+        """Takes as little memory as reading needs; whoever learns makes room first."""
+        for gram in [*self.grams, self.apart, *self.classes]:
+            gram.trie.pack()
+
     def learn(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int = 1) -> None:
         """Adds pairs, or takes them away where `sign` is -1.
 

@@ -41,6 +41,11 @@ class Mirror:
         """Bytes of the store and of the rotations."""
         return {"tower": self.tower.nbytes, "signatures": self.signatures.nbytes}
 
+    def pack(self) -> None:
+        """Takes as little memory as reading needs; whoever binds makes room first."""
+        self.tower.pack()
+        self.signatures.release()
+
     def _held(self, count: np.ndarray) -> np.ndarray:
         # What the store holds of a pair that occurred so often.
         limit = self.config.promote_at

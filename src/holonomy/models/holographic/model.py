@@ -273,6 +273,12 @@ class HolographicModel:
         reading = self.memories.read(contexts)
         return reading, self.mixture.weights(reading, self.memories.knowing(reading))
 
+    def pack(self) -> None:
+        """Takes as little memory as reading needs and says the same; whoever learns or unlearns makes room first."""
+        self.memories.pack()
+        if self.mirror is not None:
+            self.mirror.pack()
+
     def stats(self) -> dict[str, int]:
         """Bytes of every structure."""
         return self.memories.nbytes | (self.mirror.nbytes if self.mirror is not None else {})

@@ -36,22 +36,39 @@ class Signatures:
         index = torch.arange(max(vocab_size, places + 1) * channels, device=device).view(-1, channels)
         self.words = counter_haar(seed, WORD, index[:vocab_size]).float()
         """[V, K, 4, 4]."""
-        at = counter_haar(seed, PLACE, index[1 : places + 1]).float()
-        self.placed = at[:, None] @ self.words
-        """Words at places, nearest first, [places, V, K, 4, 4]."""
+        self.places = counter_haar(seed, PLACE, index[1 : places + 1]).float()
+        """Nearest first, [places, K, 4, 4]."""
+        self._placed: Tensor | None = None
+
+    @property
+    def placed(self) -> Float[Tensor, "places V K 4 4"]:
+        """Words at places, nearest first: made where many are bound, and kept until `release`."""
+        placed = self._placed
+        if placed is None:
+            placed = self.places[:, None] @ self.words
+            self._placed = placed
+        return placed
+
+    def release(self) -> None:
+        """Gives back the largest table; it is made again when something is bound."""
+        self._placed = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of both tables."""
-        return 4 * (self.words.numel() + self.placed.numel())
+        """Bytes of the tables that are there."""
+        tables = (self.words, self.places, *(() if self._placed is None else (self._placed,)))
+        return 4 * sum(table.numel() for table in tables)
 
     def keys(self, symbols: Int[Tensor, "B n"]) -> Float[Tensor, "B K 4 4"]:
         """Product over the words of a context, nearest first; the nearest stands last in `symbols`."""
         nearest = symbols.flip(1)
-        key = self.placed[0, nearest[:, 0]]
+        key = self._at(0, nearest[:, 0])
         for place in range(1, nearest.shape[1]):
-            key = key @ self.placed[place, nearest[:, place]]
+            key = key @ self._at(place, nearest[:, place])
         return key
+
+    def _at(self, place: int, symbols: Int[Tensor, " B"]) -> Float[Tensor, "B K 4 4"]:
+        return self.places[place] @ self.words[symbols] if self._placed is None else self._placed[place, symbols]
 
     def similarities(self, x: Float[Tensor, "B K 4 4"]) -> Float[Tensor, "B V"]:
         """Mean over channels of tr(E_w^T X) / 4: about the number of times word w is in x."""

@@ -1,4 +1,4 @@
-"""Sleep: rare long grams are forgotten, if that costs next to nothing."""
+"""Sleep: a model takes as little memory as reading needs; rare long grams may go besides, if that costs little."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class SleepReport:
     """What a sleep did.
 
     Attributes:
-        kept: whether its result was kept; otherwise the model is as before.
-        loss_before, loss_after: on held-out words, in nats.
-        bytes_before, bytes_after: of the exact counts.
+        kept: False if grams were to be dropped, which cost more than allowed: then they are still there.
+        loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be dropped.
+        bytes_before, bytes_after: of everything.
         dropped: grams forgotten.
-        lowest: order of the shortest of them, 0 if nothing was kept.
+        lowest: order of the shortest of them, 0 if there are none.
     """
 
     kept: bool
-    loss_before: float
-    loss_after: float
+    loss_before: float | None
+    loss_after: float | None
     bytes_before: int
     bytes_after: int
     dropped: int
@@ -42,13 +42,14 @@ def sleep(
     tokens: np.ndarray,
     *,
     starts: np.ndarray | None = None,
-    least: int = 2,
+    least: int = 1,
     lowest: int = 3,
     bound: float = 0.01,
     share: float = 0.1,
 ) -> SleepReport:
-    """Forgets long grams that occurred fewer than `least` times, if that costs next to nothing.
+    """Packs counts and bindings, which loses nothing; see `HolographicModel.pack`.
 
+    With `least` above one, long grams that occurred less often are forgotten first, if that costs next to nothing.
     Pieces from all over the text decide: they are unlearned, and predicted before and after on trial. What then goes
     from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`.
 
@@ -56,24 +57,40 @@ def sleep(
         model: has learned `tokens`.
         tokens: documents end to end.
         starts: where documents begin; one document by default.
-        least: occurrences that a gram needs to stay.
+        least: occurrences that a long gram needs to stay; 1 forgets none.
         lowest: order below which no gram is forgotten; where that costs too much, higher ones are tried.
-        bound: largest relative rise of the perplexity of those pieces; a larger one leaves the model as it was.
+        bound: largest relative rise of the perplexity of those pieces; a larger one keeps all grams.
         share: of the text that they make up.
 
     Raises:
         ConfigError: a bound below zero, an order that no gram has, a text too short to hold anything out.
     """
-    size = int(len(tokens) * share / PIECES)
     if not 2 <= lowest <= model.memories.counts.order:
         raise ConfigError(f"`lowest` is {lowest}; wanted 2 to {model.memories.counts.order}, the longest grams")
-    if not bound >= 0 or size < 1:
-        raise ConfigError(f"`bound` is {bound} and `tokens` holds {len(tokens)}; wanted 0 or more, and a longer text")
-    begins = np.zeros(1, dtype=np.int64) if starts is None else starts
+    size, before = int(len(tokens) * share / PIECES), _bytes(model)
+    if not bound >= 0 or size < 1 or least < 1:
+        raise ConfigError(
+            f"`bound` is {bound}, `least` {least} and `tokens` holds {len(tokens)}; wanted 0 or more, 1 or more, and a "
+            "longer text"
+        )
+    found: tuple[float | None, float | None, int, int] = None, None, 0, 0
+    if least > 1:
+        found = _forget(
+            model, tokens, np.zeros(1, dtype=np.int64) if starts is None else starts, least, lowest, bound, size
+        )
+    model.pack()
+    loss_before, loss_after, dropped, shortest = found
+    return SleepReport(least == 1 or shortest > 0, loss_before, loss_after, before, _bytes(model), dropped, shortest)
+
+
+def _forget(
+    model: HolographicModel, tokens: np.ndarray, begins: np.ndarray, least: int, lowest: int, bound: float, size: int
+) -> tuple[float, float, int, int]:
+    """Drops grams if `size` words of each piece allow it; losses before and after, how many, and their lowest order."""
     # As far apart as they can be; one that follows its own beginning would be too easy.
     firsts = np.linspace(0, len(tokens), PIECES, endpoint=False).astype(int) + (len(tokens) // PIECES - size)
     places = (firsts[:, None] + np.arange(size)).reshape(-1)
-    saved, bytes_before = state_of(model), _bytes(model)
+    saved = state_of(model)
     try:
         model.change(of_text(tokens, begins, places), tokens[places], sign=-1)
         unlearned = True
@@ -95,12 +112,12 @@ def sleep(
         load_into(model, rested)
     else:
         load_into(model, saved)
-        return SleepReport(False, before, after, bytes_before, bytes_before, 0, 0)
+        return before, after, 0, 0
     if unlearned:
         # The trial was on counts without the pieces: what they hold may have occurred elsewhere, and then it stays.
         load_into(model, saved)
         dropped = _prune(model, least, order)
-    return SleepReport(True, before, after, bytes_before, _bytes(model), dropped, order)
+    return before, after, dropped, order
 
 
 def _prune(model: HolographicModel, least: int, lowest: int) -> int:
@@ -110,5 +127,4 @@ def _prune(model: HolographicModel, least: int, lowest: int) -> int:
 
 
 def _bytes(model: HolographicModel) -> int:
-    memories = model.memories
-    return sum(gram.trie.nbytes for gram in [*memories.grams, memories.apart, *memories.classes])
+    return sum(model.stats().values())

@@ -86,8 +86,9 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
     _load_memories(fresh.memories, tensors, meta)
     fresh.mixture = _mixture(fresh.memories, tensors, meta)
     if fresh.mirror is not None:
-        fresh.mirror.tower.load_state({key: _take(tensors, f"tower/{key}") for key in ("store", "load")})
-        shares = _take(tensors, "tower/shares").numpy()
+        held = {k.removeprefix("tower/"): t.cpu() for k, t in tensors.items() if k.startswith("tower/")}
+        shares = held.pop("shares", torch.empty(0)).numpy()
+        fresh.mirror.tower.load_state(held)
         if shares.shape != fresh.mirror.shares.shape or not np.isfinite(shares).all():
             raise CheckpointError("`tower/shares` is damaged")
         fresh.mirror.shares = shares.copy()
@@ -217,19 +218,22 @@ def merge_into(model: HolographicModel, other: HolographicModel) -> None:
 
     Raises:
         ConfigError: another tokenizer or configuration.
-        DataError: counts would overflow; nothing has changed.
+        DataError: counts or bindings would overflow. Nothing has changed then.
     """
     if model.tokenizer.fingerprint != other.tokenizer.fingerprint or model.config != other.config:
         raise ConfigError(
             "`other` has another tokenizer or configuration; merge models of one kind: runs with one `data.vocabulary`"
         )
     mine, theirs = model.memories, other.memories
-    mine.classes, mine.readout = [], None
-    if model.mirror is not None and other.mirror is not None:
-        model.mirror.merge(other.mirror, mine.counts, theirs.counts)
     merged: list[tuple[CountTrie, CountTrie]] = [
         (a.trie, b.trie) for a, b in zip([*mine.grams, mine.apart], [*theirs.grams, theirs.apart], strict=True)
     ]
     for trie, added in merged:
+        trie.check_addable(added)
+    if model.mirror is not None and other.mirror is not None:
+        # The last that may fail, and before it changes anything.
+        model.mirror.merge(other.mirror, mine.counts, theirs.counts)
+    for trie, added in merged:
         trie.merge(added)
+    mine.classes, mine.readout = [], None
     mine.unigram += theirs.unigram

@@ -26,6 +26,7 @@ LARGEST_LOAD = 2**18
 """More items at one address could overflow its integers."""
 ORDER_STEP, PLACE_STEP = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
 LOW = 2**32 - 1
+SMALL = 2**15 - 1
 
 
 class Bindings(NamedTuple):
@@ -42,6 +43,20 @@ class Bindings(NamedTuple):
     lengths: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+
+
+class Rest(NamedTuple):
+    """A store that is only read.
+
+    Attributes:
+        number: of each address, int32: from 1 up in `small`, from -1 down in `large`, 0 where it is empty.
+        small: addresses whose numbers fit in 16 bits, [S, K, 4, 4] int16.
+        large: the others, [L, K, 4, 4] int32.
+    """
+
+    number: Tensor
+    small: Tensor
+    large: Tensor
 
 
 class Tower:
@@ -63,7 +78,7 @@ class Tower:
             raise ConfigError(
                 f"`levels` is {levels} and `top_digits` {dict(top_digits)}; wanted 3 to 10, orders from 2 on"
             )
-        if min(top_digits.values()) < 1 or sum(top_digits.values()) > 16 or len(signatures.placed) < len(orders):
+        if min(top_digits.values()) < 1 or sum(top_digits.values()) > 16 or len(signatures.places) < len(orders):
             raise ConfigError(
                 f"`top_digits` is {dict(top_digits)}; wanted 1 or more each, 16 together, a place for each"
             )
@@ -71,13 +86,43 @@ class Tower:
         self.top_digits = {n: top_digits[n] for n in orders}
         self.orders = orders
         shape = (sum(top_digits.values()) * 16 ** (levels - 2), signatures.channels, 4, 4)
-        self.store = torch.zeros(shape, dtype=torch.int32, device=signatures.words.device)
+        self._store = torch.zeros(shape, dtype=torch.int32, device=signatures.words.device)
+        self._rest: Rest | None = None
         self.load = torch.zeros(shape[0], dtype=torch.int32, device=signatures.words.device)
 
     @property
     def nbytes(self) -> int:
         """Bytes of store and loads."""
-        return 4 * (self.store.numel() + self.load.numel())
+        return self._store.nbytes + self.load.nbytes + (0 if self._rest is None else sum(t.nbytes for t in self._rest))
+
+    @property
+    def store(self) -> Int[Tensor, "addresses K 4 4"]:
+        """What stands at all addresses; a copy where the store is packed."""
+        return self._store if self._rest is None else self._at(torch.arange(len(self.load), device=self.load.device))
+
+    def _at(self, rows: Int[Tensor, " B"]) -> Int[Tensor, "B K 4 4"]:
+        if self._rest is None:
+            return self._store[rows]
+        number = self._rest.number[rows]
+        shape = (len(rows), self.signatures.channels, 4, 4)
+        found = torch.zeros(shape, dtype=torch.int32, device=self._store.device)
+        # Small numbers count up from one, large ones down from minus one.
+        for chosen, part in ((number > 0, self._rest.small), (number < 0, self._rest.large)):
+            found[chosen] = part[number[chosen].abs().long() - 1].int()
+        return found
+
+    def pack(self) -> None:
+        """Keeps only addresses that hold something, in 16 bits where that is enough; nothing is lost."""
+        if self._rest is not None:
+            return
+        largest = torch.stack([part.flatten(1).abs().amax(1) for part in self._store.split(4096)]).flatten()
+        small, large = (largest > 0) & (largest <= SMALL), largest > SMALL
+        self._rest = Rest(_numbered(small, large), self._store[small].short(), self._store[large].clone())
+        self._store = self._store[:0].clone()
+
+    def unpack(self) -> None:
+        """Makes room for writing again."""
+        self._store, self._rest = self.store, None
 
     def addresses(self, symbols: Int[Tensor, "B places"], order: int) -> Int[Tensor, " B"]:
         """Addresses of contexts of `order` - 1 words, nearest last."""
@@ -111,23 +156,24 @@ class Tower:
                 f"`weights` would leave {int(after.min())} to {int(after.max())} items at an address; wanted 0 to "
                 f"{LARGEST_LOAD}: take more levels, or unlearn only what was learned"
             )
-        if self.store.device.type != "cpu":
+        self.unpack()
+        if self._store.device.type != "cpu":
             self._write_tensors(pairs, rows, weights)
             self.load = after
             return
         tables = self.signatures.words.flatten(2).numpy(), self.signatures.placed.flatten(3).numpy()
         pairs_in = rows.numpy(), pairs.symbols, pairs.targets, weights.numpy()
-        binding()(self.store.flatten(2).numpy(), self.load.numpy(), *tables, *pairs_in)
+        binding()(self._store.flatten(2).numpy(), self.load.numpy(), *tables, *pairs_in)
 
     def _write_tensors(self, pairs: Bindings, rows: Tensor, weights: Tensor) -> None:
-        device = self.store.device
+        device = self._store.device
         symbols, words = torch.from_numpy(pairs.symbols).to(device), self.signatures.words
         words = words[torch.from_numpy(pairs.targets).to(device)]
         for column, order in enumerate(self.orders):
             bound = self.bound(self.signatures.keys(symbols[:, symbols.shape[1] - order + 1 :]), words)
             there = (rows[:, column] >= 0).to(device)
             items = bound * weights[:, column].to(device)[:, None, None, None]
-            self.store.index_add_(0, rows[:, column].to(device)[there], items[there])
+            self._store.index_add_(0, rows[:, column].to(device)[there], items[there])
 
     @staticmethod
     def bound(keys: Float[Tensor, "B K 4 4"], words: Float[Tensor, "B K 4 4"]) -> Int[Tensor, "B K 4 4"]:
@@ -137,7 +183,7 @@ class Tower:
     def read(self, symbols: Int[Tensor, "B places"], order: int) -> Float[Tensor, "B K 4 4"]:
         """What stands at the addresses of contexts, turned back by their keys: the sum of what followed, and noise."""
         keys = self.signatures.keys(symbols[:, symbols.shape[1] - order + 1 :])
-        return keys.mT @ (self.store[self.addresses(symbols, order)].float() / SCALE)
+        return keys.mT @ (self._at(self.addresses(symbols, order)).float() / SCALE)
 
     def fold(self) -> Tower:
         """The tower with one level less.
@@ -150,12 +196,12 @@ class Tower:
         folded = Tower.__new__(Tower)
         folded.__dict__.update(self.__dict__)
         folded.levels = self.levels - 1
-        folded.store = self.store.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32)
+        folded._store, folded._rest = self.store.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32), None
         folded.load = self.load.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32)
         return folded
 
-    def merge(self, other: Tower) -> None:
-        """Adds what another tower holds; a higher one is folded first.
+    def addable(self, other: Tower) -> Tower:
+        """Another tower as `merge` adds it; a higher one is folded.
 
         Raises:
             ConfigError: another seed, other digits or channels, or fewer levels.
@@ -170,17 +216,28 @@ class Tower:
             raise ConfigError(f"`other` has seeds, channels, digits and levels {theirs}; wanted {mine}")
         if int((self.load + other.load).max()) > LARGEST_LOAD:
             raise DataError(f"`other` would leave more than {LARGEST_LOAD} items at an address; take more levels")
-        self.store += other.store
+        return other
+
+    def merge(self, other: Tower) -> None:
+        """Adds what another tower holds.
+
+        Raises:
+            ConfigError, DataError: it cannot be added, see `addable`; nothing has changed.
+        """
+        other = self.addable(other)
+        self.unpack()
+        self._store += other.store
         self.load += other.load
 
     def crosstalk(self) -> float:
         """Estimate of the sum of squared counts of all stored pairs: |S|^2 / (4 K)."""
-        total = sum(float(part.double().square().sum()) for part in self.store.split(4096))
+        held = (self._store,) if self._rest is None else (self._rest.small, self._rest.large)
+        total = sum(float(part.double().square().sum()) for store in held for part in store.split(4096))
         return total / SCALE**2 / (4 * self.signatures.channels)
 
     def state(self) -> dict[str, Tensor]:
         """What `load_state` reads back."""
-        return {"store": self.store, "load": self.load}
+        return {"load": self.load, **({"store": self._store} if self._rest is None else self._rest._asdict())}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Takes over a stored tower.
@@ -188,8 +245,27 @@ class Tower:
         Raises:
             CheckpointError: a tensor is missing, foreign or of another shape.
         """
-        for name, mine in self.state().items():
+        at, places = tuple(self.load.shape), (self.signatures.channels, 4, 4)
+        wanted = {"load": (at, torch.int32), "store": ((*at, *places), torch.int32)}
+        if "store" not in state:
+            number = state.get("number", torch.empty(0))
+            sizes = int((number > 0).sum()), int((number < 0).sum())
+            wanted = {"load": wanted["load"], "number": (at, torch.int32)}
+            wanted |= {"small": ((sizes[0], *places), torch.int16), "large": ((sizes[1], *places), torch.int32)}
+        for name, (shape, kind) in wanted.items():
             found = state.get(name)
-            if len(state) != 2 or found is None or found.shape != mine.shape or found.dtype != mine.dtype:
-                raise CheckpointError(f"`{name}` of the tower is missing or foreign; wanted int32 {tuple(mine.shape)}")
-        self.store, self.load = (state[n].to(self.store.device).clone() for n in ("store", "load"))
+            if len(state) != len(wanted) or found is None or found.shape != shape or found.dtype != kind:
+                raise CheckpointError(f"`{name}` of the tower is missing or foreign; wanted {kind} {shape}")
+        held = {name: state[name].to(self.load.device).clone() for name in wanted}
+        if "store" in held:
+            self._store, self._rest = held["store"], None
+        else:
+            rest = Rest(held["number"], held["small"], held["large"])
+            if not torch.equal(rest.number, _numbered(rest.number > 0, rest.number < 0)):
+                raise CheckpointError("`number` of the tower does not count its addresses; the checkpoint is damaged")
+            self._store, self._rest = torch.zeros((0, *places), dtype=torch.int32, device=self.load.device), rest
+        self.load = held["load"]
+
+
+def _numbered(small: Tensor, large: Tensor) -> Tensor:
+    return torch.where(small, small.cumsum(0), -large.cumsum(0) * large).int()
