@@ -35,6 +35,8 @@ from holonomy.models.holographic.kernels import (
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
 LARGEST = 2**31 - 1
+SHARED = 4
+"""Symbols that contexts are sorted by."""
 
 
 class Pairs(NamedTuple):
@@ -248,7 +250,9 @@ class CountTrie:
     def ladder(self, found: np.ndarray, lowest: int, out: np.ndarray) -> None:
         """Whole distributions after found contexts by order from `lowest` on, to `out` [B, order + 1 - lowest, V]."""
         kernel, start = trie_kernels().ladder, self.lowest.astype(np.float64)
-        kernel(self._inner, self._leaf, self.taken, found, start, lowest, out)
+        # By the nearest symbols first: contexts share distributions of their lower orders.
+        sort = np.lexsort(found[:, SHARED:0:-1].T) if self.order > 1 else np.arange(len(found))
+        kernel(self._inner, self._leaf, self.taken, found, sort, start, lowest, out)
 
     def occurrences(self, pairs: Pairs, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Row of the gram of each pair at one order below the highest, and how often it occurred; -1 and 0 if never."""
@@ -405,17 +409,20 @@ class CountTrie:
         arranged[:, FIRST] = -1
         for depth in range(1, self.order):
             rows = np.flatnonzero(depths == depth)
-            rows = rows[np.lexsort((inner[rows, SYMBOL], place[inner[rows, PARENT]]))]
+            counted = inner[rows, RAW] > 0
+            # Those that follow first, so that walking over them never leaves their lines of memory.
+            sort = np.lexsort((inner[rows, SYMBOL], ~counted, place[inner[rows, PARENT]]))
+            rows, counted = rows[sort], counted[sort]
             place[rows] = np.arange(at, at + len(rows))
             part = arranged[at : at + len(rows)]
             part[:, :INNER_WIDTH] = inner[rows]
             part[:, FIRST] = -1
-            chain(part, place[inner[rows, PARENT]], arranged, at)
+            chain(part, place[inner[rows, PARENT]], arranged, at, counted)
             at += len(rows)
         parents = place[leaf[:, PARENT]]
         rows = np.lexsort((leaf[:, SYMBOL], parents))
         leaves = leaf[rows]
-        chain(leaves, parents[rows], arranged, 0)
+        chain(leaves, parents[rows], arranged, 0, np.ones(len(rows), dtype=bool))
         self._inner, self._leaf = arranged, leaves if len(leaves) else self._leaf[:1]
         self._index()
 
