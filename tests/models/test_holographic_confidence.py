@@ -58,9 +58,9 @@ def text(runs: int = 13) -> np.ndarray:
 
 def test_topics_are_plain_sums() -> None:
     tokens = text()
-    topics = Topics.of_words(tokens, WORDS, 0, 9)
-    runs = np.array_split(tokens, len(topics.counts))
-    assert 1 < len(runs) <= 9 and topics.counts.sum() == len(tokens)
+    topics = Topics.of_words(tokens, WORDS, 0, 40)
+    runs = tokens.reshape(-1, RUN)
+    assert len(Topics.of_words(tokens, WORDS, 0, 9).counts) == 9 and len(topics.counts) == len(runs) == 13
     ends = np.array([0, 1, 40, 700])
     # The last of them begins anew after 600 words.
     contexts = of_text(tokens[::3].copy(), np.array([0, 600]), ends)
@@ -104,8 +104,8 @@ def test_topics_help_where_texts_have_some(models: list[HolographicModel]) -> No
 
 def test_confidence_goes_with_being_right(models: list[HolographicModel]) -> None:
     tokens = text()
-    logs, sure = models[0].answers(of_text(tokens, np.zeros(1, np.int64), np.arange(24_000, 26_000)))
-    right = logs.argmax(1).numpy() == tokens[24_000:26_000]
+    logs, sure = models[0].answers(of_text(tokens, np.zeros(1, np.int64), np.arange(24_600, 26_600)))
+    right = logs.argmax(1).numpy() == tokens[24_600:26_600]
     assert ((sure > 0) & (sure < 1)).all() and abs(sure.mean() - right.mean()) < 0.05
     assert separation(sure, right.astype(float)) == pytest.approx(roc_auc_score(right, sure))
     assert roc_auc_score(right, sure) > 0.5

@@ -18,6 +18,7 @@ from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows,
 from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.topics import WINDOW
 
 FLOOR = 1e-30
 """Below this float32 has no logarithm to speak of."""
@@ -65,7 +66,9 @@ class HolographicModel:
         self.memories = Memories(config, self.vocab_size, unknown=tokenizer.unknown_id, spelling=tokenizer.spelling)
         self.mixture = Mixture.uniform(self.memories)
         self.mirror = None if config.tower.role == "off" else Mirror(config.tower, self.vocab_size)
-        self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach)
+        reads_topics = config.mixture.product != "none" and config.similarity.topics
+        about = WINDOW if reads_topics else 0
+        self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach, about)
 
     def learn_batch(
         self,

@@ -29,8 +29,8 @@ from holonomy.models.holographic.topics import Topics
 META = "holographic"
 FORGOTTEN = "forgotten"
 """Says that contexts have a column for what was dropped below them; earlier checkpoints have none."""
-TILTS = "tilts"
-"""Exponents of topics, and earlier checkpoints have none."""
+TILTS, TOPICS = "tilts", "topics"
+"""Exponents of topics and whether there are any; earlier checkpoints have none."""
 KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers"}
 
 
@@ -55,7 +55,7 @@ def state_of(model: HolographicModel) -> State:
         state["vectors"] = memories.readout.features.vectors
         state |= {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
     if memories.topics is not None:
-        state["topics"] = torch.from_numpy(memories.topics.counts.copy())
+        state[TOPICS] = torch.from_numpy(memories.topics.counts.copy())
     if model.mirror is not None:
         state |= {f"tower/{key}": tensor for key, tensor in model.mirror.tower.state().items()}
         state["tower/shares"] = torch.from_numpy(model.mirror.shares.copy())
@@ -71,6 +71,7 @@ def state_of(model: HolographicModel) -> State:
         "calibrated": mixture.calibrated,
         "tempers": tempers,
         TILTS: list(mixture.tilts),
+        TOPICS: memories.topics is not None,
         FORGOTTEN: True,
     }
     return state
@@ -87,7 +88,7 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
     if isinstance(meta, dict) and set(meta) in (KEYS, KEYS | {FORGOTTEN}):
         state = _of_today(state)
         meta = state[META]
-    wanted = KEYS | {FORGOTTEN, TILTS}
+    wanted = KEYS | {FORGOTTEN, TILTS, TOPICS}
     if not isinstance(meta, dict) or set(meta) != wanted:
         raise CheckpointError(f"`{META}` is missing or incomplete; wanted {', '.join(sorted(wanted))}")
     if meta["fingerprint"] != model.tokenizer.fingerprint:
@@ -122,7 +123,7 @@ def _of_today(state: Mapping[str, Tensor | Json]) -> State:
     }
     meta = found.pop(META)
     assert isinstance(meta, dict)
-    found[META] = {**meta, FORGOTTEN: True, TILTS: []}
+    found[META] = {**meta, FORGOTTEN: True, TILTS: [], TOPICS: False}
     return found
 
 
@@ -158,8 +159,8 @@ def _load_memories(memories: Memories, tensors: Mapping[str, Tensor], meta: dict
         readout = Readout(features, ridge=similarity.ridge, words=similarity.readout)
         readout.load_state({k: _take(tensors, f"readout/{k}") for k in readout.state()})
         memories.readout = readout
-    if "topics" in tensors:
-        counts = _take(tensors, "topics").numpy()
+    if meta[TOPICS]:
+        counts = _take(tensors, TOPICS).numpy()
         if counts.ndim != 2 or counts.shape[1] != vocab_size or counts.dtype != np.int32 or counts.sum(1).min() < 1:
             raise CheckpointError("`topics` is damaged or of another vocabulary")
         memories.topics = Topics(counts.copy(), memories.unknown)
@@ -202,13 +203,13 @@ def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
         state: what `state_of` gave.
         tokenizer: with the same first words; what is counted must be among them.
     """
-    gone = ("grams/class ", "group/", "readout/", "vectors", "topics")
+    gone = ("grams/class ", "group/", "readout/", "vectors", TOPICS)
     kept: State = {k: v for k, v in state.items() if not k.startswith(gone)}
     unigram, meta = state["unigram"], state[META]
     assert isinstance(unigram, Tensor) and isinstance(meta, dict)
     size = tokenizer.vocab_size
     kept["unigram"] = torch.cat([unigram[:size], unigram.new_zeros(max(0, size - len(unigram)))])
-    kept[META] = {**meta, "fingerprint": tokenizer.fingerprint, "classes": [], "vectors": False}
+    kept[META] = {**meta, "fingerprint": tokenizer.fingerprint, "classes": [], "vectors": False, TOPICS: False}
     return kept
 
 
