@@ -24,14 +24,16 @@ from holonomy.data.text import data_directory, load_text
 from holonomy.data.words import WORD_PATTERN, WordTokenizer, split_words
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import MixtureFit, sharpened_targets
 from holonomy.models.holographic.memories import Memories
-from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of
+from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of, separation
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import Gate, shares_of, simplex_search
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.recency import Recency
+from holonomy.models.holographic.retrieval import retrieve_batch
 from holonomy.models.holographic.sleep import sleep
 
 ONE = np.zeros(1, dtype=np.int64)
@@ -256,6 +258,22 @@ def superposed(task: Task) -> None:
         print(f"{name:50}{np.mean(values):8.2f}  top-1 {np.mean(hits):.3f}  seeds {np.round(values, 1)}  {spent:.1f} s")
 
 
+def certainty(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray, starts: np.ndarray) -> None:
+    """How well right and wrong answers are told apart: by confidence, by the highest probability, by coherence."""
+    few = np.sort(np.random.default_rng(0).choice(positions, min(1000, len(positions)), replace=False))
+    contexts = of_text(tokens, starts, few)
+    logs, sure = model.answers(contexts)
+    right = (logs.argmax(1).numpy() == tokens[few]).astype(np.float64)
+    # Nothing further back has a binding.
+    found = retrieve_batch(model, *contexts.symbols(8))
+    areas = {
+        "confidence": separation(sure, right),
+        "highest probability": separation(logs.max(1).values.numpy(), right),
+    }
+    areas["coherence"] = separation(found.coherence, (found.tokens == tokens[few]).astype(np.float64))
+    print("areas on a thousand words: " + ", ".join(f"{name} {area:.3f}" for name, area in areas.items()))
+
+
 def run(name: str) -> None:
     task = load(name)
     table = Table(task)
@@ -283,7 +301,9 @@ def run(name: str) -> None:
     ahead = np.exp(online.losses.mean() - following.mean())
     print(f"static / KN-5: 95 % interval {low:.3f} to {high:.3f}; online / KN-5 online {ahead:.3f}")
     print(f"static: { ({k: round(v, 4) for k, v in report.values().items()}) }")
-    print(f"bytes: {model.stats()}; exponents {model.mixture.power:.3f}, {model.mixture.slope:.3f}")
+    certainty(model, tokens, positions, starts)
+    exponents = (model.mixture.power, model.mixture.slope, *model.mixture.tilts)
+    print(f"bytes: {model.stats()}; exponents {np.round(exponents, 3).tolist()}")
     ablations(model, fit, task, table)
     slept = sleep(model, task.train, starts=task.train_starts)
     table.row(

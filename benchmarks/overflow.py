@@ -13,8 +13,9 @@ from holonomy.data.text import load_text
 from holonomy.data.words import split_words
 from holonomy.models.holographic.config import TowerConfig
 from holonomy.models.holographic.contexts import Contexts, of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.pairs import Pairs
 
 ONE = np.zeros(1, dtype=np.int64)
 ORDER, BATCH, PART = 5, 8192, 512

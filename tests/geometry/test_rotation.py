@@ -96,3 +96,24 @@ def test_rotations_by_counter_are_uniform_and_repeat() -> None:
     assert cosine.mean().abs() < 0.005 and abs(float(cosine.var()) * 16 - 1) < 0.03
     assert torch.allclose(m[777], rotation.counter_haar(3, 1, torch.tensor(777)), atol=1e-15)
     assert not torch.allclose(m[0], rotation.counter_haar(4, 1, torch.tensor(0)))
+
+
+def test_thousands_of_float32_rotations_stay_one() -> None:
+    m = rotation.counter_haar(5, 1, torch.arange(4096)).float()
+    product = torch.eye(4)
+    for step in m:
+        product = product @ step
+    assert (product @ product.mT - torch.eye(4)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("superposed", "least"), [(1, 1.0), (5, 0.95)])
+def test_attributes_bound_to_objects_come_back(superposed: int, least: float) -> None:
+    """Sixteen rotations stand for a name; pairs of attribute and one of 5,000 objects are bound and added up."""
+    objects, cases = 5000, 100
+    words = rotation.counter_haar(1, 1, torch.arange(objects * 16)).float().view(objects, 16, 4, 4)
+    names = rotation.counter_haar(1, 2, torch.arange(superposed * 16)).float().view(superposed, 16, 4, 4)
+    truth = torch.randint(objects, (cases, superposed), generator=torch.Generator().manual_seed(0))
+    bound = (names @ words[truth]).sum(1)
+    for i in range(superposed):
+        scores = (names[i].mT @ bound).flatten(1) @ words.flatten(1).T
+        assert (scores.argmax(1) == truth[:, i]).double().mean() >= least

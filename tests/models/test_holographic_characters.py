@@ -16,9 +16,10 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordSplit, split_characters, split_words, tokenizer_from_json
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.retrieval import retrieve_batch

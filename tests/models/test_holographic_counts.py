@@ -14,7 +14,8 @@ from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import KneserNey, NGramCounts
 from holonomy.data.text import KNOWN_TEXTS, data_directory, load_text
 from holonomy.data.words import split_words
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.pairs import Pairs
 
 WORDS = 6
 

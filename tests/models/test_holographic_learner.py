@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -102,13 +104,17 @@ def test_a_stored_model_gives_the_same_bits(fitted: bool) -> None:
     assert torch.equal(before, again.next_log_probs(probe))
 
 
-def test_a_checkpoint_from_before_counts_could_be_dropped_loads() -> None:
+@pytest.mark.parametrize("column", [False, True])
+def test_a_checkpoint_from_before_topics_and_dropped_counts_loads(column: bool) -> None:
     model, again = made(), made()
     model.learn_text(tokens())
     state = state_of(model)
-    meta = {k: v for k, v in state["holographic"].items() if k != "forgotten"}
-    earlier = {k: v[:, :-1] if k.endswith("/inner") else v for k, v in state.items()}
-    load_into(again, {**earlier, "holographic": meta})
+    gone = {"tilts", "topics"} if column else {"tilts", "topics", "forgotten"}
+    meta = {k: v for k, v in state["holographic"].items() if k not in gone}
+    config = json.loads(meta["config"])
+    del config["similarity"]["topics"]
+    earlier = {k: v[:, :-1] if k.endswith("/inner") and not column else v for k, v in state.items()}
+    load_into(again, {**earlier, "holographic": meta | {"config": json.dumps(config)}})
     probe = tokens(seed=2)[:60].reshape(3, 20)
     assert torch.equal(model.next_log_probs(probe), again.next_log_probs(probe))
 

@@ -11,10 +11,11 @@ from holonomy.core.errors import ConfigError
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import CountsConfig, HolographicConfig, SimilarityConfig, TowerConfig
 from holonomy.models.holographic.contexts import Contexts, of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.growth import let_go, reached
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import MIB, least_room, memory_plan
 
 V = 300

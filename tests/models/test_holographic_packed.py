@@ -11,8 +11,9 @@ from holonomy.core.errors import CheckpointError
 from holonomy.data.text import load_text
 from holonomy.data.words import split_words
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.packed import packed_from
+from holonomy.models.holographic.pairs import Pairs
 
 WORDS = 6
 TEXTS = st.lists(st.integers(0, WORDS - 1), min_size=1, max_size=80).map(np.array)

@@ -11,9 +11,10 @@ from holonomy.data.text import load_text
 from holonomy.data.words import WordSplit, split_words
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.metrics import predict
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.sleep import sleep
 from holonomy.models.holographic.storage import load_into, state_of
 

@@ -14,8 +14,9 @@ from holonomy.data.text import load_text
 from holonomy.data.words import split_words
 from holonomy.models.holographic.config import TowerConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.settle import bucket_of, fit_shares, noise, settle, spread_counts
 from holonomy.models.holographic.signatures import Signatures
 from holonomy.models.holographic.tower import LARGEST_LOAD, SCALE, Bindings, Tower

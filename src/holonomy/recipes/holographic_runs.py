@@ -209,7 +209,7 @@ def forget(run: str, data: str, *, root: Path, read: Callable[[str], Checkpoint]
         model, tokenizer = PARTS.load(saved), vocabulary_of(saved)
         if model.memories.counts.cut_off:
             raise ConfigError(f"`{run}` has slept: it dropped rare pairs and cannot forget exactly; train it anew")
-        model.memories.classes, model.memories.readout = [], None
+        model.memories.drop_made()
         model.unlearn_text(learned_words(config, gone, tokenizer)[0])
         for gram in [*model.memories.grams, model.memories.apart]:
             gram.trie.compact()

@@ -18,8 +18,9 @@ from holonomy.models.holographic.config import (
     TowerConfig,
 )
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.signatures import Signatures
 from holonomy.models.holographic.storage import merge_into
 from holonomy.models.holographic.tower import Bindings, Tower

@@ -73,6 +73,9 @@ class SimilarityConfig(Config):
     ridge: float = Field(default=5.0, gt=0, description="added to the diagonal of the sum of squares")
     decay: float = Field(default=0.618, gt=0, le=1, description="weight of a word relative to the one after it")
     positions: int = Field(default=6, ge=2, le=64, description="words of a context that are superposed")
+    topics: int = Field(
+        default=128, ge=0, le=4096, description="runs of the learned text that a text may resemble, at most; 0 is none"
+    )
     readout: bool = Field(default=False, description="also expect words directly; features times vocabulary numbers")
 
     @model_validator(mode="after")
@@ -118,8 +121,8 @@ class MixtureConfig(Config):
         default=2, ge=0, description="held-out words seen fewer times before are asked for as unknown; 0 is never"
     )
     positions: int = Field(default=20_000, ge=100, description="held-out words that the fit takes at most")
-    product_positions: int = Field(default=1500, ge=50, description="held-out words that fit the two exponents")
-    product_steps: int = Field(default=40, ge=1, description="evaluations that the two exponents may take")
+    product_positions: int = Field(default=1500, ge=50, description="held-out words that fit the exponents")
+    product_steps: int = Field(default=40, ge=1, description="evaluations that the exponents may take")
     temper: bool = Field(default=True, description="fit temperatures of the whole by the order that counts know")
     em_steps: int = Field(default=300, ge=1, description="steps of expectation and maximisation")
     pool: Literal["linear", "logarithmic"] = Field(

@@ -8,14 +8,13 @@ unlearning restores every bit. Symbols of a context need not be words: classes, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.kneser_ney import discounts_of
 from holonomy.models.holographic.eviction import SLACK, drop, evict, row_depths, trie_bytes
-from holonomy.models.holographic.growth import chain, grown, let_go, reached, table_with_room
+from holonomy.models.holographic.growth import grown, let_go, reached, table_with_room
 from holonomy.models.holographic.kernels import (
     FIRST,
     INNER_USED,
@@ -23,37 +22,29 @@ from holonomy.models.holographic.kernels import (
     LEAF_USED,
     LEAF_WIDTH,
     LOOKUPS,
-    PARENT,
-    PRECEDED,
     RAW,
     RELEASED,
     STEPS,
-    SYMBOL,
     TrieKernels,
     trie_kernels,
 )
 from holonomy.models.holographic.packed import STORED, PackedGrams, packed, packed_from
-from holonomy.models.holographic.rows import WIDTHS, check_rows, nodes_of, rows_of
+from holonomy.models.holographic.pairs import LARGEST, Pairs
+from holonomy.models.holographic.rows import (
+    WIDTHS,
+    arranged,
+    check_rows,
+    ending_here,
+    grams_of,
+    most_frequent,
+    nodes_of,
+    rows_of,
+)
 
 CHUNK = 1024
 """Pairs learned between two looks at the room left."""
-LARGEST = 2**31 - 1
-
-
-class Pairs(NamedTuple):
-    """Contexts and what followed them.
-
-    Attributes:
-        symbols: the context, nearest last, [B, order - 1] int64; only the last `lengths` count.
-        lengths: how many symbols each context has, [B] int64.
-        targets: [B] int64.
-        weights: how often, [B] int64.
-    """
-
-    symbols: np.ndarray
-    lengths: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
+SHARED = 4
+"""Symbols that contexts are sorted by."""
 
 
 class CountTrie:
@@ -141,7 +132,7 @@ class CountTrie:
         Raises:
             DataError: ids out of range, lengths that do not fit, weights below one, or counts above 2^31.
         """
-        pairs = self._checked(pairs)
+        pairs = pairs.checked(self.order, self.num_symbols, self.vocab_size)
         total = int(pairs.weights.sum())
         if self.learned + total > LARGEST:
             raise DataError(f"`weights` would raise the count to {self.learned + total:,}; the most is {LARGEST:,}")
@@ -155,7 +146,7 @@ class CountTrie:
         Raises:
             DataError: as `learn`, or a pair that was not learned as often.
         """
-        pairs = self._checked(pairs)
+        pairs = pairs.checked(self.order, self.num_symbols, self.vocab_size)
         missing = self._run(pairs, -1)
         if missing >= 0:
             self._run(Pairs(*(a[:missing] for a in pairs)), 1)
@@ -227,28 +218,6 @@ class CountTrie:
         self._inner = self._inner[: self._sizes[INNER_USED]].copy()
         self._leaf = self._leaf[: max(1, int(self._sizes[LEAF_USED]))].copy()
 
-    def _checked(self, pairs: Pairs) -> Pairs:
-        symbols, lengths, targets, weights = (np.asarray(a) for a in pairs)
-        rows = len(targets)
-        if symbols.shape != (rows, self.order - 1) or lengths.shape != (rows,) or weights.shape != (rows,):
-            raise DataError(
-                f"`symbols` has shape {symbols.shape}, `lengths` {lengths.shape}, `weights` {weights.shape}; "
-                f"{rows} targets want ({rows}, {self.order - 1}), ({rows},), ({rows},)"
-            )
-        for name, array, low, high in (
-            ("symbols", symbols, 0, self.num_symbols),
-            ("lengths", lengths, 0, self.order),
-            ("targets", targets, 0, self.vocab_size),
-            ("weights", weights, 1, LARGEST),
-        ):
-            if array.dtype.kind not in "iu":
-                raise DataError(f"`{name}` is {array.dtype}; wanted whole numbers")
-            if array.size and not (low <= array.min() and array.max() < high):
-                row = int(np.argmax((array < low) | (array >= high)) // max(1, array.size // rows))
-                value = array[row].tolist()
-                raise DataError(f"`{name}` row {row} is {value}; wanted {low} to {high - 1}")
-        return Pairs(*(np.ascontiguousarray(a, dtype=np.int64) for a in (symbols, lengths, targets, weights)))
-
     def find(self, symbols: np.ndarray, lengths: np.ndarray, *, followed: bool = True) -> np.ndarray:
         """Where contexts stand, [B, order] int32: column m is the context of m symbols, -1 if it is unknown.
 
@@ -309,7 +278,9 @@ class CountTrie:
     def ladder(self, found: np.ndarray, lowest: int, out: np.ndarray) -> None:
         """Whole distributions after found contexts by order from `lowest` on, to `out` [B, order + 1 - lowest, V]."""
         view, kernels = self._view()
-        kernels.ladder(view, self.taken, found, self.lowest.astype(np.float64), lowest, out)
+        # By the nearest symbols first: contexts share distributions of their lower orders.
+        sort = np.lexsort(found[:, SHARED:0:-1].T) if self.order > 1 else np.arange(len(found))
+        kernels.ladder(view, self.taken, found, sort, self.lowest.astype(np.float64), lowest, out)
 
     def occurrences(self, pairs: Pairs, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Row of the gram of each pair at one order below the highest, and how often it occurred; -1 and 0 if never."""
@@ -352,46 +323,24 @@ class CountTrie:
         """
         if not 1 <= order <= self.order:
             raise ConfigError(f"`order` is {order}; wanted 1 to {self.order}")
-        inner, leaf = self._rows()
-        rows = leaf if order == self.order else inner[row_depths(inner) == order]
-        rows = rows[rows[:, RAW] > 0]
-        symbols, at = np.empty((len(rows), order), dtype=np.int32), rows[:, PARENT]
-        symbols[:, -1] = rows[:, SYMBOL]
-        for place in range(order - 2, -1, -1):
-            symbols[:, place], at = inner[at, SYMBOL], inner[at, PARENT]
-        preceded = rows[:, PRECEDED] if order < self.order else np.zeros(len(rows), dtype=np.int32)
-        sort = np.lexsort(symbols.T[::-1])
-        return symbols[sort], rows[sort, RAW], preceded[sort]
+        return grams_of(*self._rows(), order, self.order)
 
     def frequent_pairs(self, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The grams of order two that occurred most often, at most so many: first symbols, words, occurrences."""
-        inner, leaf = self._rows()
-        longest = self.order == 2
-        rows = leaf if longest else inner
-        there = np.flatnonzero((rows[:, RAW] > 0) & (longest or row_depths(inner) == 2))
-        if most is not None and len(there) > most:
-            # Equal counts by age, so that the same ones stay whatever the machine.
-            there = np.sort(there[np.argsort(-rows[there, RAW], kind="stable")[:most]])
-        return inner[rows[there, PARENT], SYMBOL], rows[there, SYMBOL], rows[there, RAW]
+        return most_frequent(*self._rows(), self.order, most)
 
     def pairs(self) -> Iterator[Pairs]:
         """Pairs that, learned by an empty trie, give this one; those with the longest contexts first."""
         longer: tuple[np.ndarray, np.ndarray] | None = None
         for order in range(self.order, 0, -1):
             symbols, raw, _ = self.grams(order)
-            weights = raw.astype(np.int64)
-            if longer is not None and len(longer[0]):
-                # Occurrences that continue further left are those of longer grams.
-                both = np.concatenate([symbols, longer[0][:, 1:]])
-                _, number = np.unique(both, axis=0, return_inverse=True)
-                number = number.reshape(-1)
-                beyond = np.bincount(number[len(symbols) :], weights=longer[1], minlength=number.max() + 1)
-                weights = weights - beyond[number[: len(symbols)]].astype(np.int64)
+            weights = raw if longer is None else ending_here(symbols, raw, *longer)
             longer = symbols, raw
             kept = weights > 0
             context = np.zeros((int(kept.sum()), self.order - 1), dtype=np.int64)
             context[:, self.order - order :] = symbols[kept, :-1]
-            yield Pairs(context, np.full(len(context), order - 1), symbols[kept, -1].astype(np.int64), weights[kept])
+            words, counts = symbols[kept, -1].astype(np.int64), weights[kept].astype(np.int64)
+            yield Pairs(context, np.full(len(context), order - 1), words, counts)
 
     def check_addable(self, other: CountTrie) -> None:
         """Refuses a trie that cannot be merged.
@@ -489,26 +438,8 @@ class CountTrie:
             self._rearrange()
 
     def _rearrange(self) -> None:
-        inner, leaf = self._rows()
-        depths = row_depths(inner)
-        place, at = np.zeros(len(inner), dtype=np.int32), 1
-        arranged = np.zeros_like(inner)
-        arranged[0] = inner[0]
-        arranged[:, FIRST] = -1
-        for depth in range(1, self.order):
-            rows = np.flatnonzero(depths == depth)
-            rows = rows[np.lexsort((inner[rows, SYMBOL], place[inner[rows, PARENT]]))]
-            place[rows] = np.arange(at, at + len(rows))
-            part = arranged[at : at + len(rows)]
-            part[:, :INNER_WIDTH] = inner[rows]
-            part[:, FIRST] = -1
-            chain(part, place[inner[rows, PARENT]], arranged, at)
-            at += len(rows)
-        parents = place[leaf[:, PARENT]]
-        rows = np.lexsort((leaf[:, SYMBOL], parents))
-        leaves = leaf[rows]
-        chain(leaves, parents[rows], arranged, 0)
-        self._inner, self._leaf = arranged, leaves if len(leaves) else self._leaf[:1]
+        self._inner, leaf = arranged(*self._rows(), self.order)
+        self._leaf = leaf if len(leaf) else self._leaf[:1]
         self._index()
 
     def _index(self) -> None:

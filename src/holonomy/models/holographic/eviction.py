@@ -14,7 +14,7 @@ import numpy as np
 
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.growth import FULL
-from holonomy.models.holographic.kernels import INNER_WIDTH, LEAF_WIDTH
+from holonomy.models.holographic.kernels import ALONE, INNER_WIDTH, LEAF_WIDTH
 
 SLACK = 0.25
 """Share of the room that an eviction empties, so that the next one is some way off."""
@@ -126,7 +126,10 @@ def evicting() -> Callable[..., int]:
                 inner[end, column] = inner[row, column]
             depth[end] = depth[row]
             inner[end, 0], inner[end, 5] = parent, -1
-            inner[end, 3], inner[parent, 5] = inner[parent, 5], end
+            if inner[end, 2] > 0:
+                inner[end, 3], inner[parent, 5] = inner[parent, 5], end
+            else:
+                inner[end, 3] = ALONE
             end += 1
         sizes[0] = end
         for row in range(sizes[1]):

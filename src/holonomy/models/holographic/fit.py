@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from holonomy.core.errors import DataError
+from holonomy.models.holographic.confidence import Assurance, evidence
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
-from holonomy.models.holographic.counts import Pairs
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import Gate, simplex_search
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.pooling import Pool
 
-START = (0.95, 3.0)
+START = (0.95, 4.0)
 """Exponents of counts and of similarity before they are fitted."""
+TILTS = (0.8, 0.2)
+"""Exponents of what the learned text and the text itself are about before they are fitted."""
 MIRROR_POSITIONS = 2000
 """Held-out words that the shares of superposed orders are fitted on."""
+ASSURING = 5000
+"""Held-out words that confidence is fitted on."""
 TEMPER_PRIOR = 200
 """Words that the common temperature counts for in each order."""
 APART = 0.75
 """Share of a text that was not learned which fits the gate before temperatures are fitted to the rest."""
+DOCUMENTS = 4
+"""Documents for each part, from which on whole documents are held out."""
 ROUNDS = 2
 """How often gate and exponents are fitted in turn."""
 
@@ -36,9 +44,11 @@ class Mixture:
         gate: their weights by context.
         power: exponent of what is sharpened.
         slope: how much similarity sharpens it.
+        tilts: how much the topics of the learned text and of the text itself do; empty without topics.
         product: what is sharpened, as in the configuration.
         tempers: exponents of the whole by known order of the counts, [order]; None leaves it as it is.
         calibrated: whether anything was fitted.
+        assurance: how likely the most probable word is right; None takes its probability.
         pool: multiplies voices instead of adding experts, if there is one; the gate then only tells who said what.
     """
 
@@ -49,12 +59,18 @@ class Mixture:
     tempers: np.ndarray | None
     calibrated: bool
     pool: Pool | None = None
+    tilts: tuple[float, ...] = ()
+    assurance: Assurance | None = None
 
     @classmethod
     def uniform(cls, memories: Memories) -> Mixture:
         """Equal weights, nothing sharpened."""
         gate = Gate.uniform(memories.num_numbers, len(memories.experts))
         return cls(gate, 1.0, 0.0, "none", None, calibrated=False)
+
+    def lean(self, memories: Memories, reading: Reading) -> torch.Tensor | None:
+        """What is added to sharpened log probabilities, [B, V]; None before vectors are made."""
+        return leaning(memories.leanings(reading), (self.slope, *self.tilts)) if self.product != "none" else None
 
     def weights(self, reading: Reading, known: np.ndarray) -> np.ndarray:
         """Weights of the experts, [B, C]: the first also takes those of experts that know nothing."""
@@ -67,11 +83,10 @@ class Mixture:
     def experts_at(self, memories: Memories, reading: Reading, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Probability of one target from every expert, the first sharpened, and whether each knew anything, [B, C]."""
         probs, known = memories.target_probs(reading, targets)
-        similar = memories.similarities(reading) if self.product == "episodic" else None
-        if similar is not None:
+        lean = self.lean(memories, reading) if self.product == "episodic" else None
+        if lean is not None:
             counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
-            wanted = torch.from_numpy(targets)
-            probs[:, 0] = sharpened_targets(counts, similar, wanted, self.power, self.slope)
+            probs[:, 0] = sharpened_targets(counts, lean, torch.from_numpy(targets), self.power, 1.0)
         return probs, known
 
     def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
@@ -79,23 +94,39 @@ class Mixture:
         if self.pool is not None:
             return self.pool(memories.panel(reading), reading.numbers)
         weights = self.weights(reading, memories.knowing(reading))
-        similar = memories.similarities(reading) if self.product != "none" else None
-        out = memories.mix(reading, weights, counts=self.product != "episodic" or similar is None)
-        if similar is not None and self.product == "episodic":
+        lean = self.lean(memories, reading)
+        out = memories.mix(reading, weights, counts=self.product != "episodic" or lean is None)
+        if lean is not None and self.product == "episodic":
             counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
-            own = sharpened(counts, similar, self.power, self.slope)
+            own = sharpened(counts, lean, self.power, 1.0)
             out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
-        elif similar is not None:
-            out = sharpened(torch.from_numpy(out), similar, self.power, self.slope).numpy()
+        elif lean is not None:
+            out = sharpened(torch.from_numpy(out), lean, self.power, 1.0).numpy()
         if self.tempers is not None:
             power = torch.from_numpy(self.tempers[known_order(reading)]).float()
             out = torch.from_numpy(out).log_().mul_(power[:, None]).softmax(1).numpy()
         return out
 
+    def confidence(self, reading: Reading, probs: np.ndarray) -> np.ndarray:
+        """How likely the most probable word of distributions [B, V] is right, [B] float64."""
+        if self.assurance is None:
+            return probs.max(1).astype(np.float64)
+        return self.assurance(evidence(probs, reading.numbers))
+
 
 def known_order(reading: Reading) -> np.ndarray:
     """How many last words the counts know as a context, [B]."""
     return (reading.found[0] >= 0).sum(1) - 1
+
+
+def leaning(terms: Sequence[torch.Tensor] | None, exponents: Sequence[float]) -> torch.Tensor | None:
+    """Terms times their exponents, added up; those without an exponent count nothing."""
+    if not terms:
+        return None
+    total = terms[0] * exponents[0]
+    for term, exponent in zip(terms[1:], exponents[1:], strict=False):
+        total.add_(term, alpha=exponent)
+    return total
 
 
 def sharpened(probs: torch.Tensor, similar: torch.Tensor, power: float, slope: float) -> torch.Tensor:
@@ -171,27 +202,27 @@ class MixtureFit:
         size = int(count * mixture.block_share)
         if size < 1:
             raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn more text first")
-        starts = {count - int(n * count * mixture.span / mixture.blocks) - size for n in range(mixture.blocks)}
-        starts = sorted(start for start in starts if start > 0) or [count - size]
+        parts = self._parts(size)
         blocks = self.blocks
         blocks.clear()
-        fitted, learned = Mixture.uniform(self.memories), starts[0]
-        self._learn(np.arange(learned, count), -1)
+        fitted, out = Mixture.uniform(self.memories), np.empty(0, dtype=np.int64)
         try:
-            # As in use, a part is predicted from what stands before it.
-            for start in starts:
-                self._learn(np.arange(learned, start), 1)
-                learned, held = start, np.arange(start, start + size)
-                self.memories.refresh(self.contexts.part(np.arange(start)), self.targets[:start])
-                self._asked, chosen = self._unseen(held), self._sample(held, mixture.positions // len(starts))
+            for held, later in parts:
+                unlearned = np.concatenate([held, later])
+                self._learn(np.setdiff1d(out, unlearned), 1)
+                self._learn(np.setdiff1d(unlearned, out), -1)
+                out, rest = unlearned, np.setdiff1d(np.arange(count), unlearned)
+                self.memories.refresh(self.contexts.part(rest), self.targets[rest])
+                self._asked, chosen = self._unseen(held), self._sample(held, mixture.positions // len(parts))
                 if not blocks:
                     fitted = self._exponents(chosen)
-                if start == starts[-1]:
+                if held is parts[-1][0]:
                     self._fit_mirror(held)
                     fitted = self._temper(chosen, replace(fitted, gate=self._gate(blocks)) if blocks else fitted)
+                    fitted = self._assure(held, fitted)
                 blocks.append(self.read(chosen, fitted))
         finally:
-            self._learn(np.arange(learned, count), 1)
+            self._learn(out, 1)
             self.memories.refresh(self.contexts, self.targets)
         return replace(fitted, gate=self._gate(blocks), pool=self._pool(blocks))
 
@@ -213,8 +244,30 @@ class MixtureFit:
         if self.mirror is not None:
             contexts, words = self._questions(self._sample(rest, MIRROR_POSITIONS))
             self.mirror.fit(contexts, words, self.memories.counts)
+        fitted = self._assure(rest, fitted)
         self.blocks.append(self.read(few, fitted))
         return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks))
+
+    def _parts(self, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Positions that are predicted, and those that are not learned at that time either.
+
+        As in use, a part of one long text is predicted from what stands before it, and a document of many from all
+        the others.
+        """
+        mixture, count = self.config.mixture, len(self.targets)
+        begins, document = np.unique(self.contexts.begins, return_inverse=True)
+        nothing = np.empty(0, dtype=np.int64)
+        if len(begins) >= DOCUMENTS * mixture.blocks:
+            order = np.random.default_rng(self.config.seed).permutation(len(begins))
+            lengths = np.bincount(document)[order]
+            chosen = np.minimum((np.cumsum(lengths) - lengths) // size, mixture.blocks)
+            part = np.empty_like(order)
+            part[order] = chosen
+            held = (np.flatnonzero(part[document] == n) for n in range(mixture.blocks))
+            return [(places, nothing) for places in held if len(places)]
+        starts = {count - int(n * count * mixture.span / mixture.blocks) - size for n in range(mixture.blocks)}
+        starts = sorted(start for start in starts if start > 0) or [count - size]
+        return [(np.arange(start, start + size), np.arange(start + size, count)) for start in starts]
 
     def _pool(self, blocks: list[Block]) -> Pool | None:
         panels = [b.panel for b in blocks if b.panel is not None]
@@ -252,6 +305,21 @@ class MixtureFit:
             powers.append(float(np.exp(share * np.log(alone) + (1 - share) * np.log(everywhere))))
         return replace(fitted, tempers=np.array(powers))
 
+    def _assure(self, held: np.ndarray, fitted: Mixture) -> Mixture:
+        """How likely the most probable word is right, on words that neither gate nor memories have seen."""
+        if self.memories.pooled:
+            return fitted
+        found, right = list[np.ndarray](), list[np.ndarray]()
+        chosen = self._sample(held, ASSURING)
+        step = max(1, PART // self.memories.vocab_size)
+        for begin in range(0, len(chosen), step):
+            contexts, words = self._questions(chosen[begin : begin + step])
+            reading = self.memories.read(contexts)
+            probs = fitted.distribution(self.memories, reading)
+            found.append(evidence(probs, reading.numbers))
+            right.append(probs.argmax(1) == words)
+        return replace(fitted, assurance=Assurance.fit(np.concatenate(found), np.concatenate(right)))
+
     def _few(self, positions: np.ndarray) -> np.ndarray:
         most = min(self.config.mixture.product_positions, 10 * PART // self.memories.vocab_size)
         return self._sample(positions, max(50, most))
@@ -269,7 +337,7 @@ class MixtureFit:
 
     def _learn(self, held: np.ndarray, sign: int) -> None:
         # What is made from counts follows later: only the counts change here.
-        self.memories.classes, self.memories.readout = [], None
+        self.memories.drop_made()
         ones = np.ones(len(held), dtype=np.int64)
         self.memories.learn(self.contexts.part(held), self.targets[held], ones, sign=sign)
 
@@ -325,11 +393,12 @@ class MixtureFit:
         few = self._few(positions)
         contexts, words = self._questions(few)
         reading, targets = memories.read(contexts), torch.from_numpy(words)
-        similar = memories.similarities(reading)
-        if mixture.product == "none" or similar is None:
+        terms = memories.leanings(reading)
+        if mixture.product == "none" or terms is None:
             return replace(start, gate=self._gate([self.read(positions, start)]))
         power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
-        known, fitted = memories.knowing(reading), replace(start, power=power, slope=slope)
+        known = memories.knowing(reading)
+        fitted = replace(start, power=power, slope=slope, tilts=TILTS[: len(terms) - 1])
         for _ in range(ROUNDS):
             fitted = replace(fitted, gate=self._gate([self.read(positions, fitted)]))
             weights = fitted.weights(reading, known)
@@ -343,9 +412,12 @@ class MixtureFit:
                 dense = torch.from_numpy(memories.mix(reading, weights, counts=True))
 
             def loss(point: np.ndarray, dense=dense, rest=rest, first=first) -> float:
-                own = sharpened_targets(dense, similar, targets, float(point[0]), float(point[1]))
+                lean = leaning(terms, point[1:].tolist())
+                assert lean is not None
+                own = sharpened_targets(dense, lean, targets, float(point[0]), 1.0)
                 return -float(np.log(np.maximum(first * own + rest, 1e-300)).mean())
 
-            best = simplex_search(loss, (fitted.power, fitted.slope), steps=mixture.product_steps)
-            fitted = replace(fitted, power=float(best[0]), slope=float(best[1]))
+            begun = (fitted.power, fitted.slope, *fitted.tilts)
+            best = simplex_search(loss, begun, steps=mixture.product_steps).tolist()
+            fitted = replace(fitted, power=best[0], slope=best[1], tilts=tuple(best[2:]))
         return fitted

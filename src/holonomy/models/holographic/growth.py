@@ -6,7 +6,7 @@ import mmap
 
 import numpy as np
 
-from holonomy.models.holographic.kernels import FIRST, NEXT, PARENT, trie_kernels
+from holonomy.models.holographic.kernels import ALONE, FIRST, NEXT, PARENT, trie_kernels
 
 GROWTH = 8
 """Arrays grow by an eighth: little memory stands empty."""
@@ -14,15 +14,16 @@ FULL = 0.7
 """Largest load of a table."""
 
 
-def chain(rows: np.ndarray, parents: np.ndarray, contexts: np.ndarray, begin: int) -> None:
-    """Links rows that lie side by side by parent: each leads to the one behind it, the parent to the first."""
-    rows[:, PARENT] = parents
-    if not len(rows):
+def chain(rows: np.ndarray, parents: np.ndarray, contexts: np.ndarray, begin: int, follows: np.ndarray) -> None:
+    """Links rows that lie side by side by parent: each that follows leads to the next, the parent to the first."""
+    rows[:, PARENT], rows[:, NEXT] = parents, ALONE
+    linked = np.flatnonzero(follows)
+    if not len(linked):
         return
-    first = np.flatnonzero(np.diff(parents, prepend=-1))
-    rows[:, NEXT] = np.arange(begin + 1, begin + 1 + len(rows))
-    rows[np.append(first[1:], len(rows)) - 1, NEXT] = -1
-    contexts[parents[first], FIRST] = first + begin
+    first = np.flatnonzero(np.diff(parents[linked], prepend=-1))
+    rows[linked[:-1], NEXT] = linked[1:] + begin
+    rows[linked[np.append(first[1:], len(linked)) - 1], NEXT] = -1
+    contexts[parents[linked[first]], FIRST] = linked[first] + begin
 
 
 def grown(array: np.ndarray, rows: int) -> np.ndarray:

@@ -16,6 +16,8 @@ from holonomy.models.holographic.packed import Access, packed_access
 
 PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE, RELEASED = range(11)
 """Columns of `inner`; `leaf` has the first four. TOTAL to RELEASED speak of the gram as a context."""
+ALONE = -2
+"""NEXT of a gram that is a context only: no distribution walks over it."""
 LEAF_WIDTH, INNER_WIDTH = 4, 11
 INNER_USED, LEAF_USED, STEPS, LOOKUPS = range(4)
 """Entries of `sizes`: rows in use, and how many probes how many searches took."""
@@ -77,22 +79,26 @@ def probing() -> tuple[Any, Any, Any]:
 
 @lru_cache(maxsize=1)
 def counting() -> tuple[Any, Any]:
-    """`enter(rows, table, inner, parent, symbol, sizes, kind)` and `recount(inner, tally, context, old, fresh)`."""
+    """`enter(rows, table, inner, parent, symbol, sizes, kind, follows)`, `recount(inner, tally, context, old, fresh)`.
+
+    Only a gram that `follows` its context joins the others that do: contexts of skips and classes have longer contexts
+    below them, often many more than words follow.
+    """
     _, find, _ = probing()
 
-    def enter(rows, table, inner, parent, symbol, sizes, kind):
+    def enter(rows, table, inner, parent, symbol, sizes, kind, follows):
         row = find(rows, table, parent, symbol, sizes)
-        if row >= 0:
-            return row
-        slot, row = ~row, sizes[kind]
-        sizes[kind] += 1
-        table[slot] = row
-        rows[row, :] = 0
-        rows[row, 0], rows[row, 1] = parent, symbol
-        if kind == 0:
-            rows[row, 5] = -1
-        rows[row, 3] = inner[parent, 5]
-        inner[parent, 5] = row
+        if row < 0:
+            slot, row = ~row, sizes[kind]
+            sizes[kind] += 1
+            table[slot] = row
+            rows[row, :] = 0
+            rows[row, 0], rows[row, 1], rows[row, 3] = parent, symbol, ALONE
+            if kind == 0:
+                rows[row, 5] = -1
+        if follows and rows[row, 3] == ALONE:
+            rows[row, 3] = inner[parent, 5]
+            inner[parent, 5] = row
         return row
 
     def recount(inner, tally, context, old, fresh):
@@ -141,7 +147,7 @@ def learning() -> Any:
                 row = np.int64(0)
                 for j in range(order - 1 - m, order - 1):
                     if weight > 0:
-                        row = enter(inner, inner_table, inner, row, symbols[b, j], sizes, 0)
+                        row = enter(inner, inner_table, inner, row, symbols[b, j], sizes, 0, False)
                     else:
                         row = find(inner, inner_table, row, symbols[b, j], sizes)
                         if row < 0:
@@ -151,7 +157,7 @@ def learning() -> Any:
                 top = m == order - 1
                 rows, table = (leaf, leaf_table) if top else (inner, inner_table)
                 if weight > 0:
-                    gram[m] = enter(rows, table, inner, context[m], targets[b], sizes, 1 if top else 0)
+                    gram[m] = enter(rows, table, inner, context[m], targets[b], sizes, 1 if top else 0, True)
                 else:
                     gram[m] = find(rows, table, context[m], targets[b], sizes)
                     if gram[m] < 0 or rows[gram[m], 2] + weight < 0:
@@ -230,34 +236,30 @@ def reading(packed: bool) -> tuple[Any, Any, Any]:
                     out[b, m, 0], out[b, m, 1] = total, ones + twos + more
 
     def contexts(view, symbols, lengths, found, followed):
-        order = symbols.shape[1] + 1
-        rows, before = np.full(order, -1, dtype=np.int64), np.full(order, -1, dtype=np.int64)
-        rows[0] = before[0] = 0
-        for b in range(len(lengths)):
-            found[b, 0] = 0
-            before[:] = rows
+        order, batch = symbols.shape[1] + 1, len(lengths)
+        found[:, :], found[:, 0] = -1, 0
+        follows = np.zeros(batch, dtype=np.bool_)
+        for b in range(1, batch):
             # In a text, a context is one of the last place and a symbol more.
-            follows = b > 0 and order > 2 and lengths[b] > 1 and lengths[b] == min(lengths[b - 1] + 1, order - 1)
-            for j in range(lengths[b] - 1 if follows else 0):
-                if symbols[b, order - 3 - j] != symbols[b - 1, order - 2 - j]:
-                    follows = False
-                    break
-            for m in range(1, order):
-                row = np.int64(0 if m <= lengths[b] else -1)
-                if follows and m <= lengths[b]:
-                    row = before[m - 1]
-                    if row >= 0:
-                        row = gram(view, row, symbols[b, order - 2], False)
-                else:
-                    for j in range(order - 1 - m, order - 1):
-                        if row >= 0:
-                            row = gram(view, row, symbols[b, j], False)
-                # An absent row must not look like a slot: -1 it is.
-                row = row if row >= 0 else np.int64(-1)
-                rows[m] = row
+            same = lengths[b] > 1 and lengths[b] == min(lengths[b - 1] + 1, order - 1)
+            for j in range(lengths[b] - 1):
+                same = same and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
+            follows[b] = same
+        # Symbol after symbol of all contexts: their places in memory are fetched at the same time.
+        for m in range(1, order):
+            for j in range(order - 1 - m, order - 1):
+                for b in range(batch):
+                    if m > lengths[b] or (follows[b] and j < order - 2):
+                        continue
+                    row = np.int64(found[b - 1, m - 1] if follows[b] else 0 if j == order - 1 - m else found[b, m])
+                    row = gram(view, row, symbols[b, j], False) if row >= 0 else row
+                    # An absent row must not look like a slot: -1 it is.
+                    found[b, m] = row if row >= 0 else -1
+        for m in range(1, order if followed else 1):
+            for b in range(batch):
                 # A context that nothing follows says nothing.
-                known = row >= 0 and (not followed or followed_by(view, row, m == order - 1))
-                found[b, m] = row if known else -1
+                if found[b, m] >= 0 and not followed_by(view, found[b, m], m == order - 1):
+                    found[b, m] = -1
 
     def score(view, taken, found, targets, uniform, result):
         order = found.shape[1]
@@ -308,31 +310,39 @@ def spreading(packed: bool) -> tuple[Any, Any]:
                 share *= rest / total
             base[b] = share
 
-    def ladder(view, taken, found, start, lowest, out):
-        # out[b, k, v] = p_{lowest + k}(v | context b), p_1 = `start`.
+    def ladder(view, taken, found, sort, start, lowest, out):
+        # out[b, k, v] = p_{lowest + k}(v | context b), p_1 = `start`. Contexts come sorted, so that what one shares
+        # with the one before it is still there.
         order, size = found.shape[1], len(start)
-        p = np.empty(size, dtype=np.float64)
-        for b in range(len(found)):
-            p[:] = start
+        p = np.empty((order, size), dtype=np.float64)
+        p[0] = start
+        before = np.full(order, -2, dtype=np.int64)
+        before[0] = 0
+        for at in range(len(found)):
+            b, same = sort[at], True
             for m in range(order):
                 row, top = found[b, m], m == order - 1
+                same = same and before[m] == row
+                before[m] = row
                 total = ones = twos = more = gone = 0
-                if m > 0 and row >= 0:
+                if not same and row >= 0:
                     total, ones, twos, more, gone = mass(view, row, top)
-                if total > 0:
+                if not same and total == 0:
+                    p[m] = p[m - 1]
+                elif not same:
                     rest = taken[m, 1] * ones + taken[m, 2] * twos + taken[m, 3] * more + gone
                     share, each = rest / total, 1.0 / total
                     for v in range(size):
-                        p[v] *= share
+                        p[m, v] = p[m - 1, v] * share
                     child = first(view, row)
                     while child >= 0:
                         count = count_of(view, child, top)
                         if count > 0:
-                            p[symbol(view, child, top)] += (count - taken[m, min(count, 3)]) * each
+                            p[m, symbol(view, child, top)] += (count - taken[m, min(count, 3)]) * each
                         child = after(view, child, row, top)
                 if m + 1 >= lowest:
                     for v in range(size):
-                        out[b, m + 1 - lowest, v] = p[v]
+                        out[b, m + 1 - lowest, v] = p[m, v]
 
     return compiled(spread, exact=True), compiled(ladder, exact=True)
 

@@ -18,11 +18,13 @@ from holonomy.data.tokenizer import Spelling
 from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import memory_plan, skip_name
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 from holonomy.models.holographic.spelling import MODULUS, REACH, spelled
+from holonomy.models.holographic.topics import Topics
 from holonomy.models.holographic.vectors import word_classes, word_vectors
 
 PRESENT = 1e-9
@@ -121,6 +123,7 @@ class Memories:
         self.apart = Grams("apart", self._trie("apart", 2), (2,))
         self.classes: list[Grams] = []
         self.readout: Readout | None = None
+        self.topics: Topics | None = None
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
         self.recency = Recency(tuple(Trace(*trace) for trace in config.recency.traces))
         near = (max(g.places, default=1) for g in self.grams)
@@ -162,7 +165,8 @@ class Memories:
         """Bytes by structure."""
         found = {g.name: g.nbytes for g in [*self.grams, self.apart, *self.classes]}
         found |= {"unigram": self.unigram.nbytes, "recency": self.recency.nbytes}
-        return found | ({"readout": self.readout.nbytes} if self.readout is not None else {})
+        made = {"readout": self.readout, "topics": self.topics}
+        return found | {name: part.nbytes for name, part in made.items() if part is not None}
 
     def pack(self) -> None:
         """Takes as little memory as reading needs; whoever learns makes room first."""
@@ -224,6 +228,8 @@ class Memories:
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout
+        if similarity.topics:
+            self.topics = Topics.of_words(targets, self.vocab_size, self.unknown, similarity.topics)
         for gram in [*self.grams, *self.classes]:
             gram.trie.arrange()
 
@@ -279,6 +285,17 @@ class Memories:
 
     def _followed(self, contexts: Contexts) -> np.ndarray:
         return self.recency.scatter(*contexts, self.vocab_size)
+
+    def drop_made(self) -> None:
+        """Drops vectors, classes and topics, which follow from counts and a text: `refresh` makes them again."""
+        self.classes, self.readout, self.topics = [], None, None
+
+    def leanings(self, reading: Reading) -> list[Tensor] | None:
+        """What speaks for each word besides its counts, [B, V] each: similarity, then the topics' log ratios."""
+        similar = self.similarities(reading)
+        if similar is None:
+            return None
+        return [similar, *(self.topics.tilts(reading.contexts) if self.topics is not None else [])]
 
     def similarities(self, reading: Reading) -> Tensor | None:
         """How well each word fits the vector that contexts expect, [B, V]."""

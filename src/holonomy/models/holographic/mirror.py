@@ -7,7 +7,8 @@ import torch
 
 from holonomy.models.holographic.config import TowerConfig
 from holonomy.models.holographic.contexts import Contexts
-from holonomy.models.holographic.counts import CountTrie, Pairs
+from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.settle import (
     BUCKETS,
     Settled,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows,
 from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.topics import WINDOW
 
 FLOOR = 1e-30
 """Below this float32 has no logarithm to speak of."""
@@ -66,7 +67,9 @@ class HolographicModel:
         self.mixture = Mixture.uniform(self.memories)
         self.mirror = None if config.tower.role == "off" else Mirror(config.tower, self.vocab_size)
         self.attach()
-        self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach)
+        reads_topics = config.mixture.product != "none" and config.similarity.topics
+        about = WINDOW if reads_topics else 0
+        self.context_limit: int | None = max(self.memories.recency.window, self.memories.reach, about)
 
     def attach(self) -> None:
         """Lets the store take what the counts drop, if that is its role; to be called when either is another one."""
@@ -203,20 +206,27 @@ class HolographicModel:
         """Fits the mixture to a text that was not learned; consolidate first."""
         self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run_apart()
 
-    def _distribution(self, contexts: Contexts) -> np.ndarray:
-        """Probabilities of every word after contexts, [B, V] float32: the only place where they are made."""
-        return self.mixture.distribution(self.memories, self.memories.read(contexts))
-
     def _rows(self) -> int:
         return max(1, PART // (self.vocab_size * self.memories.depth))
 
+    def _parts(self, contexts: Contexts) -> Iterator[tuple[Reading, np.ndarray]]:
+        """Readings and probabilities of every word, [B, V] float32, part by part: the only place that makes them."""
+        for begin in range(0, len(contexts.ends), self._rows()):
+            reading = self.memories.read(contexts.part(slice(begin, begin + self._rows())))
+            yield reading, self.mixture.distribution(self.memories, reading)
+
     def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer."""
-        parts = [
-            np.log(np.maximum(self._distribution(contexts.part(slice(i, i + self._rows()))), FLOOR))
-            for i in range(0, len(contexts.ends), self._rows())
-        ]
-        return torch.from_numpy(np.concatenate(parts)) if parts else torch.empty(0, self.vocab_size)
+        logs = [torch.from_numpy(probs).clamp_(min=FLOOR).log_() for _, probs in self._parts(contexts)]
+        return torch.cat(logs) if logs else torch.empty(0, self.vocab_size)
+
+    def answers(self, contexts: Contexts) -> tuple[Float[Tensor, "B V"], np.ndarray]:
+        """Log probabilities after contexts of a buffer, and how likely the most probable word is right, [B] float64."""
+        logs, sure = [torch.empty(0, self.vocab_size)], [np.empty(0)]
+        for reading, probs in self._parts(contexts):
+            sure.append(self.mixture.confidence(reading, probs))
+            logs.append(torch.from_numpy(probs).clamp_(min=FLOOR).log_())
+        return torch.cat(logs), np.concatenate(sure)
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""

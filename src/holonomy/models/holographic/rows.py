@@ -1,4 +1,4 @@
-"""The arrays of a trie that learns: their form at rest and back, and what they must satisfy."""
+"""The arrays of a trie that learns: their form at rest and back, their order, and what is read off them whole."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 
 from holonomy.core.errors import CheckpointError
+from holonomy.models.holographic.eviction import row_depths
+from holonomy.models.holographic.growth import chain
 from holonomy.models.holographic.kernels import (
+    FIRST,
     INNER_WIDTH,
     LEAF_WIDTH,
     PARENT,
@@ -62,3 +65,67 @@ def check_rows(state: Mapping[str, np.ndarray], num_symbols: int) -> None:
             raise CheckpointError(f"`{name}` points outside of the trie; the checkpoint is damaged")
     if not len(state["inner"]):
         raise CheckpointError("`inner` is empty; the checkpoint is damaged")
+
+
+def grams_of(
+    inner: np.ndarray, leaf: np.ndarray, order: int, highest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """All grams of one order with a count, sorted: symbols [G, order], occurrences and numbers of predecessors."""
+    rows = leaf if order == highest else inner[row_depths(inner) == order]
+    rows = rows[rows[:, RAW] > 0]
+    symbols, at = np.empty((len(rows), order), dtype=np.int32), rows[:, PARENT]
+    symbols[:, -1] = rows[:, SYMBOL]
+    for place in range(order - 2, -1, -1):
+        symbols[:, place], at = inner[at, SYMBOL], inner[at, PARENT]
+    preceded = rows[:, PRECEDED] if order < highest else np.zeros(len(rows), dtype=np.int32)
+    sort = np.lexsort(symbols.T[::-1])
+    return symbols[sort], rows[sort, RAW], preceded[sort]
+
+
+def ending_here(symbols: np.ndarray, raw: np.ndarray, longer: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Occurrences of grams without those that continue further left, which are those of the longer grams."""
+    if not len(longer):
+        return raw
+    _, number = np.unique(np.concatenate([symbols, longer[:, 1:]]), axis=0, return_inverse=True)
+    number = number.reshape(-1)
+    beyond = np.bincount(number[len(symbols) :], weights=counts, minlength=number.max() + 1)
+    return raw - beyond[number[: len(symbols)]].astype(np.int64)
+
+
+def most_frequent(
+    inner: np.ndarray, leaf: np.ndarray, highest: int, most: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The grams of order two that occurred most often, at most so many: first symbols, words, occurrences."""
+    longest = highest == 2
+    rows = leaf if longest else inner
+    there = np.flatnonzero((rows[:, RAW] > 0) & (longest or row_depths(inner) == 2))
+    if most is not None and len(there) > most:
+        # Equal counts by age, so that the same ones stay whatever the machine.
+        there = np.sort(there[np.argsort(-rows[there, RAW], kind="stable")[:most]])
+    return inner[rows[there, PARENT], SYMBOL], rows[there, SYMBOL], rows[there, RAW]
+
+
+def arranged(inner: np.ndarray, leaf: np.ndarray, highest: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same rows with grams of one context side by side."""
+    depths = row_depths(inner)
+    place, at = np.zeros(len(inner), dtype=np.int32), 1
+    whole = np.zeros_like(inner)
+    whole[0] = inner[0]
+    whole[:, FIRST] = -1
+    for depth in range(1, highest):
+        rows = np.flatnonzero(depths == depth)
+        counted = inner[rows, RAW] > 0
+        # Those that follow first, so that walking over them never leaves their lines of memory.
+        sort = np.lexsort((inner[rows, SYMBOL], ~counted, place[inner[rows, PARENT]]))
+        rows, counted = rows[sort], counted[sort]
+        place[rows] = np.arange(at, at + len(rows))
+        part = whole[at : at + len(rows)]
+        part[:, :INNER_WIDTH] = inner[rows]
+        part[:, FIRST] = -1
+        chain(part, place[inner[rows, PARENT]], whole, at, counted)
+        at += len(rows)
+    parents = place[leaf[:, PARENT]]
+    rows = np.lexsort((leaf[:, SYMBOL], parents))
+    leaves = leaf[rows]
+    chain(leaves, parents[rows], whole, 0, np.ones(len(rows), dtype=bool))
+    return whole, leaves

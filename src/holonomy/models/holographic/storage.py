@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.learner import Json, State
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
+from holonomy.models.holographic.confidence import SHAPE, Assurance
+from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
 from holonomy.models.holographic.kernels import RELEASED
@@ -21,11 +24,14 @@ from holonomy.models.holographic.mixture import Gate
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
+from holonomy.models.holographic.topics import Topics
 
 META = "holographic"
 FORGOTTEN = "forgotten"
 """Says that contexts have a column for what was dropped below them; earlier checkpoints have none."""
-KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers", FORGOTTEN}
+TILTS, TOPICS = "tilts", "topics"
+"""Exponents of topics and whether there are any; earlier checkpoints have none."""
+KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers"}
 
 
 def state_of(model: HolographicModel, *, copy: bool = True) -> State:
@@ -42,9 +48,14 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
     state |= {f"gate/{key}": torch.from_numpy(array.copy()) for key, array in mixture.gate.state().items()}
     if mixture.pool is not None:
         state |= {f"pool/{key}": torch.from_numpy(array.copy()) for key, array in mixture.pool.state().items()}
+    if mixture.assurance is not None:
+        parts = mixture.assurance.state().items()
+        state |= {f"assurance/{key}": torch.from_numpy(array.copy()) for key, array in parts}
     if memories.readout is not None:
         state["vectors"] = memories.readout.features.vectors
         state |= {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
+    if memories.topics is not None:
+        state[TOPICS] = torch.from_numpy(memories.topics.counts.copy())
     if model.mirror is not None:
         state |= {f"tower/{key}": tensor for key, tensor in model.mirror.tower.state().items()}
         state["tower/shares"] = torch.from_numpy(model.mirror.shares.copy())
@@ -59,6 +70,8 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
         "product": mixture.product,
         "calibrated": mixture.calibrated,
         "tempers": tempers,
+        TILTS: list(mixture.tilts),
+        TOPICS: memories.topics is not None,
         FORGOTTEN: True,
     }
     return state
@@ -72,14 +85,15 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
             is then as before.
     """
     meta = state.get(META)
-    if isinstance(meta, dict) and set(meta) == KEYS - {FORGOTTEN}:
-        state = _with_column(state)
+    if isinstance(meta, dict) and set(meta) in (KEYS, KEYS | {FORGOTTEN}):
+        state = _of_today(state)
         meta = state[META]
-    if not isinstance(meta, dict) or set(meta) != KEYS:
-        raise CheckpointError(f"`{META}` is missing or incomplete; wanted {', '.join(sorted(KEYS))}")
+    wanted = KEYS | {FORGOTTEN, TILTS, TOPICS}
+    if not isinstance(meta, dict) or set(meta) != wanted:
+        raise CheckpointError(f"`{META}` is missing or incomplete; wanted {', '.join(sorted(wanted))}")
     if meta["fingerprint"] != model.tokenizer.fingerprint:
         raise CheckpointError("`tokenizer` is not the one that the checkpoint was made with; load that one")
-    if meta["config"] != model.config.model_dump_json():
+    if HolographicConfig.model_validate_json(str(meta["config"])) != model.config:
         raise CheckpointError("`config` is not the one that the checkpoint was made with; load that one")
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     fresh = HolographicModel(model.config, model.tokenizer)
@@ -104,15 +118,15 @@ def _lacks_column(name: str, value: Tensor) -> bool:
     return name.endswith("/inner") and value.dim() == 2 and value.shape[1] == RELEASED
 
 
-def _with_column(state: Mapping[str, Tensor | Json]) -> State:
-    """An earlier state with the column of what was dropped: nothing was."""
+def _of_today(state: Mapping[str, Tensor | Json]) -> State:
+    """An earlier state with the column of what was dropped, since nothing was, and without topics."""
     found: State = {
         name: F.pad(value, (0, 1)) if isinstance(value, Tensor) and _lacks_column(name, value) else value
         for name, value in state.items()
     }
     meta = found.pop(META)
     assert isinstance(meta, dict)
-    found[META] = {**meta, FORGOTTEN: True}
+    found[META] = {**meta, FORGOTTEN: True, TILTS: [], TOPICS: False}
     return found
 
 
@@ -148,6 +162,11 @@ def _load_memories(memories: Memories, tensors: Mapping[str, Tensor], meta: dict
         readout = Readout(features, ridge=similarity.ridge, words=similarity.readout)
         readout.load_state({k: _take(tensors, f"readout/{k}") for k in readout.state()})
         memories.readout = readout
+    if meta[TOPICS]:
+        counts = _take(tensors, TOPICS).numpy()
+        if counts.ndim != 2 or counts.shape[1] != vocab_size or counts.dtype != np.int32 or counts.sum(1).min() < 1:
+            raise CheckpointError("`topics` is damaged or of another vocabulary")
+        memories.topics = Topics(counts.copy(), memories.unknown)
 
 
 def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, Json]) -> Mixture:
@@ -162,12 +181,20 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
         raise CheckpointError("`power`, `slope` or `product` of the mixture is damaged")
     if tempers is not None and (not isinstance(tempers, list) or len(tempers) != memories.counts.order):
         raise CheckpointError("`tempers` of the mixture is damaged")
+    tilts = meta[TILTS]
+    if not isinstance(tilts, list) or len(tilts) not in (0, 2) or not np.isfinite(np.array(tilts, dtype=float)).all():
+        raise CheckpointError("`tilts` of the mixture is damaged")
     exponents = None if tempers is None else np.array(tempers, dtype=np.float64)
     pool = None
     if memories.pooled and meta["calibrated"]:
         arrays = {key: _take(tensors, f"pool/{key}").numpy() for key in ("mean", "scale", "weights")}
         pool = Pool.from_state(arrays, memories.num_numbers, len(memories.voices))
-    return Mixture(gate, power, slope, str(meta["product"]), exponents, bool(meta["calibrated"]), pool)
+    assurance = None
+    if "assurance/weights" in tensors:
+        arrays = {key: _take(tensors, f"assurance/{key}").numpy() for key in ("mean", "scale", "weights")}
+        assurance = Assurance.from_state(arrays, memories.num_numbers + SHAPE - 1, 1)
+    fitted = Mixture(gate, power, slope, str(meta["product"]), exponents, bool(meta["calibrated"]), pool)
+    return replace(fitted, tilts=tuple(float(str(t)) for t in tilts), assurance=assurance)
 
 
 def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
@@ -179,13 +206,13 @@ def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
         state: what `state_of` gave.
         tokenizer: with the same first words; what is counted must be among them.
     """
-    gone = ("grams/class ", "group/", "readout/")
-    kept: State = {k: v for k, v in state.items() if not k.startswith(gone) and k != "vectors"}
+    gone = ("grams/class ", "group/", "readout/", "vectors", TOPICS)
+    kept: State = {k: v for k, v in state.items() if not k.startswith(gone)}
     unigram, meta = state["unigram"], state[META]
     assert isinstance(unigram, Tensor) and isinstance(meta, dict)
     size = tokenizer.vocab_size
     kept["unigram"] = torch.cat([unigram[:size], unigram.new_zeros(max(0, size - len(unigram)))])
-    kept[META] = {**meta, "fingerprint": tokenizer.fingerprint, "classes": [], "vectors": False}
+    kept[META] = {**meta, "fingerprint": tokenizer.fingerprint, "classes": [], "vectors": False, TOPICS: False}
     return kept
 
 
@@ -235,5 +262,5 @@ def merge_into(model: HolographicModel, other: HolographicModel) -> None:
         model.mirror.merge(other.mirror, mine.counts, theirs.counts)
     for trie, added in merged:
         trie.merge(added)
-    mine.classes, mine.readout = [], None
+    mine.drop_made()
     mine.unigram += theirs.unigram

@@ -1,0 +1,195 @@
+"""How fast contexts are learned, scored and looked up, beside an index of vectors and beside other superpositions.
+
+Run: `python benchmarks/retrieval.py [rates latency contexts superposition] [--scale 1.0]`; one thread, CPU-seconds.
+Peers that are not installed (`pip install --no-deps torch-hd faiss-cpu hnswlib`) are left out. Contexts are four words
+of 10,000. An index gets them as 128 numbers, a random sign code for each word at its place, and answers with the word
+that followed the nearest one. A superposition gets as many bytes as an address of the store: 1,024.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from holonomy.data.words import WordTokenizer
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.pairs import Pairs
+from holonomy.models.holographic.settle import settle
+from holonomy.models.holographic.signatures import Signatures
+from holonomy.models.holographic.tower import Bindings, Tower
+
+WORDS = 10_000
+
+
+def seconds(work: Callable[[], Any], repeats: int = 1) -> float:
+    """Median CPU-seconds of some calls after one that warms up."""
+    work()
+    spent = []
+    for _ in range(repeats):
+        begin = time.process_time()
+        work()
+        spent.append(time.process_time() - begin)
+    return float(np.median(spent))
+
+
+def zipf(count: int, random: np.random.Generator) -> np.ndarray:
+    """Words with the frequencies of a text, the pad left out."""
+    rank = np.exp(random.random(count) * np.log(WORDS - 2)).astype(np.int64)
+    return np.minimum(rank + 1, WORDS - 1)
+
+
+def rates(scale: float) -> None:
+    random, size = np.random.default_rng(0), int(200_000 * scale)
+    tokens = zipf(size + 20_000, random)
+    tokenizer = WordTokenizer([f"w{i}" for i in range(WORDS - 2)])
+    model = HolographicModel(HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}}), tokenizer)
+    model.learn_text(tokens[:2000])
+    begin = time.process_time()
+    model.learn_text(tokens[2000:size])
+    spent = time.process_time() - begin
+    print(f"learned: {(size - 2000) / spent:,.0f} targets/s (counts to order 5, bindings of orders 2 to 4)", flush=True)
+    model.consolidate(tokens[:size])
+    asked = of_text(tokens, np.zeros(1, np.int64), np.arange(size, size + 256))
+    spent = seconds(lambda: model.distributions(asked), 3)
+    print(f"scored: {256 / spent:,.0f} whole distributions/s of {WORDS:,} words", flush=True)
+
+
+def filled(count: int, random: np.random.Generator, tower: Tower, trie: CountTrie) -> None:
+    while count > 0:
+        batch = min(50_000, count)
+        symbols, targets = random.integers(2, WORDS, (batch, 4)), random.integers(2, WORDS, batch)
+        lengths, ones = np.full(batch, 4), np.ones(batch, dtype=np.int64)
+        trie.learn(Pairs(symbols, lengths, targets, ones))
+        near = np.ascontiguousarray(symbols[:, 1:])
+        tower.write(Bindings(near, np.minimum(lengths, 3), targets, np.ones((batch, 3), np.int64)))
+        count -= batch
+
+
+def latency(scale: float) -> None:
+    random, stored = np.random.default_rng(0), 0
+    signatures, trie = Signatures(7, 16, WORDS, 3), CountTrie(5, WORDS)
+    tower = Tower(signatures, levels=5, top_digits={2: 4, 3: 6, 4: 6}, seed=7)
+    asked = random.integers(2, WORDS, (256, 4))
+    for size in (1_000, 100_000, int(10_000_000 * scale)):
+        filled(size - stored, random, tower, trie)
+        stored = size
+        bound = seconds(lambda: signatures.similarities(tower.read(torch.from_numpy(asked[:, 1:]), 4)), 9)
+        exact = seconds(lambda: trie.find(asked, np.full(256, 4)), 9)
+        text = (
+            f"{size:>12,} pairs: bindings {1e6 * bound / 256:7.2f}, exact counts {1e6 * exact / 256:7.2f} us a context"
+        )
+        print(f"{text}, {trie.mean_probes:.2f} probes a search", flush=True)
+
+
+def contexts(scale: float) -> None:
+    random, size = np.random.default_rng(0), int(100_000 * scale)
+    symbols, targets = zipf(4 * size, random).reshape(size, 4), zipf(size, random)
+    _, first = np.unique(symbols, axis=0, return_index=True)
+    symbols, targets = symbols[first], targets[first]
+    size, lengths = len(first), np.full(len(first), 4)
+    # The highest order keeps no list that can be asked for, so it stays empty.
+    trie, begin = CountTrie(6, WORDS), time.process_time()
+    longer = np.pad(symbols, ((0, 0), (1, 0)))
+    trie.learn(Pairs(longer, lengths, targets, np.ones(size, np.int64)))
+    built, asked = time.process_time() - begin, random.permutation(size)[:4096]
+
+    def answers() -> np.ndarray:
+        found = []
+        for part in np.array_split(asked, 16):
+            row, counts = trie.find(longer[part], lengths[part])[:, 4], np.zeros((len(part), WORDS), np.float32)
+            trie.frequent(row, 1, counts)
+            found.append(counts.argmax(1))
+        return np.concatenate(found)
+
+    spent, right = seconds(answers, 3), answers() == targets[asked]
+    print(f"exact counts: built in {built:.2f} s, {1e6 * spent / 4096:.2f} us a context, recall {right.mean():.4f}")
+    codes = random.choice([-1.0, 1.0], (4, WORDS, 32)).astype(np.float32)
+    vectors = np.concatenate([codes[place][symbols[:, place]] for place in range(4)], 1)
+    for name, make in INDEXES.items():
+        try:
+            add, find = make(importlib.import_module(name.split()[0]), vectors.shape[1], size)
+        except ModuleNotFoundError:
+            print(f"{name}: not installed")
+            continue
+        begin = time.process_time()
+        add(vectors)
+        built, few = time.process_time() - begin, vectors[asked[:512]]
+        spent = seconds(lambda find=find, few=few: find(few))
+        recall = (targets[find(few)] == targets[asked[:512]]).mean()
+        print(f"{name}: built in {built:.2f} s, {1e6 * spent / 512:.2f} us a context, recall {recall:.4f}", flush=True)
+
+
+def _flat(faiss: Any, dim: int, _: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    index = faiss.IndexFlatL2(dim)
+    return index.add, lambda x: index.search(x, 1)[1][:, 0]
+
+
+def _graph(faiss: Any, dim: int, _: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    index = faiss.IndexHNSWFlat(dim, 16)
+    index.hnsw.efSearch = 64
+    return index.add, lambda x: index.search(x, 1)[1][:, 0]
+
+
+def _hnswlib(hnswlib: Any, dim: int, size: int) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    index = hnswlib.Index("l2", dim)
+    index.init_index(size, M=16)
+    index.set_ef(64)
+    index.set_num_threads(1)
+    return lambda x: index.add_items(x, num_threads=1), lambda x: index.knn_query(x, 1)[0][:, 0].astype(np.int64)
+
+
+INDEXES = {"faiss flat": _flat, "faiss graph": _graph, "hnswlib": _hnswlib}
+
+
+def superposition(_: float) -> None:
+    signatures, generator = Signatures(7, 16, WORDS, 1), torch.Generator().manual_seed(0)
+    try:
+        torchhd = importlib.import_module("torchhd")
+    except ModuleNotFoundError:
+        torchhd = None
+    print("recall of pairs added up in 1,024 bytes, mean of 40 superpositions")
+    for load in (4, 8, 12, 16, 24):
+        names, words = (torch.randint(2, WORDS, (40, load), generator=generator) for _ in range(2))
+        # As at an address: one context, several words.
+        keys = signatures.keys(names[:, :1])
+        bound = sum(keys @ signatures.words[words[:, i]] for i in range(load))
+        read = settle(keys.mT @ bound, signatures)
+        shares = {"explained away": (read.tokens[:, None, :load] == words[:, :, None]).any(2).double().mean()}
+        best = signatures.similarities(keys.mT @ bound).topk(load).indices
+        shares["read at once"] = (best[:, None] == words[:, :, None]).any(2).double().mean()
+        for vsa, dim in (("MAP", 256), ("HRR", 256), ("FHRR", 128)) if torchhd is not None else ():
+            book = torchhd.random(WORDS, dim, vsa, generator=generator)
+            key = torchhd.random(40, dim, vsa, generator=generator)
+            held = torchhd.multibundle(torchhd.bind(key[:, None], book[words]))
+            found = torchhd.dot_similarity(torchhd.bind(held, torchhd.inverse(key)), book).topk(load).indices
+            shares[f"torchhd {vsa}"] = (found[:, None] == words[:, :, None]).any(2).double().mean()
+        print(
+            f"{load:4} pairs: " + ", ".join(f"{name} {float(share):.3f}" for name, share in shares.items()), flush=True
+        )
+
+
+PARTS = {"rates": rates, "latency": latency, "contexts": contexts, "superposition": superposition}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []])
+    parser.add_argument("--scale", type=float, default=1.0, help="of numbers of words and pairs")
+    torch.set_num_threads(1)
+    asked = parser.parse_args()
+    for part in asked.parts:
+        print(f"\n{part}")
+        PARTS[part](asked.scale)
+
+
+if __name__ == "__main__":
+    main()
