@@ -179,7 +179,7 @@ def _writer(*, whole: bool) -> Callable[..., Any]:
     return generate
 
 
-class Access(NamedTuple):
+class RowAccess(NamedTuple):
     """How rows of matrices are read and written, eight columns from the given one on."""
 
     wide: Any
@@ -190,7 +190,7 @@ class Access(NamedTuple):
     """Writes (matrix, row, column, value)."""
 
 
-def _access(*, whole: bool) -> Access:
+def _access(*, whole: bool) -> RowAccess:
     @_instruction
     def wide(_: Any, matrix: Any, row: Any, column: Any) -> Any:
         """Eight columns of a row, as float64."""
@@ -206,7 +206,7 @@ def _access(*, whole: bool) -> Access:
         """Writes eight columns of a row."""
         return types.void(matrix, types.int64, types.int64, value), _writer(whole=whole)
 
-    return Access(wide, own, put)
+    return RowAccess(wide, own, put)
 
 
 ANY = _access(whole=False)
