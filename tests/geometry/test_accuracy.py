@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holonomy.geometry import lorentz, normal, poincare
+from holonomy.geometry.lorentz import Lorentz
 
 mp.mp.dps = 50
 RADII = {torch.float32: (0.1, 1.0, 3.0, 5.0, 8.0, 12.0), torch.float64: (0.1, 1.0, 5.0, 12.0, 20.0, 30.0)}
@@ -102,3 +103,14 @@ def test_distance_to_the_origin_in_normal_coordinates_is_the_length() -> None:
         assert torch.allclose(d.detach(), u.norm(dim=-1), rtol=1e-13)
         assert torch.allclose(normal.dist(v, u, k).detach(), u.norm(dim=-1), rtol=1e-13)
         assert bool(torch.isfinite(torch.autograd.grad(d.sum(), v)[0]).all())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exp_and_log_round_trip_at_the_origin_of_the_hyperboloid(dtype: torch.dtype) -> None:
+    sheet, bound = Lorentz(-1.3), {torch.float32: 5e-7, torch.float64: 1e-13}[dtype]
+    direction = torch.tensor([0.0, 0.6, -0.48, 0.64], dtype=dtype)
+    for radius in (1e-30, 1e-15, 1e-6, 1e-3, 1.0, 6.0, 12.0):
+        v = radius * direction
+        x = sheet.exp0(v)
+        assert float((sheet.log0(x) - v).norm()) <= bound * radius
+        assert abs(float(sheet.dist0(x)) / float(v.double().norm()) - 1) <= bound

@@ -143,6 +143,20 @@ class Lorentz(ConstantCurvature):
         """v + c <x, v> x."""
         return v - self.k.to(x) * minkowski(x, v) * x
 
+    def dist0(self, x: Tensor) -> Tensor:
+        """Distance from the origin, asinh(sqrt c |x_s|) / sqrt c, in float64 inside."""
+        xs, wide = widened(x[..., 1:], self.k)
+        s = square_norm(xs)
+        return (safe_sqrt(s) * asinhc(-wide * s)).squeeze(-1).to(x.dtype)
+
+    def exp0(self, v: Tensor) -> Tensor:
+        """The point at distance |v|; unlike `exp`, with all digits near the origin."""
+        return from_normal(v[..., 1:], self.k.to(v))
+
+    def log0(self, x: Tensor) -> Tensor:
+        """The tangent with the direction of x_s and its distance; its time part is 0 exactly."""
+        return self.from_frame(to_normal(x, self.k.to(x)))
+
     def inner(self, x: Tensor, u: Tensor, v: Tensor) -> Tensor:
         """The Minkowski product."""
         check_same(x=x, u=u, v=v)

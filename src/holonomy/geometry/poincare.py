@@ -19,6 +19,7 @@ from holonomy.geometry.compiled import FROM_ROWS
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
 from holonomy.geometry.pairwise import pairwise
 from holonomy.geometry.rows import (
+    EDGE,
     by_rows,
     dist0_kernel,
     dist_kernel,
@@ -27,9 +28,6 @@ from holonomy.geometry.rows import (
     mobius_kernel,
     suits,
 )
-
-EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
-"""Largest sqrt(c) |x| that `project` leaves: rounding of the coordinates cannot lift it to 1."""
 
 
 def gap(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... 1"]:
@@ -95,13 +93,13 @@ def plain_dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
 
 
 def exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
-    """Exponential map at the origin; |v|_g = 2 |v| there."""
+    """Exponential map at the origin; |v|_g = 2 |v| there. What rounding would put on the boundary stays just inside."""
     return by_rows(exp0_kernel, plain_exp0, k, v) if suits(k, v) else plain_exp0(v, k)
 
 
 def plain_exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """`exp0` by tensor operations, for any device, shape and derivative."""
-    return v * tanhc(-k * square_norm(v))
+    return project(v * tanhc(-k * square_norm(v)), k)
 
 
 def log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
@@ -115,9 +113,8 @@ def plain_log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
 
 
 def exp(x: Float[Tensor, "... d"], v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
-    """Exponential map (Ganea et al., equation 3)."""
-    half = v / gap(x, k)
-    return mobius_add(x, half * tanhc(-k * square_norm(half)), k)
+    """Exponential map (Ganea et al., equation 3); what rounding would put on the boundary stays just inside."""
+    return project(mobius_add(x, exp0(v / gap(x, k), k), k), k)
 
 
 def log(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:

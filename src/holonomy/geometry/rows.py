@@ -18,6 +18,8 @@ from torch import Tensor
 
 from holonomy.geometry.compiled import BLOCK, FROM_ROWS, block_sums, compiled, elementary, over_rows, rows, scalars
 
+EDGE = {t: 1 - 4 * torch.finfo(t).eps for t in (torch.float32, torch.float64)}
+"""Largest sqrt(c) |x| of points that are kept in the ball: rounding of the coordinates cannot lift it to 1."""
 TINY = 1e-150
 """Stands for a norm of zero, so that quotients of small numbers stay what they tend to."""
 SERIES_BELOW = 1e-3
@@ -211,10 +213,11 @@ def dist0_kernel(access: Any) -> Kernel:
     return Kernel(forward, slope, reduces=True, keeps=False)
 
 
-def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any) -> Kernel:
+def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any, *, inside: bool) -> Kernel:
     """x times a factor of sqrt(c) |x|.
 
-    `factor(z)` gives the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2.
+    `factor(z)` gives the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2. Results that
+    belong `inside` the ball stay short of its boundary by what rounding may add, as by `poincare.project`.
     """
     import numpy as np
 
@@ -224,16 +227,20 @@ def _radial(factor: Callable[..., Any], bend: Callable[..., Any], access: Any) -
     squares, along = _sums(access)[:2]
     wide, own, put = access
     read, write = EIGHTS.wide, EIGHTS.put
+    singles, doubles = EDGE[torch.float32], EDGE[torch.float64]
 
     @compiled
     def forward(x, out, kept, c):
-        sums = np.empty((1, BLOCK))
+        sums, edge = np.empty((1, BLOCK)), singles if x.itemsize == 4 else doubles
         for start in range(0, x.shape[0], BLOCK):
             count = min(BLOCK, x.shape[0] - start)
             squares(start, count, (x,), sums)
             for i in range(0, count, 8):
                 z = roots(read(sums, 0, i) * c)
-                f = factor(where_above(TINY, z, TINY, z))
+                z = where_above(TINY, z, TINY, z)
+                f = factor(z)
+                if inside:
+                    f = where_above(f * z, edge, edge / z, f)
                 keep(kept, start + i, f)
                 write(sums, 0, i, f)
             for i in range(count):
@@ -277,7 +284,7 @@ def exp0_kernel(access: Any) -> Kernel:
         near = 2 * (u * (u * (u * (u * (-1382 / 31185) + 248 / 2835) - 17 / 105) + 4 / 15) - 1 / 3)
         return where_above(SERIES_BELOW, u, near, (1 - u * f * f - f) / u)
 
-    return _radial(factor, bend, access)
+    return _radial(factor, bend, access, inside=True)
 
 
 @lru_cache(maxsize=2)
@@ -294,7 +301,7 @@ def log0_kernel(access: Any) -> Kernel:
         near = 2 * (u * (u * (u * (u * (u * (6 / 13) + 5 / 11) + 4 / 9) + 3 / 7) + 2 / 5) + 1 / 3)
         return where_above(SERIES_BELOW, u, near, (1 / (1 - u) - f) / u)
 
-    return _radial(factor, bend, access)
+    return _radial(factor, bend, access, inside=False)
 
 
 @lru_cache(maxsize=2)
