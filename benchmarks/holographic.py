@@ -259,18 +259,17 @@ def superposed(task: Task) -> None:
 
 
 def certainty(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray, starts: np.ndarray) -> None:
-    """How well right and wrong answers are told apart: by confidence, by the highest probability, by coherence."""
+    """How well right and wrong answers are told apart: by the highest probability, and by coherence."""
     few = np.sort(np.random.default_rng(0).choice(positions, min(1000, len(positions)), replace=False))
     contexts = of_text(tokens, starts, few)
-    logs, sure = model.answers(contexts)
+    logs = model.distributions(contexts)
     right = (logs.argmax(1).numpy() == tokens[few]).astype(np.float64)
     # Nothing further back has a binding.
     found = retrieve_batch(model, *contexts.symbols(8))
     areas = {
-        "confidence": separation(sure, right),
         "highest probability": separation(logs.max(1).values.numpy(), right),
+        "coherence": separation(found.coherence, (found.tokens == tokens[few]).astype(np.float64)),
     }
-    areas["coherence"] = separation(found.coherence, (found.tokens == tokens[few]).astype(np.float64))
     print("areas on a thousand words: " + ", ".join(f"{name} {area:.3f}" for name, area in areas.items()))
 
 

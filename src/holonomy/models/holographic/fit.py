@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from holonomy.core.errors import DataError
-from holonomy.models.holographic.confidence import Assurance, evidence
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.memories import PART, Memories, Reading
@@ -24,8 +23,6 @@ TILTS = (0.8, 0.2)
 """Exponents of what the learned text and the text itself are about before they are fitted."""
 MIRROR_POSITIONS = 2000
 """Held-out words that the shares of superposed orders are fitted on."""
-ASSURING = 5000
-"""Held-out words that confidence is fitted on."""
 TEMPER_PRIOR = 200
 """Words that the common temperature counts for in each order."""
 APART = 0.75
@@ -48,7 +45,6 @@ class Mixture:
         product: what is sharpened, as in the configuration.
         tempers: exponents of the whole by known order of the counts, [order]; None leaves it as it is.
         calibrated: whether anything was fitted.
-        assurance: how likely the most probable word is right; None takes its probability.
         pool: multiplies voices instead of adding experts, if there is one; the gate then only tells who said what.
     """
 
@@ -60,7 +56,6 @@ class Mixture:
     calibrated: bool
     pool: Pool | None = None
     tilts: tuple[float, ...] = ()
-    assurance: Assurance | None = None
 
     @classmethod
     def uniform(cls, memories: Memories) -> Mixture:
@@ -106,12 +101,6 @@ class Mixture:
             power = torch.from_numpy(self.tempers[known_order(reading)]).float()
             out = torch.from_numpy(out).log_().mul_(power[:, None]).softmax(1).numpy()
         return out
-
-    def confidence(self, reading: Reading, probs: np.ndarray) -> np.ndarray:
-        """How likely the most probable word of distributions [B, V] is right, [B] float64."""
-        if self.assurance is None:
-            return probs.max(1).astype(np.float64)
-        return self.assurance(evidence(probs, reading.numbers))
 
 
 def known_order(reading: Reading) -> np.ndarray:
@@ -219,7 +208,6 @@ class MixtureFit:
                 if held is parts[-1][0]:
                     self._fit_mirror(held)
                     fitted = self._temper(chosen, replace(fitted, gate=self._gate(blocks)) if blocks else fitted)
-                    fitted = self._assure(held, fitted)
                 blocks.append(self.read(chosen, fitted))
         finally:
             self._learn(out, 1)
@@ -244,7 +232,6 @@ class MixtureFit:
         if self.mirror is not None:
             contexts, words = self._questions(self._sample(rest, MIRROR_POSITIONS))
             self.mirror.fit(contexts, words, self.memories.counts)
-        fitted = self._assure(rest, fitted)
         self.blocks.append(self.read(few, fitted))
         return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks))
 
@@ -304,21 +291,6 @@ class MixtureFit:
             share = len(rows) / (len(rows) + TEMPER_PRIOR)
             powers.append(float(np.exp(share * np.log(alone) + (1 - share) * np.log(everywhere))))
         return replace(fitted, tempers=np.array(powers))
-
-    def _assure(self, held: np.ndarray, fitted: Mixture) -> Mixture:
-        """How likely the most probable word is right, on words that neither gate nor memories have seen."""
-        if self.memories.pooled:
-            return fitted
-        found, right = list[np.ndarray](), list[np.ndarray]()
-        chosen = self._sample(held, ASSURING)
-        step = max(1, PART // self.memories.vocab_size)
-        for begin in range(0, len(chosen), step):
-            contexts, words = self._questions(chosen[begin : begin + step])
-            reading = self.memories.read(contexts)
-            probs = fitted.distribution(self.memories, reading)
-            found.append(evidence(probs, reading.numbers))
-            right.append(probs.argmax(1) == words)
-        return replace(fitted, assurance=Assurance.fit(np.concatenate(found), np.concatenate(right)))
 
     def _few(self, positions: np.ndarray) -> np.ndarray:
         most = min(self.config.mixture.product_positions, 10 * PART // self.memories.vocab_size)

@@ -67,7 +67,7 @@ class Report:
         perplexity, perplexity_known: of all words, and of those that are not unknown.
         top1, top5: share of words that had the highest probability, or one of the five highest.
         reciprocal_rank: mean of 1 / rank.
-        calibration, floor: calibration error of the confidence, and what chance alone would show.
+        calibration, floor: calibration error of the highest probability, and what chance alone would show.
         separation: chance that a right prediction was more confident than a wrong one.
         calibrated: whether the mixture was fitted.
     """
@@ -97,7 +97,7 @@ class Predictions:
 
     Attributes:
         losses: of the words, in nats.
-        confidence: how likely the most probable word is held to be right; its probability where nothing was fitted.
+        confidence: highest probability.
         ranks: of the words, from one; ties count half.
         targets: the words.
     """
@@ -135,13 +135,12 @@ class Predictions:
         )
 
 
-def judged(log_probs: Float[Tensor, "B V"], targets: np.ndarray, confidence: np.ndarray | None = None) -> Predictions:
-    """What distributions say about the words that came; confidence is the highest probability unless given."""
+def judged(log_probs: Float[Tensor, "B V"], targets: np.ndarray) -> Predictions:
+    """What distributions say about the words that came."""
     own = log_probs.gather(1, torch.from_numpy(targets)[:, None])
     # A tie with the word itself counts half, so a flat distribution gets no credit.
     ranks = 1 + (log_probs > own).sum(1) + ((log_probs == own).sum(1) - 1) / 2
-    if confidence is None:
-        confidence = log_probs.max(1).values.exp().double().numpy()
+    confidence = log_probs.max(1).values.exp().double().numpy()
     return Predictions(-own.squeeze(1).double().numpy(), confidence, ranks.double().numpy(), targets)
 
 
@@ -190,8 +189,7 @@ def predict(
     targets = tokens[positions]
     for begin in range(0, len(positions), step):
         cut = slice(begin, begin + step)
-        logs, sure = model.answers(contexts.part(cut))
-        parts.append(judged(logs, targets[cut], sure))
+        parts.append(judged(model.distributions(contexts.part(cut)), targets[cut]))
         if online:
             model.change(contexts.part(cut), targets[cut], sign=1)
             learned = min(begin + step, len(positions))

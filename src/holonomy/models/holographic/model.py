@@ -220,14 +220,6 @@ class HolographicModel:
         logs = [torch.from_numpy(probs).clamp_(min=FLOOR).log_() for _, probs in self._parts(contexts)]
         return torch.cat(logs) if logs else torch.empty(0, self.vocab_size)
 
-    def answers(self, contexts: Contexts) -> tuple[Float[Tensor, "B V"], np.ndarray]:
-        """Log probabilities after contexts of a buffer, and how likely the most probable word is right, [B] float64."""
-        logs, sure = [torch.empty(0, self.vocab_size)], [np.empty(0)]
-        for reading, probs in self._parts(contexts):
-            sure.append(self.mixture.confidence(reading, probs))
-            logs.append(torch.from_numpy(probs).clamp_(min=FLOOR).log_())
-        return torch.cat(logs), np.concatenate(sure)
-
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""
         return self.distributions(self.contexts(ids, lengths))

@@ -14,7 +14,6 @@ from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.learner import Json, State
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
-from holonomy.models.holographic.confidence import SHAPE, Assurance
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
@@ -48,9 +47,6 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
     state |= {f"gate/{key}": torch.from_numpy(array.copy()) for key, array in mixture.gate.state().items()}
     if mixture.pool is not None:
         state |= {f"pool/{key}": torch.from_numpy(array.copy()) for key, array in mixture.pool.state().items()}
-    if mixture.assurance is not None:
-        parts = mixture.assurance.state().items()
-        state |= {f"assurance/{key}": torch.from_numpy(array.copy()) for key, array in parts}
     if memories.readout is not None:
         state["vectors"] = memories.readout.features.vectors
         state |= {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
@@ -189,12 +185,8 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
     if memories.pooled and meta["calibrated"]:
         arrays = {key: _take(tensors, f"pool/{key}").numpy() for key in ("mean", "scale", "weights")}
         pool = Pool.from_state(arrays, memories.num_numbers, len(memories.voices))
-    assurance = None
-    if "assurance/weights" in tensors:
-        arrays = {key: _take(tensors, f"assurance/{key}").numpy() for key in ("mean", "scale", "weights")}
-        assurance = Assurance.from_state(arrays, memories.num_numbers + SHAPE - 1, 1)
     fitted = Mixture(gate, power, slope, str(meta["product"]), exponents, bool(meta["calibrated"]), pool)
-    return replace(fitted, tilts=tuple(float(str(t)) for t in tilts), assurance=assurance)
+    return replace(fitted, tilts=tuple(float(str(t)) for t in tilts))
 
 
 def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
