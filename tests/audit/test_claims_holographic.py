@@ -19,7 +19,7 @@ def channels_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     def alike(self: Signatures, *arguments: int) -> None:
         plain(self, *arguments)
         self.words = self.words[:, ::2].repeat_interleave(2, 1).contiguous()
-        self.placed = self.placed[:, :, ::2].repeat_interleave(2, 2).contiguous()
+        self._placed = self.placed[:, :, ::2].repeat_interleave(2, 2).contiguous()
 
     monkeypatch.setattr(Signatures, "__init__", alike)
 

@@ -146,7 +146,7 @@ def test_a_text_costs_what_evaluation_says(name: str, models, world: Path) -> No
 
 def test_texts_longer_than_a_state_are_read_with_all_that_it_keeps(models, world: Path) -> None:
     model = models["words"].model
-    limit, tokens = model.context_limit, model.tokenizer.encode((world / "text.txt").read_text(encoding="utf-8"))
+    limit, tokens = model.context_limit, model.tokenizer.encode((world / "text.txt").read_text(encoding="utf-8") * 2)
     assert len(tokens) > limit + 200
     (found,) = likelihoods(model, [Continuation(tokens[: limit + 100], tokens[limit + 100 : limit + 110])])
     ours = 0.0

@@ -73,6 +73,21 @@ def test_ten_sleeps_lose_nothing() -> None:
             load_into(woken, rest | {f"tower/{name}": wrong})
 
 
+@pytest.mark.parametrize("bound", [0.0, 10.0])
+def test_bindings_are_as_before_whether_grams_go_or_stay(bound: float) -> None:
+    """The trial unlearns pieces of the text: its bindings come back with everything else."""
+    tower = {"levels": 3, "channels": 1, "top_digits": {2: 4, 3: 4, 4: 4}}
+    model, split = learned(load_text("pydoc").text[:20_000] * 2, tower=tower)
+    assert model.mirror is not None
+    store, load = (model.mirror.tower.state()[name].clone() for name in ("store", "load"))
+    report = sleep(model, split.train, least=3, bound=bound)
+    assert report.kept == (bound > 0)
+    assert model.mirror is not None
+    model.mirror.tower.unpack()
+    assert torch.equal(model.mirror.tower.state()["store"], store)
+    assert torch.equal(model.mirror.tower.state()["load"], load)
+
+
 def test_dropping_pays_or_is_undone() -> None:
     model, split = learned(load_text("pydoc").text[:80_000])
     places, probe = np.arange(len(split.test)), split.test[None, :50]

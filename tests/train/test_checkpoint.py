@@ -240,6 +240,14 @@ def test_pruning_keeps_the_last_and_the_named(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-3", "step-6", "step-7"]
 
 
+@pytest.mark.parametrize(("keep_last", "left"), [(3, [1, 2]), (2, [1, 2]), (1, [1, 2]), (0, [1])])
+def test_pruning_of_fewer_than_it_keeps(tmp_path: Path, keep_last: int, left: list[int]) -> None:
+    for step in (1, 2):
+        save(tmp_path, step=step)
+    checkpoint.prune(tmp_path, keep_last=keep_last, keep=[1])
+    assert checkpoint.steps(tmp_path) == left
+
+
 def test_pointers_fall_back_to_the_newest(tmp_path: Path) -> None:
     assert checkpoint.find(tmp_path, "latest") is None
     save(tmp_path, step=4)

@@ -50,7 +50,8 @@ def generate(
 
     Example: holonomy generate first --prompt "The with statement" --max-tokens 200 --seed 7
 
-    With --quiet the text stands alone, without a line end of its own. Line n of --prompts is continued with seed + n.
+    With --quiet the text stands alone, without a line end of its own. The first text of
+    --prompts is continued with --seed, the next with --seed + 1, and so on.
     """
     from holonomy.infer.session import Session, check_max_tokens
 

@@ -125,8 +125,8 @@ class DocumentFiles:
     def _refuse(self, path: Path | zipfile.Path, line: int, begin: int, fault: str) -> None:
         if not self.skip_bad:
             raise DataError(
-                f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out: "
-                "`holonomy data prepare --skip-bad`"
+                f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out by "
+                "`holonomy data prepare PATH --out STORE --skip-bad` and train on the STORE"
             )
         self.skipped += 1
 

@@ -112,9 +112,13 @@ class EchoLearner:
         if unknown := sorted((only or frozenset()) - self._flags.keys()):
             raise ConfigError(f"`only` names {', '.join(unknown)}, which this network has not")
         learned = frozenset(self._flags) if only is None else only
-        self.flat = FlatParams(net, decayed_names(net) & learned)
+        if captured and (carried or groups is not None):
+            raise ConfigError("`captured` repeats one graph; it cannot go with `carried` or `groups`: drop one")
+        # Weights stand in one order whatever is learned, so that states can be exchanged.
+        self.flat = FlatParams(net, decayed_names(net))
         self.stats = self.flat.statistics()
-        self._fixed = [view for name, view in self.flat.named_views(self.stats.buffer).items() if name not in learned]
+        both = zip(self.flat.names, self.flat.views(self.flat.buffer), self.flat.views(self.stats.buffer), strict=True)
+        self._fixed = [(weight, statistic) for name, weight, statistic in both if name not in learned]
         self.optimiser = optimiser(self.flat.buffer, self.flat.num_decayed)
         self.schedule, self.accumulate, self.ema = schedule, accumulate, ema
         self.segment, self.streamed, self.carried = segment, streamed, carried
@@ -142,14 +146,18 @@ class EchoLearner:
             else:
                 self.stats.zero_()
                 loss = self._statistics(batch)
-            for statistic in self._fixed:
-                statistic.zero_()
             if self.replicas is not None:
                 self.replicas.mean_(self.stats.buffer)
                 self.replicas.mean_(loss)
+            for _, statistic in self._fixed:
+                statistic.zero_()
+            fixed = [weight.clone() for weight, _ in self._fixed]
             norm = self.optimiser.update(self.stats.buffer, lr=lr, loss=loss)
             for layer in self._layers:
                 layer.project()
+            # Neither decay nor moments of an earlier training may move what is not learned.
+            for (weight, _), before in zip(self._fixed, fixed, strict=True):
+                weight.copy_(before)
             if self.average is not None:
                 share = (1 / (self.optimiser.count + 1)).clamp_min(1 - self.ema)
                 self.average.lerp_(self.flat.buffer, share.to(self.average.dtype))

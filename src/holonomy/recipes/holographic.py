@@ -284,6 +284,10 @@ def _evaluate(
     if chosen not in parts:
         raise ConfigError(f"`--split` is {chosen}; wanted one of {', '.join(parts)}")
     online = mode == "online"
+    if online and config.model.memory is not None:
+        raise ConfigError(
+            "`--mode` online takes back what it learned, which a run that drops grams cannot; drop --mode"
+        )
     if chosen == "validation":
         metrics = held_out(model, found, np.arange(len(found.test)), online=online)
     else:

@@ -62,7 +62,8 @@ def _canonical(value: object) -> bytes:
 
 
 def _tensor_bytes(tensor: Tensor) -> memoryview:
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+    # A single number counts as contiguous whatever its stride, which no view of bytes accepts.
+    return tensor.contiguous().reshape(-1).as_strided((tensor.numel(),), (1,)).view(torch.uint8).numpy().data
 
 
 def _held(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -295,7 +296,7 @@ def prune(directory: Path, *, keep_last: int, keep: Iterable[int] = (), up_to: i
         StorageError: something cannot be removed.
     """
     sound = [s for s in steps(directory) if up_to is None or s <= up_to]
-    kept = {*sound[len(sound) - keep_last :], *(s for s in keep if s in sound)}
+    kept = {*sound[max(0, len(sound) - keep_last) :], *(s for s in keep if s in sound)}
     doomed = [directory / f"step-{s}" for s in steps(directory) if s not in kept]
     doomed += [p for p in directory.iterdir() if p.name.startswith(TEMPORARY)]
     try:

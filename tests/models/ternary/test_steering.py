@@ -157,6 +157,20 @@ def test_gradient_norms_of_two_scales_become_equal() -> None:
     assert not 0.2 < scales(broken=True) < 5
 
 
+def test_a_group_that_rests_has_no_part_and_begins_later() -> None:
+    balance, rate = GradNorm(["coding", "pair"], lr=1e-2, restoring=1.5), torch.ones(2)
+    for _ in range(30):
+        balance.learn(torch.tensor([10.0, 0.0]), torch.tensor([1.0, 0.0]))
+    assert balance.start.tolist() == pytest.approx([10.0, 0.0]) and torch.equal(balance.weight, rate)
+    for _ in range(10):
+        balance.learn(torch.tensor([9.0, 5.0]), rate)
+    assert balance.start.tolist() == pytest.approx([10.0, 5.0]) and torch.equal(balance.weight, rate)
+    for _ in range(300):
+        balance.learn(torch.tensor([9.0, 4.5]), rate)
+    # Both have come as far, with gradients of one size: neither is favoured.
+    assert balance.weight.tolist() == pytest.approx([1.0, 1.0], abs=0.05)
+
+
 def test_curriculum_shifts_waits_and_ends() -> None:
     c = Curriculum(CurriculumConfig(enabled=True, ramp=0.5, hold=-0.62, floor=0.2))
     first = c.factors(0.1)

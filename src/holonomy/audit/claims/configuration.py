@@ -98,6 +98,10 @@ SCENARIOS = (
     Scenario("lior-smoke", LIOR | {"data.tokenizer": "bpe", "data.unk": "false", "data.bpe_vocab": "270"}),
     Scenario("lior-smoke", LIOR | {"data.stream": "true"}),
     Scenario("holographic", WORDS | {"model.counts.classes": "[5]", "model.similarity.readout": "true"}),
+    Scenario("holographic", WORDS | {
+        "data.stream": "true", "data.documents.first": "60", "data.documents.held_out": "0.2",
+        "data.documents.apart": "0.2", "train.words": "4000",
+    }),
     Scenario("holographic-chars", {
         **WORDS, "model.counts.skips": "[[1, 3]]", "model.counts.spelled": "[[word0]]", "model.tower.role": "'off'",
     }),

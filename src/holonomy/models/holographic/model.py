@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -209,16 +209,14 @@ class HolographicModel:
     def _rows(self) -> int:
         return max(1, PART // (self.vocab_size * self.memories.depth))
 
-    def _parts(self, contexts: Contexts) -> Iterator[tuple[Reading, np.ndarray]]:
-        """Readings and probabilities of every word, [B, V] float32, part by part: the only place that makes them."""
+    def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
+        """Log probabilities after contexts of a buffer: the only place that makes them."""
+        logs = [torch.empty(0, self.vocab_size)]
         for begin in range(0, len(contexts.ends), self._rows()):
             reading = self.memories.read(contexts.part(slice(begin, begin + self._rows())))
-            yield reading, self.mixture.distribution(self.memories, reading)
-
-    def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
-        """Log probabilities after contexts of a buffer."""
-        logs = [torch.from_numpy(probs).clamp_(min=FLOOR).log_() for _, probs in self._parts(contexts)]
-        return torch.cat(logs) if logs else torch.empty(0, self.vocab_size)
+            probs = self.mixture.distribution(self.memories, reading)
+            logs.append(torch.from_numpy(probs).clamp_(min=FLOOR).log_())
+        return torch.cat(logs)
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""

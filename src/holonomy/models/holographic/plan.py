@@ -75,6 +75,11 @@ def _fixed(config: HolographicConfig, vocab_size: int) -> dict[str, int]:
         words = vocab_size if similarity.readout else 0
         found["readout"] = 8 * size * size + 12 * size * (similarity.dim + words) + 4 * vocab_size * similarity.dim
         found["classes of words"] = 8 * vocab_size * len(config.counts.classes)
+        if similarity.topics:
+            # Counts and ratios of each run, shares of all; made in float64.
+            runs = topic_runs(config.replay, vocab_size, similarity.topics)
+            found["topics"] = 8 * runs * vocab_size + 8 * vocab_size + 4 * runs
+            found["topics in the making"] = 16 * runs * vocab_size
     if tower.role != "off":
         addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
         found["tower"] = addresses * (64 * tower.channels + 4)
@@ -104,7 +109,7 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
     fixed["words of the replay"] = REPLAYED * config.replay
     making = budget // WORKING if "readout" in fixed else 0
     fixed["word vectors in the making"] = making
-    saved = sum(fixed.get(name, 0) for name in ("unigram", "readout", "classes of words", "tower"))
+    saved = sum(fixed.get(name, 0) for name in ("unigram", "readout", "classes of words", "topics", "tower"))
     free = (budget - sum(fixed.values()) - COPIES * saved) // (1 + COPIES)
     total = sum(share for _, _, share in shares.values())
     rooms = {name: free * share // total for name, (_, _, share) in shares.items()}

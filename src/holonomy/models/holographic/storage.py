@@ -48,12 +48,14 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
     if mixture.pool is not None:
         state |= {f"pool/{key}": torch.from_numpy(array.copy()) for key, array in mixture.pool.state().items()}
     if memories.readout is not None:
-        state["vectors"] = memories.readout.features.vectors
-        state |= {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
+        held = {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
+        held["vectors"] = memories.readout.features.vectors
+        state |= {name: tensor.clone() if copy else tensor for name, tensor in held.items()}
     if memories.topics is not None:
         state[TOPICS] = torch.from_numpy(memories.topics.counts.copy())
     if model.mirror is not None:
-        state |= {f"tower/{key}": tensor for key, tensor in model.mirror.tower.state().items()}
+        bound = model.mirror.tower.state().items()
+        state |= {f"tower/{key}": tensor.clone() if copy else tensor for key, tensor in bound}
         state["tower/shares"] = torch.from_numpy(model.mirror.shares.copy())
     tempers: Json = None if mixture.tempers is None else [float(t) for t in mixture.tempers]
     state[META] = {

@@ -28,6 +28,11 @@ RUN_PRIOR, OWN_PRIOR, COMMON = 500.0, 200.0, 0.1
 """Words of the common distribution in each run and in the last words, and its share beside the runs."""
 
 
+def topic_runs(words: int, vocab_size: int, most: int) -> int:
+    """Into how many runs a text of so many words is cut."""
+    return max(1, min(most, words // SHORTEST, LARGEST_TABLE // vocab_size))
+
+
 @dataclass(frozen=True)
 class Topics:
     """Runs of a text.
@@ -64,7 +69,7 @@ class Topics:
     @classmethod
     def of_words(cls, words: np.ndarray, vocab_size: int, unknown: int | None, most: int) -> Topics:
         """Cuts a text into at most `most` runs of one length."""
-        runs = max(1, min(most, len(words) // SHORTEST, LARGEST_TABLE // vocab_size))
+        runs = topic_runs(len(words), vocab_size, most)
         place = np.arange(len(words)) * runs // max(1, len(words))
         counts = np.bincount(place * vocab_size + words, minlength=runs * vocab_size)
         return cls(counts.reshape(runs, vocab_size).astype(np.int32), unknown)

@@ -409,6 +409,8 @@ class TernaryConfig(Config):
             raise ValueError(
                 "train.compile would draw other masks than the plain model: set the dropouts of model to 0"
             )
+        if self.train.compile and self.model.decoder == "stepwise":
+            raise ValueError("train.compile does not reach the steps of model.decoder = stepwise: set it to false")
         for name in ("radial_stratification", "rich_hierarchy"):
             term = getattr(self.loss, name)
             if term.weight and not term.inner < term.outer <= self.model.projection.max_radius:

@@ -121,7 +121,7 @@ class GradNorm(nn.Module):
         self.groups, self.restoring = list(groups), restoring
         self.weight = nn.Parameter(torch.ones(len(self.groups)))
         self.register_buffer("start", torch.zeros(len(self.groups)))
-        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("seen", torch.zeros(len(self.groups)))
         self.optimiser = torch.optim.Adam([self.weight], lr=lr)
 
     def factors(self) -> dict[str, Tensor]:
@@ -129,23 +129,25 @@ class GradNorm(nn.Module):
         return dict(zip(self.groups, self.weight.detach().clone(), strict=True))
 
     def cost(self, losses: Float[Tensor, " groups"], norms: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
-        """sum |G_i - mean(G) r_i^alpha| with G_i = w_i norm_i, differentiable by w alone.
+        """sum |G_i - mean(G) r_i^alpha| with G_i = w_i norm_i, differentiable by w alone; groups that rest have no part.
 
         Args:
             losses: configured losses of the groups, multiples left out.
             norms: norms of their gradients by the last shared layer, multiples left out.
         """
-        tiny = torch.finfo(losses.dtype).tiny
-        share = losses.detach().clamp_min(tiny) / self.start.clamp_min(tiny)
-        weighted = self.weight * norms.detach()
+        at_work = losses != 0
+        share = (losses.detach() / self.start)[at_work]
+        weighted = (self.weight * norms.detach())[at_work]
         wanted = weighted.mean() * (share / share.mean()) ** self.restoring
         return (weighted - wanted.detach()).abs().sum()
 
     def learn(self, losses: Float[Tensor, " groups"], norms: Float[Tensor, " groups"]) -> None:
-        """One update of the multiples; the first ten measurements only say where the losses start."""
-        if float(self.seen) < STARTED:
-            self.start.add_(losses.detach() / STARTED)
-            self.seen.add_(1)
+        """One update of the multiples; the first ten measurements of a group only say where its loss starts."""
+        at_work = losses.detach() != 0
+        begun = at_work & (self.seen < STARTED)
+        self.start.add_(losses.detach() * begun / STARTED)
+        self.seen.add_(begun)
+        if bool(begun.any()) or not bool(at_work.any()):
             return
         self.optimiser.zero_grad(set_to_none=True)
         self.cost(losses, norms).backward()
