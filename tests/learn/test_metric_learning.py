@@ -107,7 +107,7 @@ def test_only_the_metric_moves(task: ModuleType) -> None:
         assert torch.equal(p, before[name]) == (name not in only), name
     assert any("log_radius" in name for name in before)
     # Neither do they under the moments of a training of everything.
-    whole = task.learner(task.network("rotor", 1), frozenset(before), autograd=False, lr=0.05)
+    whole = task.learner(task.network("rotor", 1)[0], frozenset(before), autograd=False, lr=0.05)
     whole.train_step(drawing.batch(), progress=0.5)
     learner.load_state(whole.state())
     after = {name: p.detach().clone() for name, p in net.named_parameters()}

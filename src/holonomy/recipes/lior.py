@@ -116,8 +116,8 @@ def _streamed_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest
     _check_digest(config, digest, read.digest)
     if not read.train or not read.held_out:
         raise DataError(
-            f"no document of `data.source` {config.source} fell to the {'held-out' if read.train else 'training'} part: "
-            "each goes whole to one of both; part texts by empty lines, give more documents, or drop data.stream"
+            f"no document of `data.source` {config.source} fell to the {'held-out' if read.train else 'training'} "
+            "part: each goes whole to one of both; part texts by empty lines, give more documents, or drop data.stream"
         )
     tokenizer = tokenizer or _tokenizer_from(read.train, config)
     found = Corpus(tokenizer, tokenizer.encode(read.train), tokenizer.encode(read.held_out), read.digest)

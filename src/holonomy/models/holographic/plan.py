@@ -8,6 +8,7 @@ from holonomy.core.errors import ConfigError
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.eviction import trie_bytes
 from holonomy.models.holographic.spelling import MODULUS
+from holonomy.models.holographic.topics import topic_runs
 
 MIB = 2**20
 DENSE = 24

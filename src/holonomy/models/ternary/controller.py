@@ -129,7 +129,7 @@ class GradNorm(nn.Module):
         return dict(zip(self.groups, self.weight.detach().clone(), strict=True))
 
     def cost(self, losses: Float[Tensor, " groups"], norms: Float[Tensor, " groups"]) -> Float[Tensor, ""]:
-        """sum |G_i - mean(G) r_i^alpha| with G_i = w_i norm_i, differentiable by w alone; groups that rest have no part.
+        """sum |G_i - mean(G) r_i^alpha| with G_i = w_i norm_i, by w alone differentiable; resting groups have no part.
 
         Args:
             losses: configured losses of the groups, multiples left out.
