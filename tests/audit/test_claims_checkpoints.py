@@ -87,7 +87,7 @@ def test_a_run_that_slept_stands(tmp_path: Path) -> None:
     text.write_text(2 * load_text("pydoc").text[:6_000])
     run = trained("holographic", tmp_path, {**SMALL_HOLOGRAPHIC, "data.source": str(text)})
     before = evaluate(run.name, root=tmp_path)["val/loss"]
-    sleep_run(run.name, root=tmp_path, read=lambda name: read_checkpoint(name, tmp_path), bound=100)
+    sleep_run(run.name, root=tmp_path, read=lambda name: read_checkpoint(name, tmp_path), bound=100, least=2)
     assert evaluate(run.name, root=tmp_path)["val/loss"] > before
     (tmp_path / "scratch").mkdir()
     assert_stands("run.metrics-verify", tmp_path / "scratch", holographic=run)
