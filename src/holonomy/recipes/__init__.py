@@ -251,7 +251,7 @@ for _recipe in (
         "holographic-openwebtext",
         "holographic",
         "a hundred million words of a stream, within 2 GiB",
-        "Skylion007/openwebtext",
+        "hub:Skylion007/openwebtext",
         "about an hour",
         holographic_openwebtext,
     ),

@@ -342,7 +342,7 @@ def test_stack_is_the_weighted_sum_and_calls_nothing_that_is_off() -> None:
             "entropy": {"weight": 0.7},
         }
     )
-    stack = build_stack(losses, SPACE, max_radius=RADIUS, latent_dim=DIM, offers=frozenset()).double()
+    stack = build_stack(losses, SPACE, max_radius=RADIUS, latent_dim=DIM, offers=frozenset({"logits"})).double()
     assert stack.names == ["reconstruction", "radial_bands", "padic_triplet", "entropy"]
     total, metrics = stack(raw.out(), context(index), phase=0)
     parts = stack.values(raw.out(), context(index), phase=0)
@@ -381,7 +381,7 @@ def test_stack_is_the_weighted_sum_and_calls_nothing_that_is_off() -> None:
         stack.remove("spy")
     with pytest.raises(ConfigError, match="`entropy` already"):
         stack.add("entropy", Spy(Term(), SPACE, max_radius=1, latent_dim=1))
-    shape = {"max_radius": 1.0, "latent_dim": 2, "offers": frozenset({"logvar"})}
+    shape = {"max_radius": 1.0, "latent_dim": 2, "offers": frozenset({"logvar", "logits"})}
     with pytest.raises(ConfigError, match="offers no logits_B"):
         build_stack(Losses.model_validate({"align": {"weight": 1.0}}), SPACE, **shape)
     with pytest.raises(ConfigError, match="no installed package offers"):
