@@ -130,3 +130,31 @@ def test_off_is_a_word(recipe: str, key: str) -> None:
     """YAML reads a bare `off` as false."""
     more = ("geometry.chart=per_head", "geometry.frame_mode=learned_lowrank") if key == "geometry.rotor_mode" else ()
     assert leaves(configure(recipe, overrides=(f"{key}=off", *more)).config)[key] == "off"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changed", "reason"),
+    [
+        ("holographic", "data.documents.shuffle=5", "data.stream is false"),
+        ("holographic", "train.words=1000", "data.stream is false"),
+        ("holographic", "model.replay=1000", "data.stream is false"),
+        ("holographic", "data.unk=true", "data.tokens is words"),
+        ("holographic", "model.mixture.pool_steps=9", "model.mixture.pool is linear"),
+        ("holographic-openwebtext", "data.train_share=0.5", "held out by their hash"),
+        ("holographic-openwebtext", "model.mixture.blocks=2", "documents of its own"),
+        ("holographic-smoke", "model.tower.levels=4", "model.tower.role is off"),
+        ("holographic-chars", "data.min_count=3", "data.tokens is chars"),
+        ("holographic-chars", "model.similarity.dim=64", "nothing reads word vectors"),
+        ("holographic-chars", "model.similarity.topics=64", "model.mixture.product is none"),
+        ("lior", "train.schedule.cycles=9", "kind is cosine"),
+        ("ternary", "train.schedule.table=[[0, 0.5]]", "kind is cosine"),
+    ],
+)
+def test_what_nothing_reads_is_refused(recipe: str, changed: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"has no effect: .*{reason}"):
+        configure(recipe, overrides=(changed,))
+
+
+def test_explicit_blocks_leave_the_preset_nothing_to_say() -> None:
+    with pytest.raises(ConfigError, match="pattern names the blocks"):
+        configure("lior", overrides=("model.pattern=om", "model.blocks=2"))

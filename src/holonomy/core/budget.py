@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from holonomy.core.config import Config
+from holonomy.core.config import Config, refuse_unread
 
 
 class Budget(Config):
@@ -68,6 +68,8 @@ class Schedule(Config):
             raise ValueError(f"table starts at {starts}: shares of the budget must rise from 0 to below 1")
         if any(not 0 <= row[1] <= 1 for row in self.table):
             raise ValueError(f"table has heights {[r[1] for r in self.table]}: shares of the peak must lie in [0, 1]")
+        owners = (("cycles", "cyclic"), ("table", "table"))
+        refuse_unread(self, ((key, f"kind is {self.kind}") for key, owner in owners if self.kind != owner))
         return self
 
 

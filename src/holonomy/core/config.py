@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -247,6 +247,23 @@ def leaves(config: Config, prefix: str = "") -> dict[str, Any]:
         dotted = f"{prefix}{name}"
         flat.update(leaves(value, f"{dotted}.") if isinstance(value, Config) else {dotted: value})
     return flat
+
+
+def refuse_unread(config: Config, inactive: Iterable[tuple[str, str]]) -> None:
+    """Refuses keys whose value was changed though nothing reads it under the other choices.
+
+    Args:
+        config: the tree, or a part of it.
+        inactive: pairs of such a key, or of a node with all below it, and the reason.
+
+    Raises:
+        ValueError: names the first of them.
+    """
+    defaults, found = leaves(type(config).model_construct()), leaves(config)
+    for prefix, reason in inactive:
+        for key, value in found.items():
+            if (key == prefix or key.startswith(f"{prefix}.")) and value != defaults[key]:
+                raise ValueError(f"{key} has no effect: {reason}")
 
 
 def to_json(config: Config) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,15 +18,18 @@ from holonomy.core.learner import State
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.learn.echo import check_tensors
+from holonomy.recipes import configure
 from holonomy.recipes.families import FAMILIES, Family
 from holonomy.recipes.work import Work
 from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, read_state, steps
 from holonomy.train.distributed import World, joined
 from holonomy.train.loop import fit
-from holonomy.train.monitor import Progress
+from holonomy.train.monitor import Progress, SilentProgress
 from holonomy.train.report import FitReport, Plan
 from holonomy.train.run import RunDirectory
 
+RUNS = Path("runs")
+"""Where run directories live unless told otherwise."""
 SAMPLE_TOKENS = 300
 SAMPLE_START = "The "
 """A sample begins with these words where the model knows their letters, else with a new line."""
@@ -35,34 +38,50 @@ MODES = ("static", "online")
 
 
 def train(
-    config: Config,
+    config: Config | str,
+    settings: Mapping[str, object] | None = None,
     *,
-    recipe: str,
-    run: str | None,
-    root: Path,
-    progress: Progress,
+    recipe: str | None = None,
+    run: str | None = None,
+    root: str | Path = RUNS,
+    progress: Progress | None = None,
     init_from: str | None = None,
 ) -> FitReport:
     """Trains a configuration as a new run.
 
+    Example: `holonomy.train("lior", {"data.source": "my.txt", "train.budget": {"steps": 100}}, run="mine")`
+
     Args:
-        config: what to train.
-        recipe: name that the run directory gets by default, with date and time.
+        config: what to train: a configuration, or the name of a recipe.
+        settings: dotted keys of the recipe and their values; a whole section, such as `train.budget`, is replaced.
+        recipe: what the run directory is called after, with date and time, where `run` is None.
         run: name of the run directory, or None.
         root: where run directories live.
-        progress: told about the run.
+        progress: told about the run; None tells nobody.
         init_from: run of the same family whose weights to start from.
+
+    Returns:
+        The directory of the run and its figures.
 
     Raises:
         ConfigError, DataError, CheckpointError, StorageError: before anything is trained.
         TrainingDiverged, Interrupted: while training.
     """
+    if not isinstance(config, str) and settings:
+        raise ConfigError("`settings` belong to the name of a recipe; a whole configuration is given: change that")
+    wanted = _resolved(config, settings or {}) if isinstance(config, str) else config
+    named = config if isinstance(config, str) else next(f.name for f in FAMILIES if f.config is type(config))
+    root, progress, recipe = Path(root), progress or SilentProgress(), recipe or named
     with joined() as world:
         if world.size > 1 and run is None:
             raise ConfigError("`--run` is missing; processes that train together need one name for their run")
         if world.restarts and run is not None and (root / run).exists():
             return _resume(run, root, progress, world)
-        return _start(config, recipe, run, root, progress, init_from, world)
+        return _start(wanted, recipe, run, root, progress, init_from, world)
+
+
+def _resolved(recipe: str, settings: Mapping[str, object]) -> Config:
+    return configure(recipe, options={key: ("settings", value) for key, value in settings.items()}).config
 
 
 def _start(
@@ -101,13 +120,15 @@ def _weights_of(saved: Checkpoint, state: State) -> dict[str, Tensor]:
     return found | averages
 
 
-def resume(run: str, *, root: Path, progress: Progress, data: str | None = None) -> FitReport:
+def resume(
+    run: str, *, root: str | Path = RUNS, progress: Progress | None = None, data: str | None = None
+) -> FitReport:
     """Continues a run from its newest whole checkpoint, or from the start when it has none.
 
     Args:
         run: name or directory of the run.
         root: where run directories live.
-        progress: told about the run.
+        progress: told about the run; None tells nobody.
         data: a further text that a holographic run learns after those it has learned.
 
     Raises:
@@ -115,7 +136,7 @@ def resume(run: str, *, root: Path, progress: Progress, data: str | None = None)
         TrainingDiverged, Interrupted: while training.
     """
     with joined() as world:
-        return _resume(run, root, progress, world, data)
+        return _resume(run, Path(root), progress or SilentProgress(), world, data)
 
 
 def _resume(run: str, root: Path, progress: Progress, world: World, data: str | None = None) -> FitReport:
@@ -219,7 +240,7 @@ def config_of(saved: Checkpoint) -> Any:
     return from_json(family_of(saved).config, saved.state["config"], origin=str(saved.path))
 
 
-def load(run: str | Path, *, root: Path = Path("runs")) -> Any:
+def load(run: str | Path, *, root: str | Path = RUNS) -> Any:
     """Loads a trained model: a language model, or what else the run's family makes.
 
     Args:
@@ -229,11 +250,11 @@ def load(run: str | Path, *, root: Path = Path("runs")) -> Any:
     Raises:
         CheckpointError: there is none, it is damaged, or it does not fit its own configuration.
     """
-    saved = read_checkpoint(str(run), root)
+    saved = read_checkpoint(str(run), Path(root))
     return family_of(saved).parts.load(saved)
 
 
-def load_speaker(run: str | Path, *, root: Path = Path("runs")) -> tuple[Any, InferConfig]:
+def load_speaker(run: str | Path, *, root: Path = RUNS) -> tuple[Any, InferConfig]:
     """Loads a trained language model, and the defaults of its generation.
 
     Raises:
@@ -259,7 +280,7 @@ def sample_text(model: Any, infer: InferConfig) -> str:
 def evaluate(
     run: str,
     *,
-    root: Path,
+    root: str | Path = RUNS,
     data: str | None = None,
     split: str | None = None,
     with_baselines: bool = False,
@@ -282,7 +303,7 @@ def evaluate(
     """
     if mode not in MODES:
         raise ConfigError(f"`--mode` is {mode}; wanted one of {', '.join(MODES)}")
-    saved = read_checkpoint(run, root)
+    saved = read_checkpoint(run, Path(root))
     how = {"data": data, "split": split, "with_baselines": with_baselines, "protocol": protocol, "mode": mode}
     return family_of(saved).parts.evaluate(saved, **how)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Cadence, Guard
-from holonomy.core.config import Config, off_word
+from holonomy.core.config import Config, off_word, refuse_unread
 from holonomy.core.inference import InferConfig
 
 
@@ -264,3 +265,37 @@ class HolographicRunConfig(Config):
     infer: InferConfig = Field(
         default=InferConfig(temperature=1.0, selector="gibbsmax", repetition=1.5), description="generation"
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> HolographicRunConfig:
+        refuse_unread(self, self._inactive())
+        return self
+
+    def _inactive(self) -> Iterator[tuple[str, str]]:
+        """Keys that nothing reads under the other choices, and why."""
+        model, data, mixture = self.model, self.data, self.model.mixture
+        if data.stream:
+            for key in ("data.train_share", "train.share"):
+                yield key, "documents of a stream are held out by their hash, see data.documents; drop it"
+            for key in ("blocks", "span", "block_share"):
+                yield f"model.mixture.{key}", "a stream is fitted on documents of its own, see data.documents.apart"
+        else:
+            for key in ("data.documents", "train.words", "model.replay"):
+                yield key, "data.stream is false"
+        yield (
+            ("data.unk", "data.tokens is words")
+            if data.tokens == "words"
+            else ("data.min_count", "data.tokens is chars")
+        )
+        if model.tower.role == "off":
+            for key in ("channels", "levels", "promote_at", "seed"):
+                yield f"model.tower.{key}", "model.tower.role is off"
+        if mixture.product == "none":
+            for key in ("model.mixture.product_steps", "model.similarity.topics"):
+                yield key, "model.mixture.product is none"
+            if not (model.counts.classes or model.similarity.readout):
+                for key in ("dim", "ridge", "decay"):
+                    yield f"model.similarity.{key}", "nothing reads word vectors"
+        if mixture.pool == "linear":
+            for key in ("lowest", "pool_prior", "pool_steps"):
+                yield f"model.mixture.{key}", "model.mixture.pool is linear"

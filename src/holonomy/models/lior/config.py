@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Budget, Cadence, Guard, Schedule
-from holonomy.core.config import Config, off_word
+from holonomy.core.config import Config, off_word, refuse_unread
 from holonomy.core.inference import InferConfig
 from holonomy.core.modes import COUPLED, LEGAL_ROTORS, STRONGEST_COUPLED
 from holonomy.models.lior.companions import FieldConfig, MemoryConfig
@@ -75,6 +75,8 @@ class ModelConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
+        if self.pattern is not None:
+            refuse_unread(self, ((key, "pattern names the blocks") for key in ("architecture", "blocks")))
         if {"r", "p"} & set(self.letters) and self.d % self.heads:
             raise ValueError(f"heads = {self.heads} does not divide d = {self.d}")
         for letter, name in (("q", "d"), ("c", "n_osc")):

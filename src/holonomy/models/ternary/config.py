@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from holonomy.core.budget import Budget, Cadence, Guard, Schedule
-from holonomy.core.config import Config, leaves
+from holonomy.core.config import Config, refuse_unread
 
 MAX_RADIUS = 3.6635616461296463
 """2 artanh(0.95): geodesic length of Euclidean radius 0.95 in the unit ball."""
@@ -415,12 +415,7 @@ class TernaryConfig(Config):
             term = getattr(self.loss, name)
             if term.weight and not term.inner < term.outer <= self.model.projection.max_radius:
                 raise ValueError(f"loss.{name}.outer must lie between inner and model.projection.max_radius")
-        defaults = leaves(TernaryConfig.model_construct())
-        found = leaves(self)
-        for prefix, reason in self._inactive():
-            for key, value in found.items():
-                if (key == prefix or key.startswith(f"{prefix}.")) and value != defaults[key]:
-                    raise ValueError(f"{key} has no effect: {reason}")
+        refuse_unread(self, self._inactive())
         return self
 
     @classmethod
