@@ -16,18 +16,11 @@ from torch import Tensor
 
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
 from holonomy.geometry.compiled import FROM_ROWS
+from holonomy.geometry.gyro import dist_kernel, mobius_kernel
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
 from holonomy.geometry.pairwise import pairwise
-from holonomy.geometry.rows import (
-    EDGE,
-    by_rows,
-    dist0_kernel,
-    dist_kernel,
-    exp0_kernel,
-    log0_kernel,
-    mobius_kernel,
-    suits,
-)
+from holonomy.geometry.radial import EDGE, dist0_kernel, exp0_kernel, log0_kernel
+from holonomy.geometry.rows import by_rows, suits
 
 
 def gap(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... 1"]:
