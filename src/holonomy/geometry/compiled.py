@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 BLOCK = 128
 """Rows in a block: they and what is found of them stay in the nearest cache."""
@@ -231,6 +232,13 @@ def scalars(x: Tensor) -> Any:
     """One number per row, as a contiguous vector."""
     flat = x.detach()
     return (flat if flat.dim() == 1 and flat.is_contiguous() else flat.contiguous().view(-1)).numpy()
+
+
+def plain_only() -> bool:
+    """Whether `torch.func`, forward derivatives or `torch.compile` look on: they cannot see into compiled functions."""
+    return (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
+    )
 
 
 @lru_cache(maxsize=4)

@@ -12,19 +12,24 @@ from holonomy.geometry.rows import Kernel, each_access
 
 
 @lru_cache(maxsize=32)
-def pair_slope(access: Any) -> Callable[..., float]:
-    """The way back of a distance, from the weights P, A and B that `kept` holds: g (P (x - y) + A x) and its mirror."""
+def pair_slope(access: Any, *, cancels: bool = False) -> Callable[..., float]:
+    """The way back of a distance, from the weights P, A and B that `kept` holds: g (P (x - y) + A x) and its mirror.
+
+    Args:
+        access: to the points.
+        cancels: whether P (x - y) and A x nearly cancel, so that float32 would lose digits.
+    """
     import numpy as np
 
     from holonomy.geometry.vectors import ANY, EIGHTS, first, none, total
 
-    own, put, begin, columns = access.own, access.put, access.begin, access.columns
+    own, put, begin, columns = access.wide if cancels else access.own, access.put, access.begin, access.columns
     write, take = EIGHTS.put, ANY.wide
 
     @compiled
     def slope(x, y, g, kept, gx, gy, start, stop, c):
-        # In the type of the points: the last loop stays in it.
-        by_c, weights = none(), np.empty((3, BLOCK), x.dtype)
+        # In the type of the points, if that will do: the last loop stays in it.
+        by_c, weights = none(), np.empty((3, BLOCK), kept.dtype)
         for row in range(start, stop, BLOCK):
             count = min(BLOCK, stop - row)
             for i in range(0, count, 8):

@@ -97,24 +97,14 @@ def _dist0(access: Any) -> Kernel:
 dist0_kernel = each_access(_dist0)
 
 
-def _radial(
-    factor: Callable[..., Any], bend: Callable[..., Any], series: NearSeries, access: Any, *, inside: bool
-) -> Kernel:
-    """x times a factor of sqrt(c) |x|.
+def _near_block(series: NearSeries, access: Any) -> Callable[..., bool]:
+    """A block of float32 points by the series of their factor."""
+    from holonomy.geometry.vectors import ANY, EIGHTS, extent, none, where_above
 
-    `factor(z)` gives the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2. Results that
-    belong `inside` the ball stay short of its boundary by what rounding may add, as by `poincare.project`.
-    """
-    import numpy as np
-
-    from holonomy.geometry.vectors import ANY, EIGHTS, extent, first, none, roots, total, where_above
-
-    factor, bend = (compiled(f, exact=True, inlined=True) for f in (factor, bend))
     edge, rise, near_bend = series
-    squares, own_squares, along = row_sums(access)[:3]
-    wide, own, put, columns = access.wide, access.own, access.put, access.columns
-    read, write, take, keep = EIGHTS.wide, EIGHTS.put, ANY.wide, ANY.put
-    singles, doubles = EDGE[torch.float32], EDGE[torch.float64]
+    own_squares = row_sums(access).own_squares
+    own, put, columns = access.own, access.put, access.columns
+    read, write, keep = EIGHTS.wide, EIGHTS.put, ANY.put
 
     @compiled
     def near(x, out, kept, sums, row, count, c):
@@ -140,6 +130,28 @@ def _radial(
                 a = own(x, row + i, j)
                 put(out, row + i, j, a * over_here + a)
         return True
+
+    return near
+
+
+def _radial(
+    factor: Callable[..., Any], bend: Callable[..., Any], series: NearSeries, access: Any, *, inside: bool
+) -> Kernel:
+    """x times a factor of sqrt(c) |x|.
+
+    `factor(z)` gives the factors of z; `bend(u, f)` is twice the derivative of the factor by u = z^2. Results that
+    belong `inside` the ball stay short of its boundary by what rounding may add, as by `poincare.project`.
+    """
+    import numpy as np
+
+    from holonomy.geometry.vectors import ANY, EIGHTS, first, none, roots, total, where_above
+
+    factor, bend = (compiled(f, exact=True, inlined=True) for f in (factor, bend))
+    near = _near_block(series, access)
+    squares, _, along = row_sums(access)[:3]
+    wide, own, put, columns = access.wide, access.own, access.put, access.columns
+    read, write, take, keep = EIGHTS.wide, EIGHTS.put, ANY.wide, ANY.put
+    singles, doubles = EDGE[torch.float32], EDGE[torch.float64]
 
     @compiled
     def forward(x, out, kept, start, stop, c):

@@ -8,6 +8,7 @@ needed. For twenty thousand rows the way to the kernel costs as much as the kern
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,10 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from holonomy.core.errors import ConfigError
-from holonomy.geometry.compiled import BLOCK, FROM_ROWS, compiled, over_ranges
+from holonomy.geometry.compiled import BLOCK, FROM_ROWS, compiled, over_ranges, plain_only
+from holonomy.geometry.manifold import check_real
 
 REAL = (torch.float32, torch.float64)
 
@@ -37,6 +37,8 @@ class Kernel(NamedTuple):
     """Whether a row becomes one number. The last row of `kept` is then the derivative by c, where that is wanted."""
     keeps: int
     """Rows of `kept`, without the one for c."""
+    keeps_wide: bool = False
+    """Whether `kept` is float64 for all points."""
 
 
 Operation = Callable[[int], Kernel]
@@ -67,6 +69,7 @@ class _Entries(NamedTuple):
     slope: Callable[..., float]
     reduces: bool
     keeps: int
+    keeps_wide: bool
 
 
 @lru_cache(maxsize=256)
@@ -81,35 +84,38 @@ def _entries_of(kernel: Kernel, points: int, single: bool) -> _Entries:
     from holonomy.geometry.vectors import matrix_at
 
     element = np.float32 if single else np.float64
+    kept_element = np.float64 if kernel.keeps_wide else element
     forward, slope = kernel.forward, kernel.slope
 
     def one(x, value, kept, n, w, height, across, m, start, stop, c):
-        value, kept = matrix_at(value, height, across, element), matrix_at(kept, m, n, element)
+        value, kept = matrix_at(value, height, across, element), matrix_at(kept, m, n, kept_element)
         forward(matrix_at(x, n, w, element), value, kept, start, stop, c)
 
     def two(x, y, value, kept, n, w, height, across, m, start, stop, c):
         x, y = matrix_at(x, n, w, element), matrix_at(y, n, w, element)
-        value, kept = matrix_at(value, height, across, element), matrix_at(kept, m, n, element)
+        value, kept = matrix_at(value, height, across, element), matrix_at(kept, m, n, kept_element)
         forward(x, y, value, kept, start, stop, c)
 
     def back_one(x, g, kept, gx, n, w, height, across, m, start, stop, c):
-        g, kept = matrix_at(g, height, across, element), matrix_at(kept, m, n, element)
+        g, kept = matrix_at(g, height, across, element), matrix_at(kept, m, n, kept_element)
         return slope(matrix_at(x, n, w, element), g, kept, matrix_at(gx, n, w, element), start, stop, c)
 
     def back_two(x, y, g, kept, gx, gy, n, w, height, across, m, start, stop, c):
         x, y = matrix_at(x, n, w, element), matrix_at(y, n, w, element)
-        g, kept = matrix_at(g, height, across, element), matrix_at(kept, m, n, element)
+        g, kept = matrix_at(g, height, across, element), matrix_at(kept, m, n, kept_element)
         gx, gy = matrix_at(gx, n, w, element), matrix_at(gy, n, w, element)
         return slope(x, y, g, kept, gx, gy, start, stop, c)
 
     there, back = (one, back_one) if points == 1 else (two, back_two)
-    return _Entries(compiled(there, exact=True), compiled(back, exact=True), kernel.reduces, kernel.keeps)
+    return _Entries(
+        compiled(there, exact=True), compiled(back, exact=True), kernel.reduces, kernel.keeps, kernel.keeps_wide
+    )
 
 
 def suits(k: Tensor, *points: Tensor) -> bool:
     """Whether the kernels take these points: many rows of one real dtype on the CPU, one curvature, plain tensors.
 
-    Functions that `torch.func`, forward derivatives or `torch.compile` look into take the plain road.
+    What `torch.func`, forward derivatives or `torch.compile` look into takes the plain road.
     """
     first = points[0]
     shape, dtype = first.shape, first.dtype
@@ -118,9 +124,7 @@ def suits(k: Tensor, *points: Tensor) -> bool:
         and dtype in REAL
         and first.numel() >= FROM_ROWS * max(shape[-1], 1)
         and all(p.is_cpu and p.dtype is dtype and p.shape == shape for p in points)
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-        and not torch.compiler.is_compiling()
+        and not plain_only()
     )
 
 
@@ -131,7 +135,8 @@ def _run(entries: _Entries, c: float, points: tuple[Tensor, ...], kept_rows: int
     width = shape[-1]
     count = first.numel() // width
     out = torch.empty(shape[:-1] if entries.reduces else shape, dtype=dtype)
-    kept = torch.empty(kept_rows, count, dtype=dtype) if kept_rows else None
+    kept_dtype = torch.float64 if entries.keeps_wide else dtype
+    kept = torch.empty(kept_rows, count, dtype=kept_dtype) if kept_rows else None
     laid = [p.contiguous() for p in points]
     height, across = (1, count) if entries.reduces else (count, width)
     addresses = [p.data_ptr() for p in laid]
@@ -183,28 +188,23 @@ class _ByRows(torch.autograd.Function):
         return None, None, torch.full_like(k, -by_c) if k.requires_grad else None, *grads
 
 
-def check_real(**tensors: Tensor) -> None:
-    """Refuses integers, whose results would be cut to integers again.
-
-    Raises:
-        ConfigError: names the tensor.
-    """
-    for name, x in tensors.items():
-        if not x.is_floating_point():
-            raise ConfigError(f"`{name}` has dtype {x.dtype}; wanted real numbers: convert it by `.float()`")
-
-
 def by_rows(
     operation: Operation, twin: Callable[..., Tensor], k: Float[Tensor, ""], *points: Float[Tensor, "... d"]
 ) -> Float[Tensor, ...]:
-    """An operation on each row of one or two arrays that `suits` accepts.
+    """An operation on each row of one or two arrays, compiled where `suits` says so, by tensor operations elsewhere.
 
     Args:
         operation: gives the compiled operation.
-        twin: the plain function of (*points, k) with the same values, for second derivatives.
+        twin: the plain function of (*points, k) with the same values, for everything else and second derivatives.
         k: curvature, below zero.
         points: one or two arrays.
+
+    Raises:
+        ConfigError: an array is one of integers.
     """
+    if not suits(k, *points):
+        check_real(**dict(zip(inspect.signature(twin).parameters, points, strict=False)))
+        return twin(*points, k)
     entries = _entries(operation, points[0].shape[-1], len(points), points[0].dtype is torch.float32)
     if not (torch.is_grad_enabled() and (k.requires_grad or any(p.requires_grad for p in points))):
         return _run(entries, -k.item(), points, 0)[0]

@@ -36,4 +36,4 @@ def near_series(function: Callable[[Any], Any], edge: float, terms: int) -> Near
     fitted = np.polynomial.Chebyshev.interpolate(rise_over, terms - 1, domain=[0, edge])
     over = fitted.convert(kind=np.polynomial.Polynomial)
     rise = over * np.polynomial.Polynomial([0.0, 1.0])
-    return NearSeries(edge, horner(rise.coef), horner(2 * rise.deriv().coef))
+    return NearSeries(edge, horner(rise.coef), horner(np.multiply(rise.deriv().coef, 2)))

@@ -184,7 +184,7 @@ def _sheet_dist(access: Any) -> Kernel:
             if not (x.itemsize == 4 and block(x, y, out, kept, sums, row, count, c)):
                 by_chord(x, y, out, kept, row, count, c)
 
-    return Kernel(forward, pair_slope(access), reduces=True, keeps=3)
+    return Kernel(forward, pair_slope(access, cancels=True), reduces=True, keeps=3, keeps_wide=True)
 
 
 sheet_dist_kernel = each_access(_sheet_dist, timed=True)
