@@ -246,6 +246,8 @@ def test_means_of_points_that_are_far_apart(name: str, k: float, radius: float) 
         (lambda: Poincare().dist(torch.zeros(2), torch.zeros(3)), "3 coordinates"),
         (lambda: Poincare().dist(torch.zeros(2), torch.zeros(2).double()), "dtype"),
         (lambda: Product([(Poincare(), 2)]).dist(torch.zeros(3), torch.zeros(3)), "wants 2"),
+        (lambda: Sphere().dist(*torch.eye(2, dtype=torch.int64)), "`x` has dtype torch.int64.*float"),
+        (lambda: Lorentz().dist0(torch.zeros(3, dtype=torch.int64)), "`x` has dtype torch.int64"),
     ],
 )
 def test_wrong_input_is_explained(act: Callable[[], object], words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from mpmath import mp, mpf, workdps
 from torch import Tensor
 
-from holonomy.geometry import lorentz, poincare, rows
+from holonomy.core.errors import ConfigError
+from holonomy.geometry import gyro, lorentz, normal, poincare, radial, rows
 from holonomy.geometry.compiled import compiled, elementary
 from holonomy.geometry.pairwise import pairwise
 from holonomy.geometry.poincare import Poincare
@@ -231,6 +233,18 @@ def test_only_what_suits_is_taken() -> None:
     assert poincare.dist(x.view(50, 100, 5), x.view(50, 100, 5).flip(0), k).shape == (50, 100)
 
 
+def test_integers_are_refused() -> None:
+    """Unwrapped: the annotations, which only tests hold to, would be first."""
+    k, ints = torch.tensor(-1.0), torch.zeros(COUNT, 3, dtype=torch.int64)
+    run = inspect.unwrap(rows.by_rows)
+    with pytest.raises(ConfigError, match="`x` has dtype torch.int64.*float"):
+        run(gyro.dist_kernel, poincare.plain_dist, k, ints, ints)
+    with pytest.raises(ConfigError, match="`v` has dtype torch.int64"):
+        run(radial.exp0_kernel, poincare.plain_exp0, k, ints)
+    with pytest.raises(ConfigError, match="`u` has dtype torch.int64"):
+        inspect.unwrap(normal.dist)(ints, ints, k)
+
+
 SHAPES = st.lists(st.integers(1, 7), min_size=1, max_size=3)
 
 
@@ -241,13 +255,121 @@ def test_any_shape_gives_the_values_of_the_twin(name: str, shape: list[int], dim
     k = -torch.rand((), generator=generator, dtype=torch.float64) - 1e-3
     made = [torch.randn(*shape, dim, generator=generator, dtype=torch.float64) for _ in range(count)]
     inputs = [poincare.exp0(a, k).requires_grad_() for a in made]
-    kernel = getattr(rows, {"mobius_add": "mobius"}.get(name, name) + "_kernel")
+    home = gyro if count == 2 else radial
+    kernel = getattr(home, {"mobius_add": "mobius"}.get(name, name) + "_kernel")
     twin = getattr(poincare, f"plain_{name}")
     value, wanted = rows.by_rows(kernel, twin, k, *inputs), twin(*inputs, k)
     assert value.shape == wanted.shape
     slopes = [torch.autograd.grad(v.square().sum(), inputs) for v in (value, wanted)]
     for mine, plain in zip((value, *slopes[0]), (wanted, *slopes[1]), strict=True):
         assert torch.allclose(mine, plain, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("width", [16, 136])
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_rows_made_of_eights_of_float32(name: str, width: int) -> None:
+    """Loops of known length and of any; blocks near the origin, blocks far out, one that is not full."""
+    generator = torch.Generator().manual_seed(width)
+    radius = torch.linspace(0, 0.98, COUNT, dtype=torch.float64)[:, None]
+    made = [torch.randn(COUNT, width, generator=generator, dtype=torch.float64) for _ in range(2)]
+    x, y = (a / a.norm(dim=-1, keepdim=True) * radius for a in made)
+    k, found = torch.tensor(-1.0), []
+    for function, wide in ((name, torch.float32), (f"plain_{name}", torch.float64)):
+        inputs = [a.float().to(wide).requires_grad_() for a in ((x, y) if name in ("dist", "mobius_add") else (x,))]
+        value = getattr(poincare, function)(*inputs, k.to(wide))
+        found.append([value.detach(), *torch.autograd.grad(value.sum(), inputs)])
+    for mine, wanted in zip(*found, strict=True):
+        size = wanted.abs().view(COUNT, -1).amax(-1).clamp_min(1e-3).view(COUNT, *[1] * (wanted.dim() - 1))
+        assert float(((mine - wanted).abs() / size).max()) <= (1.2e-7 if mine is found[0][0] else 6e-7)
+
+
+@pytest.mark.parametrize("width", [9, 16])
+def test_sheet_distance_of_rows_made_of_eights(width: int) -> None:
+    """With the time coordinate beside the eights, and as the first of eight."""
+    k, found = torch.tensor(-1.3), []
+    generator = torch.Generator().manual_seed(width)
+    u, v = (2 * torch.randn(COUNT, width - 1, generator=generator) for _ in range(2))
+    v[1000:1500] = u[1000:1500] * (1 + 1e-4)
+    x, y = (lorentz.from_normal(a / 2, k) for a in (u, v))
+    for distance, wide in ((lorentz.dist, torch.float32), (lorentz.plain_sheet_dist, torch.float64)):
+        inputs = [a.to(wide).requires_grad_() for a in (x, y, k)]
+        value = distance(*inputs)
+        found.append([value.detach(), *torch.autograd.grad(value.sum(), inputs)])
+    (value, *slopes), (wanted, *plain) = found
+    assert float(((value - wanted).abs() / wanted).max()) <= 1.2e-7
+    for mine, expected in zip(slopes, plain, strict=True):
+        assert float((mine - expected).abs().max()) <= 1e-6 * float(expected.abs().max())
+
+
+def test_a_logarithm_without_quotient() -> None:
+    t = spread(1e30)
+    for x, y in zip(t.tolist(), by_vectors("log1p_brief", t), strict=True):
+        exact = mp.log1p(mpf(x))
+        assert abs(mpf(y) - exact) <= 1e-11 * exact
+
+
+@pytest.mark.parametrize("name", ["tanh", "atanh"])
+def test_series_of_radial_factors(name: str) -> None:
+    """Value and derivative against 50 digits, over the interval that they are used on."""
+    series = {"tanh": radial._tanh_series, "atanh": radial._artanh_series}[name]()
+    from holonomy.geometry.vectors import keep, take
+
+    def run(out, u, function):
+        for i in range(0, len(u), 8):
+            keep(out, i, function(take(u, i)))
+
+    u = torch.linspace(1e-9, series.edge, 256, dtype=torch.float64)
+    rise, bend = torch.empty_like(u), torch.empty_like(u)
+    for out, function in ((rise, series.rise), (bend, series.bend)):
+        compiled(run, exact=True)(out.numpy(), u.numpy(), function)
+    with workdps(50):
+
+        def factor(s: mpf) -> mpf:
+            return getattr(mp, name)(mp.sqrt(s)) / mp.sqrt(s)
+
+        for s, found, slope in zip(u.tolist(), rise.tolist(), bend.tolist(), strict=True):
+            assert abs(found + 1 - factor(mpf(s))) <= 1e-10
+            assert abs(slope / 2 - mp.diff(factor, mpf(s), h=mpf(10) ** -18)) <= 2e-9
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated")  # dual numbers load it
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_function_transforms_take_the_plain_road(name: str) -> None:
+    """Reverse and forward derivatives and vectorisation by `torch.func`, and dual numbers, against autograd."""
+    inputs = [a.double() for a in arguments(name, torch.float64)]
+    k = torch.tensor(-0.7, dtype=torch.float64)
+    function = getattr(poincare, name)
+    leaves = [a.clone().requires_grad_() for a in inputs]
+    value = function(*leaves, k)
+    (wanted,) = torch.autograd.grad(value.square().sum(), leaves[0])
+
+    def energy(x: Tensor) -> Tensor:
+        return function(x, *inputs[1:], k).square().sum()
+
+    along = torch.ones_like(inputs[0])
+    both = torch.stack([inputs[0], inputs[0] / 2])
+    as_one = torch.func.vmap(lambda x: function(x, *inputs[1:], k))(both)
+    with torch.autograd.forward_ad.dual_level():
+        dual = energy(torch.autograd.forward_ad.make_dual(inputs[0], along))
+        forward = torch.autograd.forward_ad.unpack_dual(dual).tangent
+    pushed = torch.func.jvp(energy, (inputs[0],), (along,))[1]
+    keep = wanted.isfinite()
+    assert torch.allclose(as_one[0], value.detach(), rtol=1e-10, atol=1e-12)
+    for found in (torch.func.grad(energy)(inputs[0]), torch.func.jacrev(energy)(inputs[0])):
+        assert keep.all() and torch.allclose(found, wanted, rtol=1e-6, atol=1e-6 * float(wanted.abs().max()))
+    assert torch.allclose(pushed, wanted.sum(), rtol=1e-6) and torch.allclose(pushed, forward, rtol=1e-9)
+
+
+@pytest.mark.parametrize("rows", [4, 5000])
+def test_points_outside_the_ball_have_no_distance(rows: int, dtype: torch.dtype) -> None:
+    inside, outside = torch.full((rows, 3), 0.1, dtype=dtype), torch.full((rows, 3), 1.1, dtype=dtype)
+    outside[:, 0] += torch.arange(rows, dtype=dtype) / rows
+    k = torch.tensor(-1.0, dtype=dtype)
+    for x, y in ((inside, outside), (outside, inside), (outside, outside.flip(0) + 0.5)):
+        assert poincare.dist(x, y, k).isnan().all()
+        assert poincare.pairwise_dist(x[:70], y[:70], k).isnan().all()
+    assert poincare.dist0(outside, k).isnan().all()
+    assert poincare.log0(outside, k).isnan().all()
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.integers(1, 11), st.integers(0, 99))

@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
-BLOCK = 64
+BLOCK = 128
 """Rows in a block: they and what is found of them stay in the nearest cache."""
 FROM_ROWS = 4096
 """Fewer rows are left to plain tensor operations: they take less than a kernel's compilation."""
@@ -69,11 +70,91 @@ def block_sums(one: Callable[..., Any]) -> Any:
     return compiled(sums, exact=True)
 
 
+class RowSums(NamedTuple):
+    """Sums over the rows of a block, in the order of the formulas that want them."""
+
+    squares: Any
+    """|x|^2."""
+    own_squares: Any
+    """|x|^2 in the type of the coordinates."""
+    along: Any
+    """|x|^2, x.g."""
+    apart: Any
+    """|x|^2, |y|^2, |x - y|^2."""
+    together: Any
+    """|x|^2, |y|^2, x.y."""
+    drawn: Any
+    """|x|^2, |y|^2, x.y, x.g, y.g."""
+
+
+@lru_cache(maxsize=32)
+def row_sums(access: Any) -> RowSums:
+    """The sums of rows that are read in a way of `vectors.row_access`."""
+    from holonomy.geometry.vectors import none, none_of
+
+    wide, own, begin, columns = access.wide, access.own, access.begin, access.columns
+
+    def squares(row, x):
+        p = none()
+        for j in range(begin, columns(x), 8):
+            a = wide(x, row, j)
+            p = p + a * a
+        return (p,)
+
+    def own_squares(row, x):
+        p = none_of(x)
+        for j in range(begin, columns(x), 8):
+            a = own(x, row, j)
+            p = p + a * a
+        return (p,)
+
+    def along(row, x, g):
+        p, q = none(), none()
+        for j in range(begin, columns(x), 8):
+            a = wide(x, row, j)
+            p = p + a * a
+            q = q + a * wide(g, row, j)
+        return p, q
+
+    def apart(row, x, y):
+        p, q, r = none(), none(), none()
+        for j in range(begin, columns(x), 8):
+            a, b = wide(x, row, j), wide(y, row, j)
+            p = p + a * a
+            q = q + b * b
+            r = r + (a - b) * (a - b)
+        return p, q, r
+
+    def together(row, x, y):
+        p, q, r = none(), none(), none()
+        for j in range(begin, columns(x), 8):
+            a, b = wide(x, row, j), wide(y, row, j)
+            p = p + a * a
+            q = q + b * b
+            r = r + a * b
+        return p, q, r
+
+    def drawn(row, x, y, g):
+        p, q, r, s, t = none(), none(), none(), none(), none()
+        for j in range(begin, columns(x), 8):
+            a, b, h = wide(x, row, j), wide(y, row, j), wide(g, row, j)
+            p = p + a * a
+            q = q + b * b
+            r = r + a * b
+            s = s + a * h
+            t = t + b * h
+        return p, q, r, s, t
+
+    kinds = (squares, own_squares, along, apart, together, drawn)
+    return RowSums(*(block_sums(compiled(kind, exact=True, inlined=True)) for kind in kinds))
+
+
 class Elementary(NamedTuple):
     """Compiled functions of vectors."""
 
     expm1: Callable[..., Any]
     log1p_ratio: Callable[..., Any]
+    log1p_brief: Callable[..., Any]
 
 
 @lru_cache(maxsize=1)
@@ -81,8 +162,11 @@ def elementary() -> Elementary:
     """`expm1(z)` for z from 0 to 700, and `log1p_ratio(t, g)`, which is log(1 + t / g) for t >= 0, to 2 ulp.
 
     A quotient costs as much as the rest of a logarithm, which has one inside already: both are one division here.
+    `log1p_brief(t)` has none, and is good to 1e-11, which is more than float32 shows.
     """
-    from holonomy.geometry.vectors import bits, from_bits, where_above
+    import numpy as np
+
+    from holonomy.geometry.vectors import bits, from_bits, horner, where_above
 
     # Adding this number leaves the nearest integer in the last bits of a float64.
     magic = 6755399441055744.0
@@ -124,7 +208,18 @@ def elementary() -> Elementary:
         value = k * ln2_high + (2 * s + (2 * s * q * p + k * ln2_low))
         return where_above(g, 0.0, value, where_above(g, -1e-300, infinite, undefined))
 
-    return Elementary(*(compiled(f, exact=True, inlined=True) for f in (expm1, log1p_ratio)))
+    fitted = np.polynomial.Chebyshev.interpolate(lambda f: np.log1p(f) / f, 13, domain=[-0.25, 0.5])
+    log1p_over = horner(fitted.convert(kind=np.polynomial.Polynomial).coef)
+
+    def log1p_brief(t):
+        k_bits = (bits(t + 1) - one_bits + (1 << 51)) >> 52
+        down = from_bits(one_bits - (k_bits << 52))
+        k = from_bits(k_bits | integer_bits) - 4503599627370496.0
+        # 1 + t = 2^k (1 + f) with f from -1/4 to 1/2; f = t where k = 0.
+        f = t * down + (down - 1)
+        return k * (ln2_high + ln2_low) + f * log1p_over(f)
+
+    return Elementary(*(compiled(f, exact=True, inlined=True) for f in (expm1, log1p_ratio, log1p_brief)))
 
 
 def rows(x: Tensor) -> Any:
@@ -137,6 +232,13 @@ def scalars(x: Tensor) -> Any:
     """One number per row, as a contiguous vector."""
     flat = x.detach()
     return (flat if flat.dim() == 1 and flat.is_contiguous() else flat.contiguous().view(-1)).numpy()
+
+
+def plain_only() -> bool:
+    """Whether `torch.func`, forward derivatives or `torch.compile` look on: they cannot see into compiled functions."""
+    return (
+        torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
+    )
 
 
 @lru_cache(maxsize=4)
@@ -157,12 +259,29 @@ def over_rows(kernel: Callable[..., Any], *arrays: Any, constants: tuple[Any, ..
     Returns:
         The sum of what the slices return, in their order.
     """
-    count = len(arrays[0])
+
+    def run(start: int, stop: int) -> float | None:
+        return kernel(*(a[start:stop] for a in arrays), *constants)
+
+    return over_ranges(run, len(arrays[0]), per_row=per_row)
+
+
+def over_ranges(run: Callable[[int, int], float | None], count: int, *, per_row: int = 1, unit: int = 1) -> float:
+    """Runs `run(start, stop)` on parts of the rows 0 to count, on as many threads as torch uses.
+
+    Args:
+        run: what calls a compiled function.
+        count: number of rows.
+        per_row: how many rows' worth of work a row is.
+        unit: parts are made of this many rows, but for the last.
+
+    Returns:
+        The sum of what the parts return, in their order.
+    """
     threads = min(torch.get_num_threads(), count * per_row // ROWS_PER_THREAD, count)
     if threads <= 1:
-        return kernel(*arrays, *constants) or 0.0
-    edges = [count * i // threads for i in range(threads + 1)]
+        return run(0, count) or 0.0
+    edges = [*(count * i // (threads * unit) * unit for i in range(threads)), count]
     pool = _pool(threads - 1, os.getpid())
-    parts = [tuple(a[start:stop] for a in arrays) for start, stop in itertools.pairwise(edges)]
-    others = [pool.submit(kernel, *part, *constants) for part in parts[1:]]
-    return sum([kernel(*parts[0], *constants) or 0.0, *(other.result() or 0.0 for other in others)])
+    others = [pool.submit(run, start, stop) for start, stop in itertools.pairwise(edges[1:])]
+    return sum([run(0, edges[1]) or 0.0, *(other.result() or 0.0 for other in others)])

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.numerics import asinhc, safe_norm, safe_sqrt, sinhc, square_norm, tanhc, widened
-from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
+from holonomy.geometry.manifold import ConstantCurvature, check_real, check_same, hyperbolic_log_volume
 from holonomy.geometry.poincare import gap
-from holonomy.geometry.rows import by_rows, suits
+from holonomy.geometry.rows import by_rows
 from holonomy.geometry.sheet import sheet_dist_kernel
 
 
@@ -62,7 +62,7 @@ def _light_cone(xs: Tensor, direction: Tensor, k: Tensor) -> tuple[Tensor, Tenso
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """(2 / sqrt c) asinh(sqrt(c q) / 2), in float64 inside."""
-    return by_rows(sheet_dist_kernel, plain_sheet_dist, k, x, y) if suits(k, x, y) else plain_sheet_dist(x, y, k)
+    return by_rows(sheet_dist_kernel, plain_sheet_dist, k, x, y)
 
 
 def plain_sheet_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
@@ -145,6 +145,7 @@ class Lorentz(ConstantCurvature):
 
     def dist0(self, x: Tensor) -> Tensor:
         """Distance from the origin, asinh(sqrt c |x_s|) / sqrt c, in float64 inside."""
+        check_real(x=x)
         xs, wide = widened(x[..., 1:], self.k)
         s = square_norm(xs)
         return (safe_sqrt(s) * asinhc(-wide * s)).squeeze(-1).to(x.dtype)

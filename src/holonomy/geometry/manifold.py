@@ -231,12 +231,24 @@ def hyperbolic_log_volume(a: Float[Tensor, "... n"], k: Tensor) -> Float[Tensor,
     return (a.shape[-1] - 1) * log_sinhc(-k * square_norm(a)).squeeze(-1)
 
 
+def check_real(**tensors: Tensor) -> None:
+    """Refuses integers, whose results would be cut to integers again.
+
+    Raises:
+        ConfigError: names the tensor.
+    """
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise ConfigError(f"`{name}` has dtype {x.dtype}; wanted real numbers: convert it by `.float()`")
+
+
 def check_same(**tensors: Tensor) -> None:
-    """Refuses tensors of mixed dtypes, devices or last dimensions.
+    """Refuses integers, and tensors of mixed dtypes, devices or last dimensions.
 
     Raises:
         ConfigError: names the two that differ.
     """
+    check_real(**tensors)
     (first, a), *rest = tensors.items()
     for name, b in rest:
         for what in ("dtype", "device"):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, sinhc, square_norm, widened
 from holonomy.geometry.lorentz import ball_to_normal_scale
+from holonomy.geometry.manifold import check_real
 
 SHORTEST = 1e-100
 """Length below which a vector is as good as zero: divisions by its square stay finite."""
@@ -24,6 +25,7 @@ def dist(u: Float[Tensor, "... n"], v: Float[Tensor, "... n"], k: Tensor) -> Flo
     a - b is taken as (u - v).(u + v) / (a + b), and the chord of the directions from the part of u - v that is left
     after the difference of lengths, so that near pairs lose nothing.
     """
+    check_real(u=u, v=v)
     dtype = u.dtype
     u, v, k = widened(u, v, k)
     root = (-k).sqrt()

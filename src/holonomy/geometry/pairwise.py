@@ -49,7 +49,9 @@ def _kernels() -> _Kernels:
                 count = min(BLOCK, columns.shape[1] - start)
                 squares(here, columns, start, count, z)
                 for i in range(0, count, 8):
-                    t, gap = take(z, i) * c, take(others, start + i) * gaps[row]
+                    t, gap_y = take(z, i) * c, take(others, start + i)
+                    # Two points outside the ball would have a gap above zero.
+                    gap = where_above(0.0, gap_y, -1.0, gap_y * gaps[row])
                     put(out, row, start + i, log1p_ratio(2 * (t + roots(t * (t + gap))), gap) * root)
 
     @compiled

@@ -15,19 +15,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.numerics import artanhc, asinhc, safe_norm, safe_sqrt, square_norm, tanhc, widened
-from holonomy.geometry.compiled import FROM_ROWS
+from holonomy.geometry.compiled import FROM_ROWS, plain_only
+from holonomy.geometry.gyro import dist_kernel, mobius_kernel
 from holonomy.geometry.manifold import ConstantCurvature, check_same, hyperbolic_log_volume
 from holonomy.geometry.pairwise import pairwise
-from holonomy.geometry.rows import (
-    EDGE,
-    by_rows,
-    dist0_kernel,
-    dist_kernel,
-    exp0_kernel,
-    log0_kernel,
-    mobius_kernel,
-    suits,
-)
+from holonomy.geometry.radial import EDGE, dist0_kernel, exp0_kernel, log0_kernel
+from holonomy.geometry.rows import by_rows
 
 
 def gap(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... 1"]:
@@ -45,7 +38,7 @@ def project(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
 
 def mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """x (+) y (Ganea et al., equation 1)."""
-    return by_rows(mobius_kernel, plain_mobius_add, k, x, y) if suits(k, x, y) else plain_mobius_add(x, y, k)
+    return by_rows(mobius_kernel, plain_mobius_add, k, x, y)
 
 
 def plain_mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
@@ -56,26 +49,33 @@ def plain_mobius_add(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Te
 
 
 def dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
-    """(2 / sqrt c) asinh(sqrt c |x - y| / sqrt((1 - c |x|^2)(1 - c |y|^2))), in float64 inside."""
-    return by_rows(dist_kernel, plain_dist, k, x, y) if suits(k, x, y) else plain_dist(x, y, k)
+    """(2 / sqrt c) asinh(sqrt c |x - y| / sqrt((1 - c |x|^2)(1 - c |y|^2))), in float64 inside.
+
+    NaN where a point is outside the ball, infinite on its boundary; `Poincare.check_point` says which is wrong.
+    """
+    return by_rows(dist_kernel, plain_dist, k, x, y)
 
 
 def dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """Distance from the origin, in float64 inside."""
-    return by_rows(dist0_kernel, plain_dist0, k, x) if suits(k, x) else plain_dist0(x, k)
+    return by_rows(dist0_kernel, plain_dist0, k, x)
 
 
 def plain_dist(x: Float[Tensor, "... d"], y: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
     """`dist` by tensor operations, for any device, shape and derivative."""
     a, b, wide = widened(x, y, k)
-    s = square_norm(a - b) / (gap(a, wide) * gap(b, wide))
+    gap_a, gap_b = gap(a, wide), gap(b, wide)
+    # Two points outside would have a product above zero.
+    s = torch.where(torch.minimum(gap_a, gap_b) < 0, torch.nan, square_norm(a - b) / (gap_a * gap_b))
     return (2 * safe_sqrt(s) * asinhc(-wide * s)).squeeze(-1).to(x.dtype)
 
 
 def pairwise_dist(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"], k: Tensor) -> Float[Tensor, "n m"]:
     """`dist` between all points of two sets; on the CPU without an array of n x m x d."""
     check_same(x=x, y=y)
-    suited = x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and k.numel() == 1
+    suited = (
+        not plain_only() and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64) and k.numel() == 1
+    )
     many = x.shape[0] * y.shape[0] >= FROM_ROWS
     return pairwise(plain_pairwise_dist, k, x, y) if suited and many else plain_pairwise_dist(x, y, k)
 
@@ -94,7 +94,7 @@ def plain_dist0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, ...]:
 
 def exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """Exponential map at the origin; |v|_g = 2 |v| there. What rounding would put on the boundary stays just inside."""
-    return by_rows(exp0_kernel, plain_exp0, k, v) if suits(k, v) else plain_exp0(v, k)
+    return by_rows(exp0_kernel, plain_exp0, k, v)
 
 
 def plain_exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
@@ -104,7 +104,7 @@ def plain_exp0(v: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
 
 def log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:
     """Logarithm at the origin."""
-    return by_rows(log0_kernel, plain_log0, k, x) if suits(k, x) else plain_log0(x, k)
+    return by_rows(log0_kernel, plain_log0, k, x)
 
 
 def plain_log0(x: Float[Tensor, "... d"], k: Tensor) -> Float[Tensor, "... d"]:

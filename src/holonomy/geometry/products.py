@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import FROM_ROWS, compiled, over_rows, rows
+from holonomy.geometry.compiled import FROM_ROWS, compiled, over_rows, plain_only, rows
 
 LARGEST = 16
 """Largest number of blades that is written out: 256 terms."""
@@ -111,6 +111,7 @@ def suits_products(a: Tensor, b: Tensor) -> bool:
         and a.shape[:-1].numel() >= FROM_ROWS
         and a.dtype in (torch.float32, torch.float64)
         and a.device.type == "cpu"
+        and not plain_only()
     )
 
 

@@ -1,7 +1,8 @@
 """Compiled distance on the hyperboloid, with hand-written derivatives: see `rows` for how kernels are run.
 
 `holonomy.geometry.lorentz.chord` says what is computed; here its numerator and denominator go into the logarithm
-undivided. The way back needs no chord: with delta = sqrt(c) d the derivative of d by q = <x - y, x - y> is
+undivided. Float32 points that are not near each other need no chord in float64: cosh(sqrt(c) d) = c (x_0 y_0 - x.y).
+The way back needs none either: with delta = sqrt(c) d the derivative of d by q = <x - y, x - y> is
 sqrt(c) / (2 sinh delta), and x_0 - y_0 is (x - y).(x + y) / (x_0 + y_0) without loss.
 """
 
@@ -11,28 +12,28 @@ import math
 from functools import lru_cache
 from typing import Any
 
-from holonomy.geometry.compiled import BLOCK, block_sums, compiled, elementary
-from holonomy.geometry.rows import Kernel
+from holonomy.geometry.compiled import BLOCK, block_sums, compiled, elementary, row_sums
+from holonomy.geometry.gyro import pair_slope
+from holonomy.geometry.rows import Kernel, each_access
 
-PLAIN_BELOW = 1e6
-"""Sum of c |x|^2 over a block of float32 points below which the chord is |D|^2 - (x_0 - y_0)^2 as it stands: that is
-at least 4 |D|^2 / (c (x_0 + y_0)^2), so no more than a factor of 1e6 of float64's rounding shows, 2e-10."""
+NEAR = 1e-7
+"""cosh(delta) - 1 below this share of c x_0 y_0 takes the chord: float64's rounding leaves 2e-16 of c x_0 y_0 in the
+difference, which elsewhere is a few 1e-9 of the distance."""
 
 
-@lru_cache(maxsize=1)
-def _sums() -> tuple[Any, Any, Any]:
+@lru_cache(maxsize=32)
+def _sums(access: Any) -> tuple[Any, Any]:
     """Sums over the spatial columns, with D = x - y and s = x + y.
 
-    |x|^2, |y|^2, D.s, |s|^2, x.s, y.s and |D|^2; squares of D, x and y less their multiples of s; |x|^2, |y|^2, D.s and
-    |D|^2.
+    |x|^2, |y|^2, D.s, |s|^2, x.s, y.s and |D|^2; squares of D, x and y less their multiples of s.
     """
-    from holonomy.geometry.vectors import ANY, none
+    from holonomy.geometry.vectors import none
 
-    wide = ANY.wide
+    wide, begin, columns = access.wide, access.begin, access.columns
 
     def chords(row, x, y):
         xx, yy, ds, ss, xs, ys, dd = none(), none(), none(), none(), none(), none(), none()
-        for j in range(1, x.shape[1], 8):
+        for j in range(begin, columns(x), 8):
             a, b = wide(x, row, j), wide(y, row, j)
             away, s = a - b, a + b
             xx = xx + a * a
@@ -47,7 +48,7 @@ def _sums() -> tuple[Any, Any, Any]:
     def across(row, x, y, shares, start):
         p, q, r = none(), none(), none()
         of_d, of_x, of_y = shares[0, row - start], shares[1, row - start], shares[2, row - start]
-        for j in range(1, x.shape[1], 8):
+        for j in range(begin, columns(x), 8):
             a, b = wide(x, row, j), wide(y, row, j)
             s = a + b
             d, a, b = a - b - s * of_d, a - s * of_x, b - s * of_y
@@ -56,19 +57,8 @@ def _sums() -> tuple[Any, Any, Any]:
             r = r + b * b
         return p, q, r
 
-    def lengths(row, x, y):
-        xx, yy, ds, dd = none(), none(), none(), none()
-        for j in range(1, x.shape[1], 8):
-            a, b = wide(x, row, j), wide(y, row, j)
-            xx = xx + a * a
-            yy = yy + b * b
-            away = a - b
-            ds = ds + away * (a + b)
-            dd = dd + away * away
-        return xx, yy, ds, dd
-
-    one, two, three = (block_sums(compiled(f, exact=True, inlined=True)) for f in (chords, across, lengths))
-    return one, two, three
+    one, two = (block_sums(compiled(f, exact=True, inlined=True)) for f in (chords, across))
+    return one, two
 
 
 def _quotient() -> Any:
@@ -92,105 +82,109 @@ def _quotient() -> Any:
     return compiled(quotient, exact=True, inlined=True)
 
 
-def _forward() -> Any:
+@lru_cache(maxsize=32)
+def _by_chord(access: Any) -> Any:
+    """A block by the chord, for any points."""
     import numpy as np
 
-    from holonomy.geometry.vectors import EIGHTS, keep, none, roots, total, where_above
+    from holonomy.geometry.vectors import ANY, EIGHTS, roots, where_above
 
-    (chords, across, lengths), quotient, log1p_ratio = _sums(), _quotient(), elementary().log1p_ratio
-    read, write = EIGHTS.wide, EIGHTS.put
-
-    @compiled
-    def forward(x, y, out, kept, c):
-        root, over_c, sums, rest = 1 / math.sqrt(c), 1 / c, np.empty((7, BLOCK)), np.empty((3, BLOCK))
-        for start in range(0, x.shape[0], BLOCK):
-            count = min(BLOCK, x.shape[0] - start)
-            lengths(start, count, (x, y), sums)
-            furthest = none()
-            for i in range(0, count, 8):
-                furthest = furthest + read(sums, 0, i) + read(sums, 1, i)
-            if x.itemsize == 4 and c * total(furthest) < PLAIN_BELOW:
-                for i in range(0, count, 8):
-                    t = roots(read(sums, 0, i) + over_c) + roots(read(sums, 1, i) + over_c)
-                    apart = read(sums, 2, i) / t
-                    q = read(sums, 3, i) - apart * apart
-                    h = where_above(q, 0.0, q, 0 * q) * (c / 4)
-                    d = log1p_ratio(2 * (h + roots(h * (h + 1))), none() + 1) * root
-                    keep(out, start + i, d)
-                    keep(kept, start + i, d)
-                continue
-            chords(start, count, (x, y), sums)
-            shares = np.empty((3, BLOCK))
-            for i in range(0, count, 8):
-                ss = read(sums, 3, i)
-                over = where_above(ss, 0.0, 1 / ss, 0.0)
-                write(shares, 0, i, read(sums, 2, i) * over)
-                write(shares, 1, i, read(sums, 4, i) * over)
-                write(shares, 2, i, read(sums, 5, i) * over)
-            across(start, count, (x, y, shares, start), rest)
-            for i in range(0, count, 8):
-                above, below = quotient(
-                    read(sums, 0, i),
-                    read(sums, 1, i),
-                    read(sums, 2, i),
-                    read(sums, 3, i),
-                    read(sums, 4, i),
-                    read(sums, 5, i),
-                    read(sums, 6, i),
-                    read(rest, 0, i),
-                    read(rest, 1, i),
-                    read(rest, 2, i),
-                    over_c,
-                )
-                h = above * (c / 4)
-                d = log1p_ratio(2 * (h + roots(h * (h + below))), below) * root
-                keep(out, start + i, d)
-                keep(kept, start + i, d)
-
-    return forward
-
-
-def _slope() -> Any:
-    import numpy as np
-
-    from holonomy.geometry.vectors import ANY, EIGHTS, first, none, roots, take, total, where_above
-
-    lengths, expm1 = _sums()[2], elementary().expm1
-    read, write, wide, put = EIGHTS.wide, EIGHTS.put, ANY.wide, ANY.put
+    (chords, across), quotient, log1p_ratio = _sums(access), _quotient(), elementary().log1p_ratio
+    read, write, keep = EIGHTS.wide, EIGHTS.put, ANY.put
 
     @compiled
-    def slope(x, y, g, kept, gx, gy, c):
-        root, over_c, by_c = math.sqrt(c), 1 / c, none()
-        sums, weights = np.empty((4, BLOCK)), np.empty((3, BLOCK))
-        for start in range(0, x.shape[0], BLOCK):
-            count = min(BLOCK, x.shape[0] - start)
-            lengths(start, count, (x, y), sums)
-            for i in range(0, count, 8):
-                x0, y0 = roots(read(sums, 0, i) + over_c), roots(read(sums, 1, i) + over_c)
-                apart, d, slopes = read(sums, 2, i) / (x0 + y0), take(kept, start + i), take(g, start + i)
-                e = expm1(d * root)
-                # 2 sinh delta = e + e / (1 + e), tanh(delta / 2) = e / (e + 2).
-                pull = where_above(d, 0.0, slopes * (2 * root) / (e + e / (1 + e)), 0.0)
-                inward = apart * apart / (x0 * y0) * (over_c * over_c / 2)
-                gained = slopes * (e / (e + 2) * (2 / root) - d) * (over_c / 2) - pull * inward
-                by_c = by_c + first(gained, count - i)
-                write(weights, 0, i, pull)
-                write(weights, 1, i, pull * apart / x0)
-                write(weights, 2, i, pull * apart / y0)
-            for i in range(count):
-                row, pull_here, of_x, of_y = start + i, weights[0, i], weights[1, i], weights[2, i]
-                gx[row, 0] = gy[row, 0] = 0.0
-                for j in range(1, x.shape[1], 8):
-                    a, b = wide(x, row, j), wide(y, row, j)
-                    away = (a - b) * pull_here
-                    put(gx, row, j, away - a * of_x)
-                    put(gy, row, j, b * of_y - away)
-        return total(by_c)
+    def block(x, y, out, kept, row, count, c):
+        root, over_c, sums, rest, shares = (
+            math.sqrt(c),
+            1 / c,
+            np.empty((7, BLOCK)),
+            np.empty((3, BLOCK)),
+            np.empty((3, BLOCK)),
+        )
+        chords(row, count, (x, y), sums)
+        for i in range(0, count, 8):
+            ss = read(sums, 3, i)
+            over = where_above(ss, 0.0, 1 / ss, 0.0)
+            write(shares, 0, i, read(sums, 2, i) * over)
+            write(shares, 1, i, read(sums, 4, i) * over)
+            write(shares, 2, i, read(sums, 5, i) * over)
+        across(row, count, (x, y, shares, row), rest)
+        for i in range(0, count, 8):
+            xx, yy, ds = read(sums, 0, i), read(sums, 1, i), read(sums, 2, i)
+            ss, xs, ys, dd = read(sums, 3, i), read(sums, 4, i), read(sums, 5, i), read(sums, 6, i)
+            p, q, r = read(rest, 0, i), read(rest, 1, i), read(rest, 2, i)
+            above, below = quotient(xx, yy, ds, ss, xs, ys, dd, p, q, r, over_c)
+            h = above * (c / 4)
+            up = roots(h * (h + below))
+            d = log1p_ratio(2 * (h + up), below) * (1 / root)
+            keep(out, 0, row + i, d)
+            if kept.shape[0]:
+                x0, y0 = roots(xx + over_c), roots(yy + over_c)
+                pull, apart = where_above(up, 0.0, below / up, 0.0) * (root / 2), ds / (x0 + y0)
+                keep(kept, 0, row + i, pull)
+                keep(kept, 1, row + i, 0 - pull * apart / x0)
+                keep(kept, 2, row + i, pull * apart / y0)
+                if kept.shape[0] > 3:
+                    inward = apart * apart / (x0 * y0) * (over_c * over_c / 2)
+                    # h / up is tanh(delta / 2).
+                    turned = where_above(up, 0.0, h / up, 0.0) * (2 / root)
+                    keep(kept, 3, row + i, (turned - d) * (over_c / 2) - pull * inward)
 
-    return slope
+    return block
 
 
-@lru_cache(maxsize=1)
-def sheet_dist_kernel(_: Any = None) -> Kernel:
+def _sheet_dist(access: Any) -> Kernel:
     """Distances of pairs whose time coordinate stands first; it is not read, and its derivative is zero."""
-    return Kernel(_forward(), _slope(), reduces=True, keeps=True)
+    import numpy as np
+
+    from holonomy.geometry.vectors import ANY, EIGHTS, extent, none, roots, where_above
+
+    by_chord, together, log1p_brief = _by_chord(access), row_sums(access).together, elementary().log1p_brief
+    read, write, take, keep = EIGHTS.wide, EIGHTS.put, ANY.wide, ANY.put
+
+    @compiled
+    def block(x, y, out, kept, sums, row, count, c):
+        """A block of pairs that are not near; False, and nothing of use written, if one is."""
+        root, over_root, over_c = math.sqrt(c), 1 / math.sqrt(c), 1 / c
+        together(row, count, (x, y), sums)
+        nearest = none() - 1
+        for i in range(0, count, 8):
+            # x_0^2 and y_0^2; their product under one root is all that is wanted of x_0 and y_0.
+            xt, yt = read(sums, 0, i) + over_c, read(sums, 1, i) + over_c
+            both = roots(xt * yt)
+            e = (both - read(sums, 2, i)) * c - 1
+            near = both * (c * NEAR) - e
+            nearest = where_above(near, nearest, near, nearest)
+            s = roots(e * (e + 2))
+            write(sums, 2, i, e + s)
+            if kept.shape[0]:
+                of_x, of_y, gained = xt + both, yt + both, xt - yt
+                share = root / (s * (of_x * of_y))
+                pull = share * (of_x * of_y)
+                keep(kept, 0, row + i, pull)
+                keep(kept, 1, row + i, 0 - share * gained * of_y)
+                keep(kept, 2, row + i, share * gained * of_x)
+                if kept.shape[0] > 3:
+                    inward = gained * gained / (both * (of_x + of_y)) * (over_c * over_c / 2)
+                    keep(kept, 3, row + i, e / s * (over_root * over_c) - pull * inward)
+        if not extent(nearest) < 0:
+            return False
+        for i in range(0, count, 8):
+            d = log1p_brief(read(sums, 2, i)) * over_root
+            keep(out, 0, row + i, d)
+            if kept.shape[0] > 3:
+                keep(kept, 3, row + i, take(kept, 3, row + i) - d * (over_c / 2))
+        return True
+
+    @compiled
+    def forward(x, y, out, kept, start, stop, c):
+        sums = np.empty((3, BLOCK))
+        for row in range(start, stop, BLOCK):
+            count = min(BLOCK, stop - row)
+            if not (x.itemsize == 4 and block(x, y, out, kept, sums, row, count, c)):
+                by_chord(x, y, out, kept, row, count, c)
+
+    return Kernel(forward, pair_slope(access, cancels=True), reduces=True, keeps=3, keeps_wide=True)
+
+
+sheet_dist_kernel = each_access(_sheet_dist, timed=True)

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import extending, types
 from numba.core import cgutils
 from numba.extending import lower_builtin, models, register_model, type_callable
+from numba.np.arrayobj import populate_array
+
+from holonomy.geometry.compiled import compiled
 
 LANES = 8
 FUSED = ("contract",)
@@ -160,10 +164,13 @@ class _Place:
                 _call(builder, f"llvm.masked.store.v{LANES}{self.code}.p0", ir.VoidType(), args)
 
 
-def _reader(wanted: Any, *, whole: bool) -> Callable[..., Any]:
+def _reader(wanted: Any, *, whole: bool, hides_first: bool = False) -> Callable[..., Any]:
     def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         kind, found = sig.args[0], sig.args[0].dtype
         value = _Place(context, builder, kind, args[0], list(args[1:]), whole=whole).load()
+        if hides_first:
+            hidden = builder.insert_element(value, ir.Constant(value.type.element, 0.0), I32(0))
+            value = builder.select(builder.icmp_signed("==", args[-1], I64(0)), hidden, value)
         return _cast(context, builder, value, found, wanted or found)
 
     return generate
@@ -188,31 +195,73 @@ class RowAccess(NamedTuple):
     """Reads (matrix, row, column) in the type of the matrix."""
     put: Any
     """Writes (matrix, row, column, value)."""
+    begin: int
+    """The first column."""
+    columns: Any
+    """The number of columns of a matrix."""
 
 
-def _access(*, whole: bool) -> RowAccess:
+def _access(*, whole: bool, begin: int = 0, fixed: int = 0, hides_first: bool = False) -> RowAccess:
     @_instruction
     def wide(_: Any, matrix: Any, row: Any, column: Any) -> Any:
         """Eight columns of a row, as float64."""
-        return WIDE(matrix, types.int64, types.int64), _reader(types.float64, whole=whole)
+        generate = _reader(types.float64, whole=whole, hides_first=hides_first)
+        return WIDE(matrix, types.int64, types.int64), generate
 
     @_instruction
     def own(_: Any, matrix: Any, row: Any, column: Any) -> Any:
         """The same in the type of the matrix."""
-        return Vector(matrix.dtype)(matrix, types.int64, types.int64), _reader(None, whole=whole)
+        generate = _reader(None, whole=whole, hides_first=hides_first)
+        return Vector(matrix.dtype)(matrix, types.int64, types.int64), generate
 
     @_instruction
     def put(_: Any, matrix: Any, row: Any, column: Any, value: Any) -> Any:
         """Writes eight columns of a row."""
         return types.void(matrix, types.int64, types.int64, value), _writer(whole=whole)
 
-    return RowAccess(wide, own, put)
+    def columns(matrix):
+        return fixed or matrix.shape[1]
+
+    return RowAccess(wide, own, put, begin, compiled(columns, exact=True, inlined=True))
 
 
 ANY = _access(whole=False)
 """Access to matrices of any width."""
 EIGHTS = _access(whole=True)
 """Faster, to matrices whose rows are made of eights."""
+UNROLLED = 64
+"""Widest rows made of eights that get loops of known length, which are several times as fast: a compilation a width."""
+
+_shared_access = lru_cache(maxsize=32)(_access)
+
+
+def row_access(width: int, *, timed: bool = False) -> RowAccess:
+    """The fastest access to rows of this width.
+
+    Args:
+        width: number of columns.
+        timed: whether the first column, a time coordinate, is to be read as zero or not at all.
+    """
+    begin = int(timed and width % LANES > 0)
+    whole = (width - begin) % LANES == 0
+    fixed = width if whole and width - begin <= UNROLLED else 0
+    return _shared_access(whole=whole, begin=begin, fixed=fixed, hides_first=timed and begin == 0)
+
+
+@_instruction
+def matrix_at(_: Any, address: Any, height: Any, width: Any, element: Any) -> Any:
+    """The matrix of numbers of a type that stands at an address, row by row; making an array of numpy takes longer."""
+    kind = types.Array(element.dtype, 2, "C")
+
+    def generate(context: Any, builder: Any, sig: Any, args: Any) -> Any:
+        made = context.make_array(kind)(context, builder)
+        size = I64(context.get_abi_sizeof(context.get_value_type(kind.dtype)))
+        pointer = builder.inttoptr(args[0], context.get_value_type(kind.dtype).as_pointer())
+        strides = [builder.mul(args[2], size), size]
+        populate_array(made, data=pointer, shape=list(args[1:3]), strides=strides, itemsize=size, meminfo=None)
+        return made._getvalue()
+
+    return kind(types.int64, types.int64, types.int64, element), generate
 
 
 @_instruction
@@ -245,6 +294,26 @@ def keep(_: Any, array: Any, start: Any, value: Any) -> Any:
 def none(_: Any) -> Any:
     """Zeros in float64."""
     return WIDE(), lambda *_: _lanes(ir.DoubleType(), [0.0] * LANES)
+
+
+def horner(coefficients: Any) -> Any:
+    """The polynomial of a vector with these coefficients, the lowest first."""
+    highest, *others = (float(a) for a in coefficients[::-1])
+    rest = tuple(others)
+
+    def polynomial(u):
+        value = none() + highest
+        for a in rest:
+            value = value * u + a
+        return value
+
+    return compiled(polynomial, exact=True, inlined=True)
+
+
+@_instruction
+def none_of(_: Any, matrix: Any) -> Any:
+    """Zeros in the type of a matrix."""
+    return Vector(matrix.dtype)(matrix), lambda c, b, sig, args: _lanes(c.get_value_type(matrix.dtype), [0.0] * LANES)
 
 
 @_instruction
@@ -300,6 +369,16 @@ def total(_: Any, value: Any) -> Any:
         for i in range(1, LANES):
             found = builder.fadd(found, builder.extract_element(args[0], I32(i)))
         return found
+
+    return types.float64(value), generate
+
+
+@_instruction
+def extent(_: Any, value: Any) -> Any:
+    """The largest lane; NaN is passed over."""
+
+    def generate(_: Any, builder: Any, sig: Any, args: Any) -> Any:
+        return _call(builder, f"llvm.vector.reduce.fmax.v{LANES}f64", ir.DoubleType(), list(args))
 
     return types.float64(value), generate
 
