@@ -176,7 +176,7 @@ def ternary_heldout() -> TernaryConfig:
 def ternary_foundation() -> TernaryConfig:
     """An autoencoder without order: every operation comes back after four CPU-seconds; parts for `frozen.*`."""
     return TernaryConfig(
-        model=TernaryModelConfig(logvar_init=-6.0, projection=ProjectionConfig(init="identity")),
+        model=TernaryModelConfig(logvar_init=-6.0, projection=ProjectionConfig(init="identity", learnable=False)),
         loss=Losses(
             reconstruction=Reconstruction(weight=1.0),
             kl=Divergence(weight=1e-3),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from holonomy.core.config import from_json, to_json
+from holonomy.core.config import from_json, leaves, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import Json
 from holonomy.core.picture import Picture
@@ -144,11 +144,16 @@ def _source_tensors(source: str, part: str, config: TernaryConfig) -> dict[str, 
         raise CheckpointError(f"`frozen.{part}`: `{source}` has no checkpoint yet; train it first")
     saved = read(path)
     theirs = from_json(TernaryConfig, saved.state["config"], origin=str(path)).model
-    if part == "decoder":
-        for key in ("decoder", "decode_from", "latent_dim", "decoder_copies", "geometry"):
-            mine, other = getattr(config.model, key), getattr(theirs, key)
-            if mine != other:
-                raise CheckpointError(f"`frozen.decoder`: `{source}` has model.{key} {other}, this model has {mine}")
+    # What makes the same tensors another function.
+    wanted = ("decoder", "decode_from", "latent_dim", "decoder_copies", "geometry")
+    if part != "decoder":
+        wanted = ("latent_dim", "projection.init", "projection.max_radius")
+    mine, other = (leaves(model) for model in (config.model, theirs))
+    for key in wanted:
+        if mine[key] != other[key]:
+            raise CheckpointError(
+                f"`frozen.{part}`: `{source}` has model.{key} {other[key]}, this model has {mine[key]}"
+            )
     prefix = "model.vae."
     return {n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)}
 
