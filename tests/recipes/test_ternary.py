@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from holonomy.audit.claims.checkpoints import _sealed
 from holonomy.core.config import leaves, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.models.ternary.config import TernaryConfig
@@ -17,6 +18,7 @@ from holonomy.models.ternary.pictures import ternary_pictures
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.recipes.families import FAMILIES
 from holonomy.recipes.ternary import COMPARED
+from holonomy.train.catalogue import Catalogue
 from holonomy.train.monitor import SilentProgress
 from holonomy.train.report import FitReport
 
@@ -215,10 +217,26 @@ def test_tensorboard_gets_the_points(tmp_path: Path) -> None:
 
 
 def test_catalogue_knows_the_run(finished: FitReport) -> None:
-    from holonomy.train.catalogue import Catalogue
-
     (record,) = Catalogue(finished.run.parent).records()
     assert (record.family, record.data, record.state, record.step) == ("ternary", "operations", "finished", 40)
+    assert record.flags == "degenerate" and finished.metrics["val/coverage"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("planted", "flags"),
+    [({"flag/degenerate": 0.0}, ""), ({"flag/inverted": 1.0}, "degenerate, inverted")],
+    ids=["sound", "inverted"],
+)
+def test_catalogue_shows_planted_faults(
+    finished: FitReport, tmp_path: Path, planted: dict[str, float], flags: str
+) -> None:
+    shutil.copytree(finished.run, tmp_path / "run")
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step-40")
+    body = json.loads((newest / "state.json").read_bytes())["body"]
+    body["state"]["counters"]["metrics"] |= planted
+    (newest / "state.json").write_bytes(_sealed(body))
+    (record,) = Catalogue(tmp_path).records()
+    assert record.flags == flags
 
 
 CHANGES: dict[str, tuple[str, ...] | str] = {

@@ -24,6 +24,7 @@ from holonomy.models.ternary.metrics import (
     coverage,
     measure,
     selection,
+    warnings_of,
 )
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.models.ternary.pictures import ternary_pictures
@@ -191,7 +192,11 @@ def held_out_metrics(vae: TernaryVAE, withheld: torch.Tensor, *, full: bool) -> 
             made = vae.generate(GENERATED, torch.Generator().manual_seed(SAMPLED_SEED))
             metrics["generated_distinct"] = float(len(made.unique()))
     metrics["curvature"] = float(vae.k.detach())
-    return {"val/loss": selection(metrics), **{f"val/{name}": value for name, value in metrics.items()}}
+    return {
+        "val/loss": selection(metrics),
+        **warnings_of(metrics),
+        **{f"val/{name}": value for name, value in metrics.items()},
+    }
 
 
 def baseline_metrics(config: TernaryConfig, space: OperationSpace) -> dict[str, float]:
