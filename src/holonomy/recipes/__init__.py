@@ -154,12 +154,12 @@ def ternary_small() -> TernaryConfig:
         model=TernaryModelConfig(latent_dim=6, decoder="stepwise", logvar_init=-12.0, logvar_min=-18.0),
         # Order first; what the decoder then still misses comes back in the last part.
         loss=Losses(
-            reconstruction=Reconstruction(weight=0.2, geometry=4.0),
+            reconstruction=Reconstruction(weight=0.2, geometry=5.0),
             padic_triplet=Triplet(weight=8.0, uniform_weight=1.2),
         ),
         phases=PhasesConfig(geometry_start=0.6),
         data=TernaryDataConfig(siblings=4),
-        train=TernaryTrainConfig(budget=Budget(steps=3000)),
+        train=TernaryTrainConfig(budget=Budget(steps=3300)),
     )
 
 
