@@ -61,7 +61,7 @@ def rows(table: str, seeds: int) -> Iterator[Row]:
             "controller": ("weighting.kind=controller",),
             "learnt deviations": ("weighting.kind=uncertainty",),
             "curriculum": ("curriculum.enabled=true",),
-            "gradient norms": ("weighting.kind=gradnorm",),
+            "gradient norms": ("weighting.kind=gradnorm", "weighting.every=10", "weighting.lr=0.025"),
             "homeostasis": ("homeostasis.enabled=true",),
             "no tree triples": ("loss.padic_triplet.tree=0",),
             "distances, not logarithms": ("loss.padic_triplet.measure=linear",),

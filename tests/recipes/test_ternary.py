@@ -9,13 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from holonomy.audit.claims.checkpoints import _sealed
 from holonomy.core.config import leaves, read_yaml, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, Interrupted
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.models.ternary.metrics import coverage
 from holonomy.models.ternary.pictures import ternary_pictures
 from holonomy.recipes import RECIPES, configure, launch
 from holonomy.recipes.families import FAMILIES
 from holonomy.recipes.ternary import COMPARED
+from holonomy.train.catalogue import Catalogue
 from holonomy.train.monitor import SilentProgress
 from holonomy.train.report import FitReport
 
@@ -189,6 +192,8 @@ def test_frozen_parts_stay_bit_for_bit_and_the_rest_learns(tmp_path: Path) -> No
         launch._prepare(configured("model.latent_dim=5", f"frozen.decoder={moved}"))
     with pytest.raises(CheckpointError):
         launch._prepare(configured("model.hidden=[16]", f"frozen.encoder_A={moved}"))
+    with pytest.raises(CheckpointError, match=r"model.projection.init free, this model has identity"):
+        launch._prepare(configured("model.projection.init=identity", f"frozen.encoder_A={moved}"))
     b = launch._prepare(configured("model.sharing=separate", *dual[1:3], f"frozen.encoder_B={moved}"))
     assert torch.equal(b.learner.vae.encoder["B"].head.weight.cpu(), theirs["encoder.A.head.weight"].cpu())
 
@@ -212,10 +217,26 @@ def test_tensorboard_gets_the_points(tmp_path: Path) -> None:
 
 
 def test_catalogue_knows_the_run(finished: FitReport) -> None:
-    from holonomy.train.catalogue import Catalogue
-
     (record,) = Catalogue(finished.run.parent).records()
     assert (record.family, record.data, record.state, record.step) == ("ternary", "operations", "finished", 40)
+    assert record.flags == "degenerate" and finished.metrics["val/coverage"] < 0.5
+
+
+@pytest.mark.parametrize(
+    ("planted", "flags"),
+    [({"flag/degenerate": 0.0}, ""), ({"flag/inverted": 1.0}, "degenerate, inverted")],
+    ids=["sound", "inverted"],
+)
+def test_catalogue_shows_planted_faults(
+    finished: FitReport, tmp_path: Path, planted: dict[str, float], flags: str
+) -> None:
+    shutil.copytree(finished.run, tmp_path / "run")
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step-40")
+    body = json.loads((newest / "state.json").read_bytes())["body"]
+    body["state"]["counters"]["metrics"] |= planted
+    (newest / "state.json").write_bytes(_sealed(body))
+    (record,) = Catalogue(tmp_path).records()
+    assert record.flags == flags
 
 
 CHANGES: dict[str, tuple[str, ...] | str] = {
@@ -226,7 +247,8 @@ CHANGES: dict[str, tuple[str, ...] | str] = {
     "model.decoder_dropout": "0.3", "model.sharing": "separate", "model.posterior": ("point", "loss.kl.weight=0"),
     "model.decode_from": ("concat", "model.sharing=separate"), "model.logvar_init": "-3", "model.logvar_min": "-8.01",
     "model.logvar_max": ("-7.99", "model.logvar_init=-8"), "model.projection.hidden": "16",
-    "model.projection.max_radius": "3.0", "model.projection.init": "identity", "model.curvature.value": "2.0",
+    "model.projection.max_radius": "3.0", "model.projection.init": "identity",
+    "model.projection.learnable": ("false", "model.projection.init=identity"), "model.curvature.value": "2.0",
     "model.curvature.learnable": "true", "model.curvature.lr_scale": ("1.0", "model.curvature.learnable=true"),
     "phases.geometry_start": ("0.9", "loss.radial_bands.structure=2"),
     "data.base": ("2", "data.digits=5"), "data.digits": "6", "data.batch": "40", "data.extra_per_level": "2",
@@ -297,8 +319,15 @@ def test_every_key_changes_what_is_trained() -> None:
         (["homeostasis.warmup=3"], "homeostasis.enabled is false"),
         (["curriculum.floor=0.3"], "curriculum.enabled is false"),
         (["weighting.every=3"], "weighting.kind is fixed"),
+        (["model.projection.learnable=false"], "wants init = identity"),
+        (
+            ["model.projection.learnable=false", "model.projection.init=identity", "model.projection.hidden=8"],
+            "model.projection.learnable is false",
+        ),
         (["weighting.limit=3", "weighting.kind=gradnorm"], "weighting.kind is not controller"),
         (["weighting.restoring=3"], "weighting.kind is not gradnorm"),
+        (["weighting.exchange=0.5", "model.sharing=separate"], "weighting.kind is not controller"),
+        (["weighting.exchange=0.5", "weighting.kind=controller"], "model.sharing is tied"),
         (["phases.geometry_start=0.3"], "no loss weighs differently"),
         (["model.geometry=euclidean", "model.curvature.value=2.0"], "model.geometry is euclidean"),
         (["model.posterior=point", "model.logvar_init=-3", "loss.kl.weight=0"], "model.posterior is point"),
@@ -323,9 +352,11 @@ def test_keys_without_effect_and_contradictions_are_refused(overrides: list[str]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
-def test_the_fast_recipe_is_complete_for_every_seed(tmp_path: Path, seed: int) -> None:
-    config = configure("ternary-fast", overrides=[f"train.seed={seed}", "train.cadence.eval_every=650"]).config
-    metrics = trained(config, tmp_path).metrics
+@pytest.mark.parametrize(("recipe", "cpu_s", "deep"), [("ternary-fast", 20, 0.9), ("ternary", 60, 0.95)])
+def test_recipes_are_complete_for_every_seed(tmp_path: Path, recipe: str, cpu_s: float, deep: float, seed: int) -> None:
+    seldom = ["train.cadence.eval_every=10000", "train.cadence.save_every=10000"]
+    report = trained(configure(recipe, overrides=[f"train.seed={seed}", *seldom]).config, tmp_path)
+    metrics = report.metrics
     assert metrics["val/faults"] == 0
     assert metrics["val/coverage_sampled"] > 0.99
     assert metrics["val/hierarchy"] <= -0.8320
@@ -333,8 +364,10 @@ def test_the_fast_recipe_is_complete_for_every_seed(tmp_path: Path, seed: int) -
     assert metrics["val/ties"] == 0
     assert metrics["val/level_auc"] >= 0.9999
     assert metrics["val/triplet_concordance"] >= 0.997
+    assert metrics["val/triplet_concordance_deep"] >= deep
     assert metrics["val/pair_spearman"] >= 0.82
     assert metrics["val/richness"] >= 0.015
+    assert report.cpu_seconds <= cpu_s
 
 
 @pytest.mark.slow
@@ -347,8 +380,35 @@ def test_a_tenth_of_the_operations_teaches_the_others(tmp_path: Path, seed: int)
 
 
 @pytest.mark.slow
-def test_six_dimensions_keep_the_figures() -> None:
-    metrics = measured(configure("ternary-small").config)
+def test_coverage_stays_where_a_frozen_foundation_left_it(tmp_path: Path) -> None:
+    quiet = ["train.cadence.eval_every=400", "train.cadence.save_every=400"]
+    source = trained(configure("ternary-foundation", overrides=quiet).config, tmp_path, "foundation")
+    assert source.metrics["val/coverage"] == 1
+    fresh = launch._prepare(configure("ternary-foundation").config).learner.vae
+    ended = launch.load("foundation", root=tmp_path)
+    assert all(map(torch.equal, ended.projection.parameters(), fresh.projection.parameters()))
+    taken = [f"frozen.{part}={json.dumps(str(source.run))}" for part in ("encoder_A", "decoder")]
+    dual = ["model.projection.init=identity", "homeostasis.enabled=true", "train.budget.steps=400", *taken, *quiet]
+    report = trained(configure("ternary-dual", overrides=dual).config, tmp_path, "dual")
+    assert report.metrics["val/coverage"] >= 0.999
+    assert report.metrics["val/hierarchy"] <= -0.8320
+    vae = launch.load("dual", root=tmp_path)
+    held = [n for n, _ in ended.named_parameters() if n.startswith(("encoder.A.", "projection.A.", "decoder."))]
+    mine, theirs = dict(vae.named_parameters()), dict(ended.named_parameters())
+    assert all(torch.equal(mine[n], theirs[n]) for n in held)
+    # The figure is that of the trained path: without its projection there is none.
+    with torch.no_grad():
+        for param in vae.projection["A"].parameters():
+            param.copy_(torch.randn(param.shape, generator=torch.Generator().manual_seed(0)))
+    assert coverage(vae.space.index, vae.reconstruct) < 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_six_dimensions_keep_the_figures(seed: int) -> None:
+    metrics = measured(configure("ternary-small", overrides=[f"train.seed={seed}"]).config)
+    assert metrics["val/monotone"] == 1
+    assert metrics["val/richness"] >= 0.015
     assert metrics["val/faults"] == 0
     assert metrics["val/hierarchy"] <= -0.8320
     assert metrics["val/triplet_concordance"] >= 0.997

@@ -28,10 +28,10 @@ def _records(root: Path) -> list[RunRecord]:
 
 
 def _table(records: list[RunRecord]) -> Table:
-    table = Table("run", "family", "data", "state", "steps", "CPU-s", "held-out", "best")
+    table = Table("run", "family", "data", "state", "steps", "CPU-s", "held-out", "best", "flags")
     for r in records:
         losses = ["-" if v is None else f"{v:.4f}" for v in (r.loss, r.best)]
-        table.add_row(r.name, r.family, r.data, r.state, f"{r.step:,}", f"{r.cpu_s:.0f}", *losses)
+        table.add_row(r.name, r.family, r.data, r.state, f"{r.step:,}", f"{r.cpu_s:.0f}", *losses, r.flags)
     return table
 
 

@@ -18,6 +18,9 @@ from holonomy.train.monitor import read_curves
 from holonomy.train.run import RunDirectory
 
 PICTURES = ("ball", "radius", "levels", "losses")
+TOTAL = "train/loss"
+BIN = 0.05
+"""Width of a bar of the radii."""
 
 
 def _pyplot() -> Any:
@@ -73,25 +76,55 @@ def plot_run(run: str, *, root: Path, out: Path) -> list[Path]:
 
 
 def _draw_points(name: str, figure: Any, axes: Any, levels: Tensor, rho: Tensor, plane: Tensor, *, edge: float) -> None:
+    deepest = int(levels.max())
     if name == "ball":
-        shown = axes.scatter(*plane.T, c=levels, s=3, cmap="viridis", rasterized=True)
+        # The few deep points last, on top of the many others.
+        order = levels.argsort(stable=True)
+        shown = axes.scatter(*plane[order].T, c=levels[order], s=3 + levels[order], cmap="viridis", rasterized=True)
         circle = torch.linspace(0, 2 * torch.pi, 200)
         axes.plot(edge * circle.cos(), edge * circle.sin(), color="grey", linewidth=1)
-        axes.set(aspect="equal", title="two main directions, geodesic radius kept")
-        figure.colorbar(shown, label="valuation", shrink=0.7)
+        axes.set(aspect="equal", title="Poincare disk: two main directions, radius kept")
+        axes.set_axis_off()
+        figure.colorbar(shown, label="valuation", shrink=0.7, ticks=range(deepest + 1))
     elif name == "radius":
         spread = levels + 0.6 * (torch.rand(len(levels), generator=torch.Generator().manual_seed(0)) - 0.5)
-        axes.scatter(spread, rho, s=3, alpha=0.4, rasterized=True)
-        axes.set(xlabel="valuation", ylabel="geodesic radius")
+        axes.scatter(spread, rho, c=levels, s=3 + levels, cmap="viridis", rasterized=True)
+        axes.set(xlabel="valuation", ylabel="geodesic radius", xticks=range(deepest + 1), ylim=(0, None))
+        axes.set_title("Radius of each operation; within a valuation spread sideways by lot")
     else:
-        for level in range(int(levels.max()) + 1):
-            axes.hist(rho[levels == level].numpy(), bins=40, density=True, alpha=0.6, label=str(level))
-        axes.set(xlabel="geodesic radius", ylabel="density within the level")
-        axes.legend(title="valuation", ncols=2)
+        _draw_levels(axes, levels, rho)
+
+
+def _draw_levels(axes: Any, levels: Tensor, rho: Tensor) -> None:
+    """A histogram for each level in a row of its own, as high as its fullest bin: levels differ a thousandfold."""
+    deepest, width = int(levels.max()), BIN
+    bins = int(float(rho.max()) // width) + 1
+    rows = []
+    for level in range(deepest + 1):
+        here = rho[levels == level]
+        count = torch.histc(here, bins=bins, min=0.0, max=bins * width)
+        place = (torch.arange(bins) + 0.5) * width
+        axes.bar(place, 0.85 * count / count.max(), width, bottom=level, color=_color(level, deepest))
+        axes.axhline(level, color="grey", linewidth=0.5)
+        rows.append(f"{level}  ({len(here):,})")
+    axes.set(xlabel="geodesic radius", ylabel="valuation (operations)", xlim=(0, bins * width))
+    axes.set_yticks([level + 0.4 for level in range(deepest + 1)], rows)
+    axes.tick_params(axis="y", length=0)
+    axes.set_title("Radii of each valuation, rows scaled to their fullest bar")
+
+
+def _color(level: int, deepest: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis"](level / max(1, deepest))
 
 
 def _draw_losses(axes: Any, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> None:
-    for name in sorted(n for n in curves if n.startswith("train/") and n.endswith("/loss")):
+    for name in sorted(n for n in curves if n.startswith("train/") and n.endswith("/loss") and n != TOTAL):
         axes.plot(*curves[name], label=name.split("/")[1])
+    if TOTAL in curves:
+        axes.plot(*curves[TOTAL], label="sum, weighted", color="black", linestyle="--")
     axes.set(xlabel="update", ylabel="loss before its weight", yscale="log")
-    axes.legend()
+    axes.set_title("Losses over the run")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))

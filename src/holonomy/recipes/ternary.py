@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from holonomy.core.config import from_json, to_json
+from holonomy.core.config import from_json, leaves, to_json
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import Json
 from holonomy.core.picture import Picture
@@ -24,6 +24,7 @@ from holonomy.models.ternary.metrics import (
     coverage,
     measure,
     selection,
+    warnings_of,
 )
 from holonomy.models.ternary.model import TernaryVAE, build_model, parameter_counts
 from holonomy.models.ternary.pictures import ternary_pictures
@@ -144,11 +145,16 @@ def _source_tensors(source: str, part: str, config: TernaryConfig) -> dict[str, 
         raise CheckpointError(f"`frozen.{part}`: `{source}` has no checkpoint yet; train it first")
     saved = read(path)
     theirs = from_json(TernaryConfig, saved.state["config"], origin=str(path)).model
-    if part == "decoder":
-        for key in ("decoder", "decode_from", "latent_dim", "decoder_copies", "geometry"):
-            mine, other = getattr(config.model, key), getattr(theirs, key)
-            if mine != other:
-                raise CheckpointError(f"`frozen.decoder`: `{source}` has model.{key} {other}, this model has {mine}")
+    # What makes the same tensors another function.
+    wanted = ("decoder", "decode_from", "latent_dim", "decoder_copies", "geometry")
+    if part != "decoder":
+        wanted = ("latent_dim", "projection.init", "projection.max_radius")
+    mine, other = (leaves(model) for model in (config.model, theirs))
+    for key in wanted:
+        if mine[key] != other[key]:
+            raise CheckpointError(
+                f"`frozen.{part}`: `{source}` has model.{key} {other[key]}, this model has {mine[key]}"
+            )
     prefix = "model.vae."
     return {n.removeprefix(prefix): t for n, t in saved.tensors.items() if n.startswith(prefix)}
 
@@ -186,7 +192,11 @@ def held_out_metrics(vae: TernaryVAE, withheld: torch.Tensor, *, full: bool) -> 
             made = vae.generate(GENERATED, torch.Generator().manual_seed(SAMPLED_SEED))
             metrics["generated_distinct"] = float(len(made.unique()))
     metrics["curvature"] = float(vae.k.detach())
-    return {"val/loss": selection(metrics), **{f"val/{name}": value for name, value in metrics.items()}}
+    return {
+        "val/loss": selection(metrics),
+        **warnings_of(metrics),
+        **{f"val/{name}": value for name, value in metrics.items()},
+    }
 
 
 def baseline_metrics(config: TernaryConfig, space: OperationSpace) -> dict[str, float]:

@@ -22,6 +22,8 @@ from holonomy.train import checkpoint
 from holonomy.train.run import CHECKPOINTS, is_text
 
 INDEX = "catalogue.sqlite"
+FLAG = "flag/"
+"""How metrics begin that are 1 where a family warns of a run, though its loss may look good."""
 WAIT_SECONDS = 30.0
 """How long a writer waits for another one before it gives up."""
 
@@ -42,6 +44,7 @@ class RunRecord:
         cpu_s: CPU-seconds spent in updates.
         loss: last held-out loss, nats per token, or None.
         best: best held-out loss, or None.
+        flags: what its family warns of in the newest metrics, as degenerate or inverted, separated by commas.
     """
 
     name: str
@@ -52,6 +55,7 @@ class RunRecord:
     cpu_s: float = 0.0
     loss: float | None = None
     best: float | None = None
+    flags: str = ""
 
 
 def is_locked(run: Path) -> bool:
@@ -93,6 +97,9 @@ def read_record(run: Path) -> RunRecord:
         counters["cpu_s"],
         counters["metrics"].get("val/loss"),
         counters["best"].get("value"),
+        ", ".join(
+            sorted(n.removeprefix(FLAG) for n, value in counters["metrics"].items() if n.startswith(FLAG) and value)
+        ),
     )
 
 

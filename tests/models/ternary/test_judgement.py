@@ -66,6 +66,52 @@ def test_nothing_is_found_where_nothing_jumps(seed: int) -> None:
     assert find_grokking(train.tolist(), held_out.tolist()) is None
 
 
+def modular_addition(*, shuffled: bool, updates: int = 360) -> tuple[list[float], list[float]]:
+    """Accuracies, after each full-batch update, of a net with squares that learns a + b mod 97 from two fifths of all.
+
+    Args:
+        shuffled: sums in random order, which can be learnt by heart only.
+        updates: how many.
+    """
+    p, width, g = 97, 256, torch.Generator().manual_seed(0)
+    a, b = (x.flatten() for x in torch.meshgrid(torch.arange(p), torch.arange(p), indexing="ij"))
+    order = torch.randperm(p * p, generator=g)
+    known, unseen = order[: int(0.4 * p * p)], order[-1000:]
+    inward = torch.nn.Parameter(0.25 * torch.randn(2, p, width, generator=g))
+    outward = torch.nn.Parameter(torch.randn(width, p, generator=g) / width**0.5)
+    sums = (a + b) % p
+    if shuffled:
+        sums = sums[torch.randperm(p * p, generator=g)]
+    optimiser = torch.optim.AdamW([inward, outward], lr=0.01, weight_decay=0.5, betas=(0.9, 0.98))
+
+    def answers(i: torch.Tensor) -> torch.Tensor:
+        return (inward[0][a[i]] + inward[1][b[i]]).square() @ outward
+
+    wanted, series = torch.nn.functional.one_hot(sums[known], p).float(), ([], [])
+    for _ in range(updates):
+        optimiser.zero_grad()
+        (answers(known) - wanted).square().mean().backward()
+        optimiser.step()
+        with torch.no_grad():
+            for part, found in zip((known, unseen), series, strict=True):
+                found.append((answers(part).argmax(-1) == sums[part]).double().mean().item())
+    return series
+
+
+@pytest.mark.slow
+def test_modular_addition_is_seen_to_jump() -> None:
+    """Nets with squares grok it (Gromov 2023)."""
+    train, held_out = modular_addition(shuffled=False)
+    jump = next(at for at, share in enumerate(held_out) if share >= 0.5)
+    assert held_out[jump - 40] < 0.1 and train[jump - 20] >= 0.99
+    found = find_grokking(train, held_out)
+    assert found is not None
+    assert abs(found.at - jump) <= 20
+    train, held_out = modular_addition(shuffled=True)
+    assert train[-1] >= 0.99 and max(held_out) < 0.1
+    assert find_grokking(train, held_out) is None
+
+
 def test_dropout_and_ensembles_disagree_only_where_they_should() -> None:
     sure, unsure = model(), model("model.encoder_dropout=0.5")
     index = torch.arange(20)

@@ -162,3 +162,22 @@ def test_bootstrap_bounds_hold_the_mean() -> None:
     half = 1.96 * math.sqrt(0.09 / 5_000)
     assert low == pytest.approx(float(values.mean()) - half, abs=half / 5)
     assert high == pytest.approx(float(values.mean()) + half, abs=half / 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "flags"),
+    [
+        ({}, []),
+        # The hierarchy at its ceiling does not help where a thousandth of the operations comes back.
+        ({"coverage": 0.001, "hierarchy": -0.8320}, ["degenerate"]),
+        ({"ties": 1.0}, ["degenerate"]),
+        ({"radius_variance": 1e-7}, ["degenerate"]),
+        ({"hierarchy": 0.5}, ["inverted"]),
+        ({"hierarchy": 0.5, "coverage": 0.0}, ["degenerate", "inverted"]),
+    ],
+    ids=str,
+)
+def test_figures_that_must_not_be_believed_are_flagged(change: dict[str, float], flags: list[str]) -> None:
+    sound = metrics.measure(ClosedForm(OperationSpace(3, 5)), neighbours=False)
+    found = metrics.warnings_of({**sound, **change})
+    assert [name.removeprefix("flag/") for name, value in found.items() if value] == flags

@@ -85,6 +85,19 @@ def test_identity_projection_begins_where_it_says() -> None:
     assert torch.allclose(rho, c.max_radius * (z.norm(dim=-1) / c.max_radius).tanh(), atol=2e-3)
 
 
+def test_a_projection_that_does_not_learn_stays_the_identity() -> None:
+    learner = trained(
+        20, "model.projection.init=identity", "model.projection.learnable=false", "model.sharing=separate"
+    )
+    for name in ("encoder_A", "encoder_B"):
+        learner.set_frozen(name, True)
+        learner.set_frozen(name, False)
+    fresh = build_model(learner.config, learner.space)
+    moved = [n for (n, p), q in zip(learner.vae.named_parameters(), fresh.parameters(), strict=True) if (p != q).any()]
+    assert moved and not any(name.startswith("projection") for name in moved)
+    assert not any(p.requires_grad for p in learner.vae.projection.parameters())
+
+
 @pytest.mark.parametrize(("kind", "size"), [("gated", 46_688), ("relu", 45_792)])
 def test_sizes_by_hand(kind: str, size: int) -> None:
     shape = ("data.digits=9", "model.latent_dim=16", "model.hidden=[256, 128, 64]", "model.input=centred")
@@ -105,6 +118,7 @@ def test_sizes_by_hand(kind: str, size: int) -> None:
         ("model.geometry=euclidean", "model.decoder_copies=direction"),
         ("model.encoder=relu", "model.decoder=relu", "model.input=centred"),
         ("model.decoder=stepwise", "model.logvar_init=-12", "model.logvar_min=-18"),
+        ("model.projection.init=identity", "model.projection.learnable=false"),
         ("model.curvature.learnable=true", "model.decoder_norm=true", "model.encoder_dropout=0.1"),
     ],
     ids=str,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from holonomy.core.config import resolve
-from holonomy.core.errors import CheckpointError
+from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.data.ternary_ops import OperationSpace, StratifiedBatches
 from holonomy.models.ternary.config import CurriculumConfig, HomeostasisConfig, TernaryConfig
 from holonomy.models.ternary.controller import GradNorm, WeightController
@@ -18,6 +19,7 @@ from holonomy.models.ternary.curriculum import GROUPS, Curriculum
 from holonomy.models.ternary.homeostasis import Homeostasis
 from holonomy.models.ternary.learner import TernaryLearner
 from holonomy.models.ternary.metrics import coverage, spearman
+from holonomy.models.ternary.model import TernaryOutput
 from holonomy.recipes.ternary import Steering
 
 SMALL = ("data.digits=5", "data.batch=81", "data.extra_from_level=3", "model.latent_dim=6", "model.hidden=[32]")
@@ -66,6 +68,7 @@ def learner_of(*overrides: str) -> tuple[TernaryLearner, StratifiedBatches]:
 
 STEERED = {
     "controller": ("weighting.kind=controller", "weighting.every=3"),
+    "exchange": ("weighting.kind=controller", "weighting.every=3", "weighting.exchange=0.5", "model.sharing=separate"),
     "gradnorm": ("weighting.kind=gradnorm", "weighting.every=1", "weighting.lr=0.05"),
     "uncertainty": ("weighting.kind=uncertainty",),
     "curriculum": ("curriculum.enabled=true", "curriculum.ramp=0.5"),
@@ -74,7 +77,7 @@ STEERED = {
 
 @pytest.mark.parametrize("kind", STEERED)
 def test_steered_learning_differs_and_continues_exactly(kind: str) -> None:
-    (plain, batches), (steered, same) = learner_of(), learner_of(*STEERED[kind])
+    (plain, batches), (steered, same) = learner_of(*STEERED[kind][3:]), learner_of(*STEERED[kind])
     other, again = learner_of(*STEERED[kind])
     for at in range(12):
         plain.train_step(batches.next(), progress=at / 20)
@@ -90,23 +93,70 @@ def test_steered_learning_differs_and_continues_exactly(kind: str) -> None:
     if kind != "uncertainty":
         with pytest.raises(CheckpointError, match=r"controller|curriculum"):
             other.load_state({k: v for k, v in state.items() if not k.startswith(("controller", "curriculum"))})
-    if kind in ("controller", "gradnorm"):
+    if kind in ("controller", "exchange", "gradnorm"):
         with pytest.raises(CheckpointError, match="controller"):
             plain.load_state(state)
+
+
+def test_exchange_lets_pair_losses_reach_the_coverage_path_and_nothing_else() -> None:
+    (without, batches), (learner, _) = (
+        learner_of(*STEERED["exchange"][:2], "model.sharing=separate"),
+        learner_of(*STEERED["exchange"]),
+    )
+    batch = batches.next()
+    out, _ = learner.outputs(batch, learner.generator(0))
+    share = torch.tensor(0.3, requires_grad=True)
+    mixed = out.exchanged(share)
+    torch.testing.assert_close(mixed.B.u, 0.7 * out.A.u + 0.3 * out.B.u)
+
+    def cost(seen: TernaryOutput) -> Tensor:
+        return learner.stack.terms["padic_triplet"](seen, learner.context(batch, learner.generator(1))).value
+
+    parts = [list(learner.part(f"encoder_{name}").values()) for name in "AB"]
+    for seen, reached in ((out, (False, True)), (mixed, (True, False))):
+        for params, wanted in zip(parts, reached, strict=True):
+            found = torch.autograd.grad(cost(seen), params, retain_graph=True, allow_unused=True)
+            assert any(g is not None and bool((g != 0).any()) for g in found) is wanted
+    ends = [cost(out.exchanged(torch.tensor(0.3 + step))).item() for step in (1e-3, -1e-3)]
+    (slope,) = torch.autograd.grad(cost(mixed), share)
+    assert float(slope) == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=0.05)
+    torch.testing.assert_close(cost(out.exchanged(torch.tensor(0.0))), cost(replace(out, B=out.A)))
+    # What is added to the loss is the configured pair losses at the share of the controller, half of the largest.
+    totals = [x.objective(batch, 0.5)[0] for x in (without, learner)]
+    triplet = learner.config.loss.padic_triplet
+    out, context = learner.outputs(batch, learner.generator(0))
+    learner.stack(out, context)
+    again = learner.stack.terms["padic_triplet"](out.exchanged(torch.tensor(0.25)), context).value
+    torch.testing.assert_close(totals[1] - totals[0], triplet.weight * again)
+
+
+@pytest.mark.parametrize(("sign", "more"), [(1.0, True), (-1.0, False)])
+def test_exchange_follows_what_it_does_for_held_out_operations(sign: float, more: bool) -> None:
+    torch.manual_seed(0)
+    control, signals = WeightController(["pair"], limit=10.0, lr=1e-2, exchange=0.5), torch.ones(8)
+    control.observe(signals)
+    assert float(control.share) == 0.25
+    held_out = torch.randn(20, generator=torch.Generator().manual_seed(0))
+    for _ in range(300):
+        control.learn(signals, {"pair": held_out}, held_out, mixing=sign * held_out)
+    # The pull bounds its logit at an advantage of 1 to 1 / PULL = 2.
+    wanted = 0.5 * float(torch.sigmoid(torch.tensor(2.0 if more else -2.0)))
+    assert float(control.share) == pytest.approx(wanted, rel=0.01)
 
 
 @pytest.mark.parametrize(
     ("kind", "key"),
     [
-        *(("controller", key) for key in ("lr=0.1", "limit=2.0", "every=2")),
+        *(("controller", key) for key in ("lr=0.1", "limit=2.0", "every=2", "exchange=0.5")),
         *(("gradnorm", key) for key in ("lr=0.1", "restoring=0.1", "every=2")),
     ],
 )
 def test_every_key_of_the_weights_matters(kind: str, key: str) -> None:
     ends, often = [], 3 if kind == "controller" else 1
+    apart = ["model.sharing=separate"] if "exchange" in key else []
     for more in ((), (f"weighting.{key}",)):
         learner, batches = learner_of(
-            f"weighting.kind={kind}", *([f"weighting.every={often}"] if "every" not in key else []), *more
+            f"weighting.kind={kind}", *apart, *([f"weighting.every={often}"] if "every" not in key else []), *more
         )
         for at in range(9 if kind == "controller" else 24):
             learner.train_step(batches.next(), progress=at / 20)
@@ -155,6 +205,49 @@ def scales(*, broken: bool) -> float:
 def test_gradient_norms_of_two_scales_become_equal() -> None:
     assert 0.8 < scales(broken=False) < 1.25
     assert not 0.2 < scales(broken=True) < 5
+
+
+TASKS = ("radial", "pair", "coding")
+
+
+def faulty(*more: str, groups: tuple[str, ...] = TASKS) -> tuple[float, dict[str, Tensor]]:
+    """A whole model in which the radial loss weighs a hundred times what it should.
+
+    Returns:
+        Largest as a share of the smallest gradient norm of the tasks as they are weighed, over the last 20 of 120
+        updates, and the multiples.
+    """
+    learner, batches = learner_of("loss.radial_bands.weight=1000", *more)
+    balance, seen = learner.controller, []
+    if balance is not None and groups != TASKS:
+        balance = learner.controller = GradNorm(groups, lr=0.05, restoring=1.5)
+    factors: dict[str, Tensor] = {}
+    for at in range(120):
+        batch = batches.next()
+        learner.train_step(batch, progress=at / 120)
+        if at >= 100:
+            _, norms = learner.shared_norms(batch, TASKS, phase=1)
+            factors = balance.factors() if balance is not None else {}
+            seen.append(torch.stack([norms[name] * factors.get(name, 1.0) for name in TASKS]))
+    mean = torch.stack(seen).mean(0)
+    return float(mean.max() / mean.min()), factors
+
+
+def test_a_loss_of_a_hundredfold_weight_in_a_whole_model_is_balanced() -> None:
+    on = ("weighting.kind=gradnorm", "weighting.every=1", "weighting.lr=0.05")
+    assert faulty()[0] > 50
+    balanced, factors = faulty(*on)
+    assert balanced < 3
+    assert float(factors["radial"]) < 0.02
+    # A prior among the tasks takes all the weight for its small gradient, and leaves none to balance.
+    _, factors = faulty(*on, groups=(*TASKS, "prior"))
+    assert float(factors["prior"]) > 0.5 * 4
+
+
+def test_gradient_norms_want_two_groups() -> None:
+    off = ("loss.radial_bands.weight=0", "loss.padic_triplet.weight=0")
+    with pytest.raises(ConfigError, match="there is coding"):
+        learner_of("weighting.kind=gradnorm", *off)
 
 
 def test_a_group_that_rests_has_no_part_and_begins_later() -> None:

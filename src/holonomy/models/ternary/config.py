@@ -22,6 +22,13 @@ class ProjectionConfig(Config):
     init: Literal["free", "identity"] = Field(
         default="free", description="identity starts at radius R_max tanh(|z| / R_max) in the direction of z"
     )
+    learnable: bool = Field(default=True, description="let it learn; false keeps the identity it starts as")
+
+    @model_validator(mode="after")
+    def _check(self) -> ProjectionConfig:
+        if not self.learnable and self.init != "identity":
+            raise ValueError("learnable = false keeps the projection as it starts, which wants init = identity")
+        return self
 
 
 class CurvatureConfig(Config):
@@ -235,6 +242,12 @@ class WeightingConfig(Config):
     limit: float = Field(
         default=10.0, gt=1, le=1000, description="largest multiple of a configured weight that the controller sets"
     )
+    exchange: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="let pair losses hold for stream A, too, at points that have up to this share of stream B",
+    )
     restoring: float = Field(
         default=1.5, ge=0, le=10, description="alpha of gradnorm: how much losses that fall slowly are favoured"
     )
@@ -447,9 +460,14 @@ class TernaryConfig(Config):
             for key in ("every", "lr"):
                 yield f"weighting.{key}", f"weighting.kind is {kind}"
         if kind != "controller":
-            yield "weighting.limit", "weighting.kind is not controller"
+            for key in ("limit", "exchange"):
+                yield f"weighting.{key}", "weighting.kind is not controller"
+        if model.sharing == "tied":
+            yield "weighting.exchange", "model.sharing is tied"
         if kind != "gradnorm":
             yield "weighting.restoring", "weighting.kind is not gradnorm"
+        if not model.projection.learnable:
+            yield "model.projection.hidden", "model.projection.learnable is false"
         if model.geometry == "euclidean":
             yield "model.curvature", "model.geometry is euclidean"
         elif not model.curvature.learnable:

@@ -30,21 +30,23 @@ class WeightController(nn.Module):
         groups: names of the groups.
         limit: largest multiple.
         lr: learning rate.
+        exchange: largest share of stream B in what pair losses of stream A see; 0 for no such output.
     """
 
     means: Tensor
     current: Tensor
 
-    def __init__(self, groups: Sequence[str], *, limit: float, lr: float) -> None:
+    def __init__(self, groups: Sequence[str], *, limit: float, lr: float, exchange: float = 0.0) -> None:
         super().__init__()
-        self.groups, self.reach = list(groups), math.log(limit) / 2
+        self.groups, self.reach, self.exchange = list(groups), math.log(limit) / 2, exchange
+        width = len(self.groups) + bool(exchange)
         self.net = nn.Sequential(
             nn.Linear(SIGNALS, 32),
             nn.LayerNorm(32),
             nn.SiLU(),
             nn.Linear(32, 32),
             nn.SiLU(),
-            nn.Linear(32, len(self.groups)),
+            nn.Linear(32, width),
         )
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
@@ -52,7 +54,7 @@ class WeightController(nn.Module):
             last.weight *= 0.01
             last.bias.zero_()
         self.register_buffer("means", torch.zeros(SIGNALS))
-        self.register_buffer("current", torch.zeros(len(self.groups)))
+        self.register_buffer("current", torch.zeros(width))
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=lr)
 
     def observe(self, signals: Float[Tensor, " 8"]) -> None:
@@ -61,31 +63,43 @@ class WeightController(nn.Module):
         first = (self.means == 0).all()
         self.means.copy_(torch.where(first, fresh, MOMENTUM * self.means + (1 - MOMENTUM) * fresh))
 
-    def log_factors(self, signals: Float[Tensor, " 8"]) -> Float[Tensor, " groups"]:
-        """Logarithms of the multiples, of mean 0."""
-        scaled = signals.detach().log1p() / self.means.clamp_min(1e-6)
-        height = self.reach * torch.tanh(self.net(scaled))
-        return height - height.mean()
+    def log_factors(self, signals: Float[Tensor, " 8"]) -> Float[Tensor, " outputs"]:
+        """Logarithms of the multiples, of mean 0, and the logit of the share where there is one."""
+        found = self.net(signals.detach().log1p() / self.means.clamp_min(1e-6))
+        height = self.reach * torch.tanh(found[: len(self.groups)])
+        return torch.cat([height - height.mean(), found[len(self.groups) :]])
 
     def factors(self) -> dict[str, Tensor]:
         """Multiples by group since the last update, without a graph: the loss that they weigh does not train them."""
-        return dict(zip(self.groups, self.current.exp(), strict=True))
+        return dict(zip(self.groups, self.current[: len(self.groups)].exp(), strict=True))
+
+    @property
+    def share(self) -> Float[Tensor, ""]:
+        """Share of stream B in what pair losses of stream A see; half of the largest at the start."""
+        return self.exchange * torch.sigmoid(self.current[len(self.groups) :].sum())
 
     def learn(
-        self, signals: Float[Tensor, " 8"], gradients: Mapping[str, Tensor], held_out: Float[Tensor, " p"]
-    ) -> Float[Tensor, " groups"]:
+        self,
+        signals: Float[Tensor, " 8"],
+        gradients: Mapping[str, Tensor],
+        held_out: Float[Tensor, " p"],
+        *,
+        mixing: Float[Tensor, " p"] | None = None,
+    ) -> Float[Tensor, " outputs"]:
         """One update from flat gradients of the groups and of the fixed objective on an independent batch.
 
+        Args:
+            signals: measured numbers.
+            gradients: by group.
+            held_out: gradient of the fixed objective.
+            mixing: by how much the gradient of the pair losses changes from no share to the largest one.
+
         Returns:
-            The cosines between them.
+            The cosines of the gradients, and of the change, with that of the objective.
         """
         tiny = torch.finfo(held_out.dtype).tiny
-        cosines = torch.stack(
-            [
-                (gradients[name] * held_out).sum() / (gradients[name].norm() * held_out.norm()).clamp_min(tiny)
-                for name in self.groups
-            ]
-        )
+        seen = [*(gradients[name] for name in self.groups), *([] if mixing is None else [mixing])]
+        cosines = torch.stack([(g * held_out).sum() / (g.norm() * held_out.norm()).clamp_min(tiny) for g in seen])
         logs = self.log_factors(signals)
         self.optimiser.zero_grad(set_to_none=True)
         (PULL / 2 * logs.square().sum() - (cosines * logs).sum()).backward()

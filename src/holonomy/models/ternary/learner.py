@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from holonomy.core.errors import CheckpointError
+from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.learner import Json, Metrics, Replicas, State
 from holonomy.data.ternary_ops import OperationBatch, OperationSpace
 from holonomy.learn.autograd import GradientLearner
@@ -136,7 +136,7 @@ class TernaryLearner(GradientLearner):
         generator, phase = self.generator(self.steps), self.phase(progress)
         if self.controller is not None and self.steps % self.config.weighting.every == 0:
             if isinstance(self.controller, GradNorm):
-                losses, norms = self.shared_norms(batch, phase=phase)
+                losses, norms = self.shared_norms(batch, self.controller.groups, phase=phase)
                 self.controller.learn(torch.stack([*losses.values()]), torch.stack([*norms.values()]))
             else:
                 self._teach(self.controller, batch, phase)
@@ -150,6 +150,10 @@ class TernaryLearner(GradientLearner):
         for name in deviation:
             factors[name] = factors.get(name, 1.0) * torch.exp(-2 * deviation[name]) / 2
         total, metrics = self.stack(out, context, phase=phase, factors=factors)
+        if isinstance(self.controller, WeightController) and self.controller.exchange:
+            share = metrics["exchange"] = self.controller.share
+            for name, value in self._pairs_of_A(out, context, phase, share).items():
+                total = total + factors.get(name, 1.0) * value
         for name, _, weight in self.stack.active(phase):
             if name in deviation:
                 total = total + weight * deviation[name]
@@ -174,6 +178,12 @@ class TernaryLearner(GradientLearner):
         seen = [a.rho.mean(), b.rho.mean(), entropy, other, *kl, loss_of("pair"), loss_of("radial")]
         return torch.stack(seen).detach()
 
+    def _pairs_of_A(self, out: TernaryOutput, context: LossContext, phase: int, share: Tensor) -> dict[str, Tensor]:
+        """Configured pair losses of stream A, whose points have a share of stream B."""
+        mixed = out.exchanged(share)
+        found = ((n, w * term(mixed, context).value) for n, term, w in self.stack.active(phase) if n in GROUPS["pair"])
+        return dict(found)
+
     def _grouped(self, out: TernaryOutput, values: Mapping[str, LossResult], phase: int) -> dict[str, Tensor]:
         """Configured losses of the groups that there are, 0 for those that rest in this phase."""
         grouped = {}
@@ -182,11 +192,14 @@ class TernaryLearner(GradientLearner):
             grouped[group] = torch.stack(found).sum() if found else out.logits.new_zeros(())
         return grouped
 
-    def shared_norms(self, batch: OperationBatch, *, phase: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Configured losses of the groups, and the norms of their gradients at the last layer that all losses share."""
+    def shared_norms(
+        self, batch: OperationBatch, groups: Sequence[str], *, phase: int
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Configured losses of groups, and the norms of their gradients at the last layer that all losses share."""
         shared = [p for n, p in self.vae.encoder.named_parameters() if n.split(".")[1] == "head" and p.requires_grad]
         out, context = self.outputs(batch, self.generator(2**31 + self.steps))
-        losses = self._grouped(out, self.stack.values(out, context, phase=phase), phase)
+        found = self._grouped(out, self.stack.values(out, context, phase=phase), phase)
+        losses = {group: found[group] for group in groups}
         norms = {group: _flat_gradient(value, shared).norm() for group, value in losses.items()}
         return {group: value.detach() for group, value in losses.items()}, norms
 
@@ -198,19 +211,32 @@ class TernaryLearner(GradientLearner):
         if fixed is None or not trunk:
             return
 
-        generator = self.generator(2**31 + self.steps)
+        seed = 2**31 + self.steps
+        generator = self.generator(seed)
         held_out = _flat_gradient(self.stack(*self.outputs(fixed, generator), phase=phase)[0], trunk)
         out, context = self.outputs(batch, generator)
         values = self.stack.values(out, context, phase=phase)
         signals = self.signals(out, values)
         controller.observe(signals)
-        losses = self._grouped(out, values, phase)
-        controller.learn(signals, {g: _flat_gradient(v, trunk) for g, v in losses.items()}, held_out)
+        losses, mixing = self._grouped(out, values, phase), None
+        if controller.exchange:
+            share, zero = controller.share, out.logits.new_zeros(())
+
+            def costs(share: Tensor) -> Tensor:
+                # The same pairs for every share.
+                again = self.context(batch, self.generator(seed))
+                return sum(self._pairs_of_A(out, again, phase, share).values(), zero)
+
+            none, most = costs(zero), costs(torch.full_like(share, controller.exchange))
+            losses["pair"] = losses["pair"] + costs(share)
+            mixing = _flat_gradient(most - none, trunk)
+        controller.learn(signals, {g: _flat_gradient(v, trunk) for g, v in losses.items()}, held_out, mixing=mixing)
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """Parameters of `encoder_A` or `encoder_B`: the encoder of a stream and its projection."""
+        """Parameters of `encoder_A` or `encoder_B`: the encoder of a stream and, where that learns, its projection."""
         stream = name.removeprefix("encoder_") if self.config.model.sharing == "separate" else "A"
-        prefixes = (f"encoder.{stream}.", f"projection.{stream}.")
+        learnt = (f"projection.{stream}.",) if self.config.model.projection.learnable else ()
+        prefixes = (f"encoder.{stream}.", *learnt)
         return {n: p for n, p in self.vae.named_parameters() if n.startswith(prefixes)}
 
     def modules_of(self, name: str) -> dict[str, nn.Module]:
@@ -384,10 +410,19 @@ def _seeded_controller(
         return None
     groups = groups_of(stack)
     if weighting.kind == "gradnorm":
+        # A prior is no task: its gradient is a thousandth of the others', and all weight would go to make up for that.
+        groups = [group for group in groups if group != "prior"]
+        if len(groups) < 2:
+            raise ConfigError(
+                f"`weighting.kind` is gradnorm, which balances losses; there is {', '.join(groups) or 'none'}: "
+                "turn on one of another group, or set it to fixed"
+            )
         return GradNorm(groups, lr=weighting.lr, restoring=weighting.restoring).to(device)
+    if weighting.exchange and "pair" not in groups:
+        raise ConfigError("`weighting.exchange` is about pair losses, and none is on; raise loss.padic_triplet.weight")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed + 2)
-        return WeightController(groups, limit=weighting.limit, lr=weighting.lr).to(device)
+        return WeightController(groups, limit=weighting.limit, lr=weighting.lr, exchange=weighting.exchange).to(device)
 
 
 def _groups(net: TernaryNet, config: TernaryConfig) -> list[dict[str, object]]:

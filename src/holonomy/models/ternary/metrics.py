@@ -22,6 +22,8 @@ TRIPLE_COUNT, TRIPLE_SEED = 50_000, 2
 PAIR_OPERATIONS, PAIR_SEED = 1_000, 1
 QUERIES, NEIGHBOURS = 2_000, 8
 GENERATED, BOOTSTRAPS = 20_000, 1_000
+LEAST_COVERAGE, LEAST_VARIANCE = 0.5, 1e-6
+"""Coverage and variance of the radii below which an embedding counts as degenerate."""
 DEEP_LEVEL = 4
 """Triples of the deep figure compare valuations from here on."""
 
@@ -255,6 +257,16 @@ def selection(metrics: dict[str, float]) -> float:
     gets less than that: so none of them can outweigh one before it.
     """
     return metrics["faults"] + 0.999 * (1 - metrics["triplet_concordance"]) + 2.5e-6 * (1 + metrics["hierarchy"])
+
+
+def warnings_of(metrics: dict[str, float]) -> dict[str, float]:
+    """1 where a good hierarchy must not be believed, else 0.
+
+    Degenerate is an embedding that loses most operations, or whose radii are equal within a level or everywhere, since
+    radii that only say the level need no points; inverted is one whose deep operations lie outside.
+    """
+    fallen = metrics["coverage"] < LEAST_COVERAGE or metrics["ties"] or metrics["radius_variance"] < LEAST_VARIANCE
+    return {"flag/degenerate": float(bool(fallen)), "flag/inverted": float(metrics["hierarchy"] > 0)}
 
 
 def measure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -42,6 +42,14 @@ class Stream:
     e: Tensor
     rho: Tensor
     centre: Tensor | None = None
+
+    @classmethod
+    def at(
+        cls, mean: Tensor, logvar: Tensor | None, u: Float[Tensor, "B d"], *, centre: Tensor | None = None
+    ) -> Stream:
+        """A stream by the normal coordinates of its points."""
+        length = safe_norm(u)
+        return cls(mean, logvar, u / length.clamp_min(torch.finfo(u.dtype).tiny), length.squeeze(-1), centre)
 
     @property
     def u(self) -> Float[Tensor, "B d"]:
@@ -83,6 +91,11 @@ class TernaryOutput:
         a, b, chord = self._polar(i, j)
         return polar_half_chord(a, b, chord, self.k)
 
+    def exchanged(self, share: Float[Tensor, ""]) -> TernaryOutput:
+        """What pair losses of stream A see: points at (1 - share) u_A + share u_B, of which B gets no gradient."""
+        u = (1 - share) * self.A.u + share * self.B.u.detach()
+        return replace(self, B=Stream.at(self.A.mean, self.A.logvar, u))
+
     def _polar(self, i: Tensor, j: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         e, rho = self.B.e, self.B.rho
         # index_select, whose backward adds rows where that of fancy indexing sorts them.
@@ -123,8 +136,7 @@ class TernaryVAE(nn.Module):
         e, rho = self.projection[name](mean)
         centre = rho.unsqueeze(-1) * e
         u = wrap(centre, noise_like(mean, generator) * (logvar / 2).exp(), self.k)
-        length = safe_norm(u)
-        return Stream(mean, logvar, u / length.clamp_min(torch.finfo(u.dtype).tiny), length.squeeze(-1), centre)
+        return Stream.at(mean, logvar, u, centre=centre)
 
     def forward(
         self, table: Int[Tensor, "B digits"], *, generator: torch.Generator | None = None, decode_B: bool = False

@@ -46,7 +46,7 @@ class Projection(nn.Module):
     start rho = R_max tanh(|z| / R_max).
 
     Args:
-        config: widths, largest radius and start.
+        config: widths, largest radius, start, and whether it learns.
         latent_dim: dimension of z and of the space.
     """
 
@@ -65,6 +65,7 @@ class Projection(nn.Module):
             assert isinstance(layer, nn.Linear)
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        self.requires_grad_(config.learnable)
 
     def forward(self, z: Float[Tensor, "B d"]) -> tuple[Float[Tensor, "B d"], Float[Tensor, " B"]]:
         """Direction and radius."""
