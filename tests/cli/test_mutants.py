@@ -43,10 +43,11 @@ def misspelt(name: str, moments: random.Random) -> str:
 
 
 def typos(moments: random.Random) -> Iterator[tuple[bytes, str, str]]:
-    config = configure("lior").config
-    keys = [k for k in all_keys(type(config)) if len(k.rpartition(".")[2]) > 3]
-    values = to_json(config)
+    configs = [configure(name).config for name in ("lior", "holographic", "ternary")]
     while True:
+        config = moments.choice(configs)
+        keys = [k for k in all_keys(type(config)) if len(k.rpartition(".")[2]) > 3 and k != "family"]
+        values = to_json(config)
         key = moments.choice(keys)
         parent, _, last = key.rpartition(".")
         wrong = misspelt(last, moments)
@@ -56,7 +57,7 @@ def typos(moments: random.Random) -> Iterator[tuple[bytes, str, str]]:
         value = values
         for part in key.split("."):
             value = value[part]
-        yield yaml.safe_dump(nested(dotted, value)).encode(), dotted, key
+        yield yaml.safe_dump({"family": config.family, **nested(dotted, value)}).encode(), dotted, key
 
 
 def others(moments: random.Random) -> Iterator[tuple[bytes, str, str]]:
@@ -69,7 +70,7 @@ def others(moments: random.Random) -> Iterator[tuple[bytes, str, str]]:
         ("train.optim.betas", [2, 3]), ("train.budget.steps", 0), ("train.cadence.keep", 0),
         ("train.schedule.kind", "cosin"), ("train.schedule.table", []), ("train.guard.on_nonfinite", "ignore"),
         ("train.device", "tpu"), ("train.seed", 2**40), ("train.threads", 0), ("infer.top_p", 0), ("model", 3),
-        ("train.accumulate", 3), ("version", 9), ("family", "ternary"), ("model.pattern", "xyz"),
+        ("train.accumulate", 3), ("version", 9), ("family", "tenary"), ("model.pattern", "xyz"),
     ]  # fmt: skip
     broken = [
         b"model:\n\td: 3\n", b"model: {d: 3\n", b"model:\n  d: 3\n  d: 4\n", b"\x00\x01", b"model: \xff\n",

@@ -58,6 +58,33 @@ def test_layers_win_in_order_and_know_their_origin(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("override", "sizes"),
+    [
+        ("sizes={1: 9}", {1: 9}),
+        ("sizes.3=9", {1: 2, 3: 9}),
+        ("sizes.1=9", {1: 9, 3: 4}),
+        ("{sizes: {3: 9}}", {3: 9}),
+    ],
+)
+def test_a_table_that_is_given_takes_the_place_of_the_old_one(override, sizes, tmp_path: Path) -> None:
+    class Table(Config):
+        sizes: dict[int, int] = Field(default={1: 2, 3: 4})
+
+    class Whole(Config):
+        table: Table = Table()
+
+    override = f"table={override}" if override.startswith("{") else f"table.{override}"
+    found = resolve(Whole, base=Whole(), base_origin="x", overrides=[override])
+    assert found.config.table.sizes == sizes
+    assert found.origins == {"table.sizes": f"--set {override.partition('=')[0]}"}
+    file = tmp_path / "my.yaml"
+    file.write_text("table:\n  sizes:\n    5: 6\n")
+    found = resolve(Whole, base=Whole(), base_origin="x", file=file)
+    assert found.config.table.sizes == {5: 6}
+    assert found.origins == {"table.sizes": f"{file}:2"}
+
+
 def test_all_mistakes_at_once(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("inner:\n  ratee: 0.2\n  rate: 7\ncuont: 3\n")

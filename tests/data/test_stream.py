@@ -110,6 +110,8 @@ def test_rows_of_a_streaming_dataset_resume_exactly(tmp_path: Path) -> None:
         assert found + [second.next() for _ in range(40)] == expected[: stop + 40]
     with pytest.raises(DataError, match="column `body`"):
         next(HubDocuments(make().documents.dataset, field="body").read(None))  # type: ignore[attr-defined]
+    tolerant = HubDocuments(make().documents.dataset, field="body", skip_bad=True)  # type: ignore[attr-defined]
+    assert list(tolerant.read(None)) == [] and tolerant.skipped == NUM
     with pytest.raises(ConfigError, match="streaming=True"):
         HubDocuments([{"text": "x"}])
 
@@ -136,6 +138,30 @@ def test_bad_lines_are_named_or_counted(tmp_path: Path, name: str, content: byte
     tolerant = DocumentStream(files, buffer=1, seed=0)
     assert [tolerant.next().strip() for _ in range(2)] == ["fine", "fine"]
     assert files.skipped == 1
+
+
+def test_the_count_of_what_is_left_out_survives_a_resume(tmp_path: Path) -> None:
+    bad = [b"{broken\n" * (n % 3) for n in range(40)]
+    lines = b"".join(json.dumps({"text": f"d{n}"}).encode() + b"\n" + bad[n] for n in range(40))
+    (tmp_path / "a.jsonl").write_bytes(lines)
+
+    def make() -> DocumentStream:
+        return DocumentStream(DocumentFiles(tmp_path / "a.jsonl", skip_bad=True), buffer=7, seed=0)
+
+    whole, counts = make(), list[int]()
+    for _ in range(100):
+        whole.next()
+        counts.append(whole.left_out)
+    # Those behind the last document are met on the way to the next round.
+    assert counts[6] == 6 and counts[39] == 39 - bad[39].count(b"\n") and counts[40] == 39 + 6
+    for stop in range(1, 99):
+        first, second = make(), make()
+        for _ in range(stop):
+            first.next()
+        second.load_state(json.loads(json.dumps(first.state())))
+        assert second.left_out == counts[stop - 1]
+        second.next()
+        assert second.left_out == counts[stop]
 
 
 def test_long_lines_are_left_out_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gzip
 import itertools
 import json
 import os
@@ -77,12 +78,48 @@ def in_child(work: Callable[[], int | None]) -> int:
     return code
 
 
+WORDS = {
+    "model.batch_size": "500",
+    "model.counts.classes": "[20]",
+    "model.similarity.dim": "16",
+    "model.mixture.product": "none",
+    "model.mixture.em_steps": "10",
+    "model.replay": "3000",
+    "model.memory": "192",
+    "data.documents.first": "100",
+    "data.documents.held_out": "0.1",
+    "data.documents.apart": "0.1",
+    "data.documents.shuffle": "16",
+    "data.documents.least": "1",
+    "data.documents.skip_bad": "true",
+    "train.cadence.log_every": "1",
+    "train.cadence.eval_every": "5",
+    "train.cadence.save_every": "3",
+    "train.cadence.keep": "2",
+    "train.positions": "100",
+}
+"""Settings of a short run of `holographic-openwebtext`."""
+
+
 def small_run(family: str, folder: Path) -> tuple[str, list[str]]:
-    """Recipe and settings `key=value` of a run of a family that takes a fraction of a second."""
+    """Recipe and settings `key=value` of a run that takes a fraction of a second.
+
+    Args:
+        family: of the model; `stream` is lior and `words` is holographic on documents that come as they are read.
+        folder: gets the data.
+    """
+    if family == "words":
+        write_documents(folder / "documents" / "a.jsonl")
+        write_documents(folder / "documents" / "b.jsonl.gz", first=400)
+        return "holographic-openwebtext", [
+            f"data.source={folder / 'documents'}",
+            *(f"{k}={v}" for k, v in WORDS.items()),
+        ]
     recipe, overrides = RUNS["lior" if family == "stream" else family]
     chosen = dict(overrides)
     if family == "stream":
         chosen |= {"data.stream": "true", "data.source": str(folder / "documents.jsonl"), "data.shuffle": "40"}
+        chosen |= {"data.skip_bad": "true"}
         write_documents(folder / "documents.jsonl")
     elif family != "ternary":
         chosen["data.source"] = str(folder / "text.txt")
@@ -93,11 +130,15 @@ def small_run(family: str, folder: Path) -> tuple[str, list[str]]:
     return recipe, [f"{k}={v}" for k, v in chosen.items()]
 
 
-def write_documents(path: Path, count: int = 400) -> None:
-    """JSON lines with a text each."""
-    if not path.exists():
-        texts = (f"Document {n} says that {n * n} is {n} times {n}.\n" * (1 + n % 5) for n in range(count))
-        path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+def write_documents(path: Path, *, first: int = 0, count: int = 400) -> None:
+    """JSON lines with a text each, and a bad one after every seventh, where the file is not there yet."""
+    if path.exists():
+        return
+    path.parent.mkdir(exist_ok=True)
+    texts = (f"Document {n} says that {n * n} is {n} times {n}.\n" * (1 + n % 5) for n in range(first, first + count))
+    lines = (json.dumps({"text": text}) + "\n" + "{broken\n" * (n % 7 == 6) for n, text in enumerate(texts))
+    content = "".join(lines).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
 
 
 def start(family: str, path: Path) -> None:

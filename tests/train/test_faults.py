@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from mortal import Countdown, in_child
+from mortal import Countdown, in_child, start
 from test_loop import records
 from toy import Regression, ToyConfig, train_toy
 
@@ -167,8 +167,13 @@ def test_damage_is_refused_and_named(saved: Path) -> None:
 
 
 @pytest.mark.slow
-def test_ten_thousand_flips_and_a_thousand_cuts(saved: Path) -> None:
-    assert damage_is_refused(saved, 10_000, 1_000) == 11_000
+@pytest.mark.parametrize("family", ["lior", "holographic", "ternary", "words"])
+def test_thousands_of_flips_and_cuts(family: str, tmp_path: Path) -> None:
+    """Of the last checkpoint of a run of each family and of a stream: 10,000 flips and 1,000 cuts in all."""
+    start(family, tmp_path / "run")
+    path = checkpoint.find(tmp_path / "run" / "checkpoints", "latest")
+    assert path is not None
+    assert damage_is_refused(path, 2_500, 250) == 2_750
 
 
 def test_exchanged_files_are_refused(tmp_path: Path) -> None:

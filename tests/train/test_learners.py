@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from mortal import exact
 from torch.nn import functional as F
 
-from holonomy.core.budget import Budget, Cadence
+from holonomy.core.budget import Budget, Cadence, Schedule
 from holonomy.core.errors import Interrupted
 from holonomy.core.learner import Learner
 from holonomy.data.tokens import PassageSampler, WindowSampler
@@ -36,6 +38,8 @@ MIXED = CONFIG.model_copy(
     update={"train": CONFIG.train.model_copy(update={"spsa": PerturbationConfig(groups=("log_radius",))})}
 )
 OPTIM = CONFIG.train.optim
+SCHEDULES = ("linear", "constant", "cyclic", "table")
+"""Kinds besides the cosine of `CONFIG`."""
 
 
 def autograd() -> Learner:
@@ -63,6 +67,12 @@ def hebbian() -> Learner:
     return HebbianLearner(lambda ids: F.one_hot(ids, VOCABULARY).double(), vocab_size=VOCABULARY, dim=VOCABULARY)
 
 
+def echo(*, ema: float = 0.0, **train) -> Learner:
+    changed = {**train, "optim": OPTIM.model_copy(update={"ema": ema})}
+    config = CONFIG.model_copy(update={"train": CONFIG.train.model_copy(update=changed)})
+    return build_learner(config, vocab_size=VOCABULARY)
+
+
 LEARNERS: dict[str, Callable[[], Learner]] = {
     "echo": lambda: build_learner(CONFIG, vocab_size=VOCABULARY),
     "carried echo": lambda: build_learner(CARRIED, vocab_size=VOCABULARY),
@@ -70,6 +80,8 @@ LEARNERS: dict[str, Callable[[], Learner]] = {
     "autograd": autograd,
     "spsa": spsa,
     "hebbian": hebbian,
+    "averaged echo in parts": lambda: echo(ema=0.9, accumulate=2),
+    **{kind: lambda kind=kind: echo(ema=0.9, schedule=Schedule(kind=kind)) for kind in SCHEDULES},
 }
 
 
@@ -115,6 +127,5 @@ def test_fifty_and_fifty_are_a_hundred(name: str, tmp_path: Path) -> None:
     assert ends[0].tensors.keys() == ends[1].tensors.keys()
     for key, value in ends[0].tensors.items():
         assert torch.equal(value, ends[1].tensors[key]), key
-    assert (whole.path / "metrics.jsonl").read_text().count("\n") == (split.path / "metrics.jsonl").read_text().count(
-        "\n"
-    )
+    logs = [(run.path / "metrics.jsonl").read_text().splitlines() for run in (whole, split)]
+    assert [exact(json.loads(line)) for line in logs[0]] == [exact(json.loads(line)) for line in logs[1]]

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import resource
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -37,6 +39,25 @@ def test_created_and_found_again(tmp_path: Path, name: str) -> None:
 
 def test_names_come_from_the_recipe_and_the_time(tmp_path: Path) -> None:
     assert create(tmp_path, None).path.name.startswith("toy-20")
+
+
+def test_who_begins_in_the_same_second_gets_another_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "20260101-000000")
+    made = [RunDirectory.create(tmp_path, None, prefix="x", config=ToyConfig()).path.name for _ in range(3)]
+    assert made == ["x-20260101-000000", "x-20260101-000000-2", "x-20260101-000000-3"]
+
+
+def test_of_many_that_make_one_run_at_once_one_does(tmp_path: Path) -> None:
+    def make(number: int) -> int | None:
+        with suppress(ConfigError, CheckpointError):
+            RunDirectory.create(tmp_path, name, prefix="x", config=ToyConfig(steps=number + 1))
+            return number
+        return None
+
+    with ThreadPoolExecutor(8) as pool:
+        for name in map(str, range(20)):
+            (winner,) = [number for number in pool.map(make, range(8)) if number is not None]
+            assert read_yaml(tmp_path / name / "config.yaml")[0] == {"steps": winner + 1}
 
 
 def test_an_existing_run_is_never_overwritten(tmp_path: Path) -> None:

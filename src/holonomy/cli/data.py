@@ -69,12 +69,15 @@ def prepare_data(
     """
     from holonomy.recipes.prepare import prepare
 
-    made = prepare(source, store, unk=unk, field=field, skip_bad=skip_bad)
+    made, lines = prepare(source, store, unk=unk, field=field, skip_bad=skip_bad)
     if as_json:
-        print_json({"store": str(store), "documents": len(made), "tokens": len(made.tokens), "sha256": made.digest})
+        sizes = {"documents": len(made), "tokens": len(made.tokens), "lines_left_out": lines}
+        print_json({"store": str(store), **sizes, "sha256": made.digest})
     elif not quiet:
         out().print(
-            f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols", markup=False
+            f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols"
+            f"{f'; {lines:,} bad lines were left out' if lines else ''}",
+            markup=False,
         )
 
 

@@ -12,6 +12,8 @@ from rich.table import Table
 from holonomy.cli import options
 from holonomy.cli.console import err, out, print_json
 from holonomy.core.config import leaves, migrate, read_yaml, replace_text, to_json, to_yaml
+from holonomy.core.errors import ConfigError
+from holonomy.core.registry import nearest
 from holonomy.recipes import RECIPES, configure, planned_memory
 
 config_commands = typer.Typer(help="Look at configurations, check and migrate them.", no_args_is_help=True)
@@ -65,21 +67,38 @@ def show(
             out().print(table)
 
 
-Recipe = Annotated[str, typer.Option("--recipe", help="Recipe that the file changes.")]
+Recipe = Annotated[
+    str | None, typer.Option("--recipe", help="Recipe that the file changes; by default that of its `family`, or lior.")
+]
+
+
+def _recipe_of(file: Path, recipe: str | None) -> str:
+    """The recipe that a file is about: the given one, or the main one of its family."""
+    if recipe is not None:
+        return recipe
+    tree, lines = read_yaml(file)
+    family, known = tree.get("family", "lior"), list(dict.fromkeys(r.family for r in RECIPES))
+    if family not in known:
+        near = nearest(str(family), known)
+        raise ConfigError(
+            f"{file}:{lines['family']}: `family` = {family!r}; {f'did you mean `{near}`? ' if near else ''}"
+            f"configurations are of {', '.join(known)}"
+        )
+    return family
 
 
 @config_commands.command("validate")
 def validate(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file.")],
-    recipe: Recipe = "lior",
+    recipe: Recipe = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Check a configuration file: all mistakes at once, with line, key and the nearest name.
 
-    Example: holonomy config validate my.yaml --recipe lior
+    Example: holonomy config validate my.yaml
     """
-    resolved = configure(recipe, file=file)
+    resolved = configure(_recipe_of(file, recipe), file=file)
     given = [key for key, origin in resolved.origins.items() if origin.startswith(f"{file}:")]
     if as_json:
         print_json({"file": str(file), "valid": True, "keys": given})
@@ -90,7 +109,7 @@ def validate(
 @config_commands.command("migrate")
 def migrate_file(
     file: Annotated[Path, typer.Argument(metavar="FILE.yaml", help="A configuration file of any version.")],
-    recipe: Recipe = "lior",
+    recipe: Recipe = None,
     write: Annotated[bool, typer.Option("--write", help="Change the file instead of printing it.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 if a key had to be dropped.")] = False,
     as_json: options.Json = False,
@@ -100,7 +119,7 @@ def migrate_file(
 
     Example: holonomy config migrate runs/old/config.yaml
     """
-    kind = type(RECIPES.get(recipe).config())
+    kind = type(RECIPES.get(_recipe_of(file, recipe)).config())
     tree, notes = migrate(kind, read_yaml(file)[0], origin=str(file))
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
     for note in () if quiet else notes:

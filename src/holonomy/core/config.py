@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -379,15 +379,22 @@ def resolve(
     for key, (option, value) in (options or {}).items():
         layers.append((_nested(key, value), {key: option}))
     places: dict[str, str] = {}
+    tables = {key for key, value in plain.items() if isinstance(value, dict)}
     for values, where in layers:
-        _merge(tree, values)
+        # `table.entry=value` changes an entry; a table that is given takes the place of the old one.
+        entries = {t: place for t in tables - where.keys() for key, place in where.items() if key.startswith(f"{t}.")}
+        _merge(tree, values, whole=tables - entries.keys())
         places.update(where)
-        origins.update((key, _place(key, where, base_origin)) for key in _ends(values))
+        origins.update((key, _place(key, where, base_origin)) for key in _ends(values, tables))
+        origins.update(entries)
     return Resolved(_validate(cls, tree, places, base_origin), origins)
 
 
 def _place(key: str, places: Mapping[str, str], default: str) -> str:
-    """Where a key, or the nearest of its parents, was given."""
+    """Where a key, something under it, or the nearest of its parents, was given."""
+    under = () if key in places else (place for given, place in places.items() if given.startswith(f"{key}."))
+    for place in under:
+        return place
     while key:
         if key in places:
             return places[key]
@@ -395,11 +402,11 @@ def _place(key: str, places: Mapping[str, str], default: str) -> str:
     return default
 
 
-def _ends(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Dotted keys of all values that are not mappings."""
+def _ends(values: Mapping[str, Any], tables: Collection[str], prefix: str = "") -> Iterator[str]:
+    """Dotted keys of all values that are tables or no mappings."""
     for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _ends(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and f"{prefix}{key}" not in tables:
+            yield from _ends(value, tables, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}"
 
@@ -415,10 +422,12 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _merge(tree: dict[str, Any], values: Mapping[str, Any]) -> None:
+def _merge(tree: dict[str, Any], values: Mapping[str, Any], *, whole: Collection[str] = (), prefix: str = "") -> None:
+    """Puts values into a tree; a mapping goes into the one there, but for those that count as whole."""
     for key, value in values.items():
-        if isinstance(value, Mapping) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
+        dotted = f"{prefix}{key}"
+        if isinstance(value, Mapping) and isinstance(tree.get(key), dict) and dotted not in whole:
+            _merge(tree[key], value, whole=whole, prefix=f"{dotted}.")
         else:
             tree[key] = value
 

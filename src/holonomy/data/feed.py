@@ -35,33 +35,33 @@ def open_documents(source: str, *, field: str, split: str = "train", skip_bad: b
         source: known name, file, folder, archive, or `hub:NAME?name=CONFIG&split=SPLIT`. Parquet is read by `datasets`.
         field: key of the text in JSON lines and columns.
         split: of a dataset whose name tells none.
-        skip_bad: leave bad lines of files out.
+        skip_bad: leave bad lines and rows out.
 
     Raises:
         ConfigError: the name of the dataset has unknown parts, or `datasets` is not installed.
         DataError: there is no such source.
     """
     if source.startswith(HUB):
-        return _hub(source, field, split)
+        return _hub(source, field, split, skip_bad)
     path = known_file(source) if source in KNOWN_TEXTS else Path(source)
     if not path.exists():
         raise DataError(
             f"`data.source` {source} does not exist; name a file, a folder or archive of files, or {HUB}NAME"
         )
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return _rows(source, field, split, source, None)
+        return _rows(source, field, split, source, None, skip_bad)
     return DocumentFiles(path, field=field, skip_bad=skip_bad)
 
 
-def _hub(source: str, field: str, split: str) -> HubDocuments:
+def _hub(source: str, field: str, split: str, skip_bad: bool) -> HubDocuments:
     name, _, rest = source.removeprefix(HUB).partition("?")
     options = dict(parse_qsl(rest, keep_blank_values=True))
     if not name or options.keys() - {"name", "split"}:
         raise ConfigError(f"`data.source` is {source}; wanted {HUB}NAME?name=CONFIG&split=SPLIT")
-    return _rows(source, field, options.get("split", split), name, options.get("name"))
+    return _rows(source, field, options.get("split", split), name, options.get("name"), skip_bad)
 
 
-def _rows(source: str, field: str, split: str, path: str, name: str | None) -> HubDocuments:
+def _rows(source: str, field: str, split: str, path: str, name: str | None, skip_bad: bool) -> HubDocuments:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(
             f"`data.source` {source} wants the datasets package; install it with `pip install 'holonomy[data]'`"
@@ -75,7 +75,7 @@ def _rows(source: str, field: str, split: str, path: str, name: str | None) -> H
     except (OSError, ValueError, ImportError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"`data.source` {source} cannot be opened: {reason}") from error
-    return HubDocuments(rows, field=field)
+    return HubDocuments(rows, field=field, skip_bad=skip_bad)
 
 
 @dataclass(frozen=True)
@@ -207,6 +207,11 @@ class StreamSampler:
         self._given += 1
         windows = torch.from_numpy(self._tokens[mine[:, None] + self._reach]).to(self.device)
         return TokenBatch(windows[:, :-1].clone(), windows[:, 1:].clone(), len(mine) * self.seq_len)
+
+    @property
+    def left_out(self) -> int:
+        """Bad lines that were left out; see `DocumentStream.left_out`."""
+        return self.documents.left_out
 
     def state(self) -> dict[str, Json]:
         """Where the pool begins, and the batches of it that were given out."""

@@ -30,7 +30,13 @@ SEPARATOR = "\n\n"
 
 
 class Documents(Protocol):
-    """A sequence of documents that can be read from a place on."""
+    """A sequence of documents that can be read from a place on.
+
+    Attributes:
+        skipped: lines or rows that were left out so far, by all readings together.
+    """
+
+    skipped: int
 
     def read(self, place: Json) -> Iterator[tuple[str, Json]]:
         """Documents from a place on, each with the place after it; None is the beginning."""
@@ -125,8 +131,9 @@ class DocumentFiles:
     def _refuse(self, path: Path | zipfile.Path, line: int, begin: int, fault: str) -> None:
         if not self.skip_bad:
             raise DataError(
-                f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out by "
-                "`holonomy data prepare PATH --out STORE --skip-bad` and train on the STORE"
+                f"`{path}`:{line} (byte {begin}) {fault}; repair the file, or leave such lines out: with "
+                "`data.skip_bad` of lior, `data.documents.skip_bad` of holographic streams, or `--skip-bad` of "
+                "`holonomy data prepare`"
             )
         self.skipped += 1
 
@@ -191,12 +198,13 @@ class HubDocuments:
     Args:
         dataset: a `datasets.IterableDataset`, not shuffled: its own shuffled streams lose and repeat rows on resume.
         field: column of the text.
+        skip_bad: leave rows without a text out.
     """
 
-    def __init__(self, dataset: Any, *, field: str = "text") -> None:
+    def __init__(self, dataset: Any, *, field: str = "text", skip_bad: bool = False) -> None:
         if not hasattr(dataset, "skip") or not hasattr(dataset, "take"):
             raise ConfigError("`dataset` is not a streaming dataset; load it with streaming=True")
-        self.dataset, self.field = dataset, field
+        self.dataset, self.field, self.skip_bad, self.skipped = dataset, field, skip_bad, 0
 
     def read(self, place: Json) -> Iterator[tuple[str, Json]]:
         """Documents after the first `place` rows.
@@ -209,9 +217,12 @@ class HubDocuments:
         begin = place or 0
         for number, row in enumerate(self.dataset.skip(begin), start=begin):
             text = row.get(self.field)
-            if not isinstance(text, str):
+            if isinstance(text, str):
+                yield text, number + 1
+            elif self.skip_bad:
+                self.skipped += 1
+            else:
                 raise DataError(f"row {number} has {type(text).__name__} in column `{self.field}`, wanted a text")
-            yield text, number + 1
 
 
 class DocumentStream:
@@ -237,12 +248,17 @@ class DocumentStream:
         """Rounds that are complete, seen by asking for a document after the last one."""
         return self._epoch
 
+    @property
+    def left_out(self) -> int:
+        """Bad lines before the last document that was read, in every round anew."""
+        return self._left
+
     def _fill(self) -> None:
         """Reads the next block, at the end of an epoch the first of the next one."""
         for _ in range(2):
             found: list[str] = []
             for text, after in self._reader:
-                self._after = after
+                self._after, self._left = after, self._before + self.documents.skipped
                 if self.keep(text):
                     found.append(text)
                     if len(found) == self.buffer:
@@ -267,11 +283,13 @@ class DocumentStream:
         self._given += 1
         if self._given == len(self._waiting):
             self._block, self._given, self._place, self._waiting = self._block + 1, 0, self._after, []
+            self._left_before = self._left
         return text
 
     def state(self) -> dict[str, Json]:
-        """Where the current block begins, and how many of its documents were given out."""
-        return {"epoch": self._epoch, "block": self._block, "given": self._given, "place": self._place}
+        """Where the current block begins, what was left out before it, and how many of its documents were given out."""
+        numbers = {"epoch": self._epoch, "block": self._block, "given": self._given, "left_out": self._left_before}
+        return {**numbers, "place": self._place}
 
     def load_state(self, state: Mapping[str, Json]) -> None:
         """Continues from a state.
@@ -279,10 +297,12 @@ class DocumentStream:
         Raises:
             CheckpointError: it is not one.
         """
-        numbers = [state.get(name) for name in ("epoch", "block", "given")]
+        # Older versions did not count what is left out.
+        numbers = [state.get("left_out", 0), *(state.get(name) for name in ("epoch", "block", "given"))]
         if any(not isinstance(n, int) or n < 0 for n in numbers) or "place" not in state:
             raise CheckpointError(f"the state of a stream is {dict(state)}; wanted epoch, block, given and place")
-        self._epoch, self._block, self._given = (n for n in numbers if isinstance(n, int))
+        self._left_before, self._epoch, self._block, self._given = (n for n in numbers if isinstance(n, int))
+        self._left, self._before = self._left_before, self._left_before - self.documents.skipped
         self._place: Json = state["place"]
         self._waiting: list[str] = []
         self._after: Json = None

@@ -108,7 +108,7 @@ def _streamed_corpus(config: DataConfig, tokenizer: TextTokenizer | None, digest
     if is_store(Path(config.source)):
         raise ConfigError(f"`data.stream`: `data.source` {config.source} is prepared already; drop data.stream")
     read = read_beginning(
-        open_documents(config.source, field=config.field),
+        open_documents(config.source, field=config.field, skip_bad=config.skip_bad),
         held_share=1 - config.train_share,
         characters=config.first,
         held_characters=config.held_out,
@@ -243,7 +243,7 @@ def choose_sampler(
     if data.stream:
         held = 1 - data.train_share
         documents = DocumentStream(
-            open_documents(data.source, field=data.field),
+            open_documents(data.source, field=data.field, skip_bad=data.skip_bad),
             buffer=data.shuffle,
             seed=config.train.seed,
             keep=lambda document: not is_held_out(document, held),

@@ -16,17 +16,19 @@ from holonomy.data.text import KNOWN_TEXTS, data_directory, load_text
 from holonomy.data.tokenizer import CharTokenizer
 
 
-def _documents(source: str, field: str, skip_bad: bool) -> Callable[[], Iterator[str]]:
-    """A reader of the documents of a source; a plain text is one document."""
+def _documents(source: str, field: str, skip_bad: bool) -> tuple[Callable[[], Iterator[str]], Callable[[], int]]:
+    """A reader of the documents of a source, of which a plain text is one; and how many lines it has left out."""
     path = Path(source)
     if source == "pydoc" or source in KNOWN_TEXTS or (path.is_file() and not path.name.endswith((".jsonl", ".gz"))):
         text = load_text(source).text
-        return lambda: iter([text])
+        return lambda: iter([text]), lambda: 0
     files = DocumentFiles(path, field=field, skip_bad=skip_bad)
-    return lambda: (document.rstrip("\n") + SEPARATOR for document, _ in files.read(None))
+    return lambda: (document.rstrip("\n") + SEPARATOR for document, _ in files.read(None)), lambda: files.skipped
 
 
-def prepare(source: str, out: Path, *, unk: bool = False, field: str = "text", skip_bad: bool = False) -> TokenStore:
+def prepare(
+    source: str, out: Path, *, unk: bool = False, field: str = "text", skip_bad: bool = False
+) -> tuple[TokenStore, int]:
     """Writes the characters of a source as a token store, reading it twice and holding one document at a time.
 
     Args:
@@ -36,16 +38,20 @@ def prepare(source: str, out: Path, *, unk: bool = False, field: str = "text", s
         field: key of the text in JSON lines.
         skip_bad: leave bad lines out.
 
+    Returns:
+        The store, and how many lines were left out.
+
     Raises:
         DataError, StorageError: the source cannot be read, or the store not written.
     """
-    read = _documents(source, field, skip_bad)
+    read, left_out = _documents(source, field, skip_bad)
     symbols: set[str] = set()
     for document in read():
         symbols.update(document)
+    lines = left_out()
     tokenizer = CharTokenizer.from_text("".join(sorted(symbols)), unk=unk)
     encoded = (tokenizer.encode(document) for document in read())
-    return write_store(out, encoded, vocab_size=tokenizer.vocab_size, tokenizer_json=tokenizer.to_json())
+    return write_store(out, encoded, vocab_size=tokenizer.vocab_size, tokenizer_json=tokenizer.to_json()), lines
 
 
 def describe(source: str) -> dict[str, str | int | float]:

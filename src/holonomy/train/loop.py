@@ -30,6 +30,9 @@ BEST = "val/loss"
 STATISTIC = "train/statistic_norm"
 """Size of what an update is made of; where a learner reports it, it must be a number as the loss must."""
 
+LEFT_OUT = "train/lines_left_out"
+"""Bad lines of a stream that were not learned."""
+
 FEW_STEPS = 20
 """Steps before which the share of batches that were left out says nothing."""
 
@@ -38,7 +41,10 @@ Evaluation = Callable[[Callable[[], bool]], dict[str, float] | None]
 
 
 class BatchSource(Protocol):
-    """A source of batches that can continue where it was; one that ends says so with an attribute `over`."""
+    """A source of batches that can continue where it was.
+
+    One that ends says so with an attribute `over`; one that leaves bad lines out counts them in `left_out`.
+    """
 
     def next(self) -> Any: ...
 
@@ -193,6 +199,10 @@ class _Fit:
             record["train/nonfinite_tokens"] = float(now.nonfinite)
         if now.rollbacks:
             record["train/rollbacks"] = float(now.rollbacks)
+        if left_out := getattr(self.data, "left_out", 0):
+            record[LEFT_OUT] = float(left_out)
+            if LEFT_OUT not in now.metrics:
+                self.progress.notice(f"bad lines are left out; `{LEFT_OUT}` counts them")
         now.pending_loss = now.pending_sound = now.pending_cpu_s = now.pending_data_s = now.pending_s = 0.0
         now.pending_tokens, now.pending_lost, self._loss, self._sound = 0, 0, None, None
         self._publish(record)

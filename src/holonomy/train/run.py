@@ -23,6 +23,7 @@ from holonomy.core.registry import nearest
 from holonomy.train.checkpoint import point, prune
 
 CHECKPOINTS = "checkpoints"
+LOCK = "lock"
 RESULT = "result.json"
 REPORT = "report.html"
 AUDIT = "audit.json"
@@ -54,24 +55,29 @@ class RunDirectory:
 
         Args:
             root: where runs live.
-            name: of the directory; None makes one from `prefix`, date and time.
+            name: of the directory; None makes one from `prefix`, date and time, that is not taken.
             prefix: usually the recipe.
             config: the resolved configuration.
 
         Raises:
             ConfigError: the directory holds something already, or its name is no text.
+            CheckpointError: another process makes the same directory.
             StorageError: it cannot be written.
         """
         path = root / (name or f"{prefix}-{time.strftime('%Y%m%d-%H%M%S')}")
         if not is_text(path.name):
             raise ConfigError(f"`--run` {path.name!r} has a control character or half of one; choose another name")
         try:
+            path = _made_new(path) if name is None else path
             path.mkdir(parents=True, exist_ok=True)
             cls.check_free(path)
-            replace_text(path / "env.json", json.dumps(_environment(), indent=1))
-            replace_text(path / "config.yaml", to_yaml(config))
-            # Last, because it makes a run of the directory.
-            (path / CHECKPOINTS).mkdir()
+            with cls(path):
+                # Once more: another process may have made its own since.
+                cls.check_free(path)
+                replace_text(path / "env.json", json.dumps(_environment(), indent=1))
+                replace_text(path / "config.yaml", to_yaml(config))
+                # Last, because it makes a run of the directory.
+                (path / CHECKPOINTS).mkdir()
         except OSError as error:
             raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
         return cls(path)
@@ -198,7 +204,7 @@ class RunDirectory:
         Raises:
             CheckpointError: another process holds it; names its pid and host.
         """
-        path = self.path / "lock"
+        path = self.path / LOCK
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
@@ -233,9 +239,19 @@ class RunDirectory:
             self._lock = None
 
 
+def _made_new(path: Path) -> Path:
+    """Makes a directory of this name, or of the first that is free with a number behind it."""
+    for end in ("", *(f"-{number}" for number in range(2, 1000))):
+        with suppress(FileExistsError):
+            found = path.with_name(path.name + end)
+            found.mkdir(parents=True)
+            return found
+    return path
+
+
 def _may_begin(path: Path) -> bool:
     """Whether a directory is empty, or holds only what a process left that died while it made a run."""
-    names = {p.name for p in path.iterdir() if not LEFTOVER.fullmatch(p.name)}
+    names = {p.name for p in path.iterdir() if not LEFTOVER.fullmatch(p.name)} - {LOCK}
     # A configuration alone was put there by hand.
     return names in (set(), {"env.json"}, {"env.json", "config.yaml"})
 

@@ -86,6 +86,11 @@ class WordStream:
         if agreed(self._empty()):
             raise DataError("the stream has no word to learn; name documents with text that is not all held out")
 
+    @property
+    def left_out(self) -> int:
+        """Bad lines that were left out; see `DocumentStream.left_out`."""
+        return self._source.left_out
+
     def _advance(self) -> None:
         """The next document that has words; afterwards there are some left unless the stream is over."""
         while self._given >= len(self._words) and not self._source.epoch:

@@ -35,6 +35,7 @@ class DataConfig(Config):
         "hashes",
     )
     field: str = Field(default="text", min_length=1, description="key of the text in JSON lines of a stream")
+    skip_bad: bool = Field(default=False, description="leave damaged lines of a stream out instead of stopping")
     shuffle: int = Field(default=1000, ge=1, le=10**7, description="documents of a stream that are shuffled together")
     first: int = Field(
         default=1_000_000, ge=1, description="characters of a stream's beginning that its tokens are made from"
@@ -66,7 +67,9 @@ class DataConfig(Config):
     def _check_stream(self) -> None:
         plain = type(self).model_fields
         if not self.stream:
-            odd = [n for n in ("field", "shuffle", "first", "held_out") if getattr(self, n) != plain[n].default]
+            odd = [
+                n for n in ("field", "skip_bad", "shuffle", "first", "held_out") if getattr(self, n) != plain[n].default
+            ]
             if odd:
                 raise ValueError(f"{', '.join(odd)} are of streams; set stream = true, or drop them")
             return
