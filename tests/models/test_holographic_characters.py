@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 
 import numpy as np
@@ -25,6 +26,7 @@ from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.retrieval import retrieve_batch
 from holonomy.models.holographic.spelling import REACH, spelled
 from holonomy.models.holographic.storage import load_into, merge_into, state_of
+from holonomy.models.holographic.voices import logarithm
 from holonomy.recipes import holographic_chars
 
 ONE = np.zeros(1, dtype=np.int64)
@@ -82,7 +84,8 @@ def test_spelled_symbols_are_equal_where_words_are() -> None:
     ids = tokenizer.encode(text)
     contexts = of_text(ids, ONE)
     sources = ("word0", "column", "word2", "char2")
-    symbols = spelled(contexts, tokenizer.spelling, sources)
+    alone, symbols = spelled(contexts, tokenizer.spelling, [("word0", "column"), sources])
+    assert np.array_equal(alone, spelled(contexts, tokenizer.spelling, [("word0", "column")])[0])
     assert symbols.min() >= 0 and symbols.max() < 2**31 - 1
     expected = []
     for end in range(len(text)):
@@ -157,6 +160,35 @@ def test_the_pool_finds_the_exponents_that_made_the_targets() -> None:
         Pool.fit(logs, targets[:5], numbers)
     with pytest.raises(CheckpointError, match="scale"):
         Pool.from_state({"mean": pool.mean}, 2, 2)
+
+
+def test_voices_multiplied_as_they_are_read_are_the_pool_of_stored_ones(
+    model: HolographicModel, split: WordSplit
+) -> None:
+    memories, pool = model.memories, model.mixture.pool
+    assert pool is not None
+    texts = of_text(np.concatenate([split.train[-200:], split.test[:1200]]), ONE)
+    for asked in (texts, of_text(split.test[:50], ONE), of_text(np.concatenate([split.test[:9]] * 3), ONE)):
+        reading = memories.read(asked)
+        wanted = np.log(pool(memories.panel(reading), reading.numbers))
+        found = np.log(memories.pooled_probs(reading, pool.scores(reading.numbers)))
+        assert np.abs(found - wanted).max() < 2e-5
+    held = copy.deepcopy(memories)
+    held.learn(texts.part(slice(200, 400)), texts.tokens[200:400], np.ones(200, np.int64))
+    for packing in (False, True):
+        if packing:
+            held.pack()
+        reading = held.read(texts)
+        wanted = np.log(pool(held.panel(reading), reading.numbers))
+        assert np.abs(np.log(held.pooled_probs(reading, pool.scores(reading.numbers))) - wanted).max() < 2e-5
+
+
+def test_logarithms_are_those_of_the_library() -> None:
+    probs = np.exp(np.random.default_rng(0).uniform(-80, 3, 4000)).astype(np.float32)
+    out, whole = np.empty_like(probs), np.empty(4000, dtype=np.int32)
+    logarithm()(probs.view(np.int32), whole, whole.view(np.float32), out)
+    wanted = np.log(probs.astype(np.float64))
+    assert (np.abs(out - wanted) <= 1.5 * np.spacing(np.abs(wanted).astype(np.float32)) + 1e-9).all()
 
 
 def test_characters_are_predicted_better_than_by_kneser_ney(model: HolographicModel, split: WordSplit) -> None:

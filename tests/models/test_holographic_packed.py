@@ -30,7 +30,7 @@ def told(trie: CountTrie, probe: Pairs) -> list[np.ndarray]:
     ladder = np.zeros((len(found), trie.order, WORDS), dtype=np.float32)
     trie.ladder(found, 1, ladder)
     answers = [found >= 0, trie.find(probe.symbols, probe.lengths, followed=False) >= 0, trie.dense(found), ladder]
-    answers += [trie.score(found, probe.targets), trie.totals(found), trie.distinct(found), trie.lowest, trie.taken]
+    answers += [trie.score(found, probe.targets), trie.masses(found), trie.lowest, trie.taken]
     for order in range(1, trie.order + 1):
         answers += trie.grams(order)
     for order in range(2, trie.order):

@@ -85,10 +85,10 @@ def _checked(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 def discounts(counts: np.ndarray) -> np.ndarray:
     """D(0) = 0, D1, D2, D3+ of the counts of all grams of one order."""
-    return discounts_of([int((counts == c).sum()) for c in (1, 2, 3, 4)])
+    return np.array(discounts_of([int((counts == c).sum()) for c in (1, 2, 3, 4)]))
 
 
-def discounts_of(counts_of_counts: Sequence[int]) -> np.ndarray:
+def discounts_of(counts_of_counts: Sequence[int]) -> list[float]:
     """D(0) = 0, D1, D2, D3+ from how many grams have counts 1 to 4 (Chen & Goodman 1999, equation 26).
 
     An estimate that does not exist (a count of counts is zero) or lies outside (0, c] is replaced by c / 2, so that
@@ -100,7 +100,7 @@ def discounts_of(counts_of_counts: Sequence[int]) -> np.ndarray:
     for c, (low, high) in enumerate(((n1, n2), (n2, n3), (n3, n4)), start=1):
         estimate = c - (c + 1) * y * high / low if low and y else 0.0
         estimates.append(estimate if 0 < estimate <= c else c / 2)
-    return np.array(estimates)
+    return estimates
 
 
 @dataclass(frozen=True)

@@ -108,6 +108,11 @@ class CountTrie:
         return tables + self._inner.nbytes + self._leaf.nbytes
 
     @property
+    def packed(self) -> bool:
+        """Whether it takes as little memory as reading needs."""
+        return self._packed is not None
+
+    @property
     def num_grams(self) -> int:
         """Distinct grams, those that were unlearned but not yet dropped included."""
         return int(self._sizes[INNER_USED] + self._sizes[LEAF_USED]) - 1
@@ -122,7 +127,7 @@ class CountTrie:
         """Discounts D(0) to D(3+) by order, [order, 4]."""
         taken = self._taken
         if taken is None:
-            taken = np.array([discounts_of(row[1:].tolist()) for row in self._tally])
+            taken = np.array([discounts_of(row) for row in self._tally[:, 1:].tolist()])
             self._taken = taken
         return taken
 
@@ -227,12 +232,13 @@ class CountTrie:
             followed: a context whose followers count nothing in its distribution is as good as unknown.
         """
         found = np.empty((len(lengths), self.order), dtype=np.int32)
-        view, kernels = self._view()
+        view, kernels = self.view()
         symbols = np.ascontiguousarray(symbols, dtype=np.int64)
         kernels.contexts(view, symbols, np.ascontiguousarray(lengths, dtype=np.int64), found, followed)
         return found
 
-    def _view(self) -> tuple[tuple[np.ndarray, ...], TrieKernels]:
+    def view(self) -> tuple[tuple[np.ndarray, ...], TrieKernels]:
+        """The arrays as they are now, and the kernels that read such."""
         if self._packed is not None:
             return self._packed, trie_kernels(packed=True)
         return (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes), trie_kernels()
@@ -240,7 +246,7 @@ class CountTrie:
     def score(self, found: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Probability of one target after each found context, [B] float64."""
         result = np.empty(len(targets))
-        view, kernels = self._view()
+        view, kernels = self.view()
         kernels.score(view, self.taken, found, np.asarray(targets, dtype=np.int64), 1 / self.vocab_size, result)
         return result
 
@@ -252,7 +258,7 @@ class CountTrie:
             row, base = np.zeros((1, self.vocab_size)), np.empty(1)
             root = np.full((1, self.order), -1, dtype=np.int32)
             root[0, 0] = 0
-            view, kernels = self._view()
+            view, kernels = self.view()
             kernels.spread(view, self.taken, root, np.ones(1), 0, row, base)
             lowest = (row[0] + base[0] / self.vocab_size).astype(np.float32)
             self._lowest = lowest
@@ -265,7 +271,7 @@ class CountTrie:
             That multiple, [B] float64: the caller adds all of them in one product.
         """
         base = np.empty(len(weights))
-        view, kernels = self._view()
+        view, kernels = self.view()
         kernels.spread(view, self.taken, found, np.ascontiguousarray(weights, dtype=np.float64), 1, out, base)
         return base
 
@@ -277,7 +283,7 @@ class CountTrie:
 
     def ladder(self, found: np.ndarray, lowest: int, out: np.ndarray) -> None:
         """Whole distributions after found contexts by order from `lowest` on, to `out` [B, order + 1 - lowest, V]."""
-        view, kernels = self._view()
+        view, kernels = self.view()
         # By the nearest symbols first: contexts share distributions of their lower orders.
         sort = np.lexsort(found[:, SHARED:0:-1].T) if self.order > 1 else np.arange(len(found))
         kernels.ladder(view, self.taken, found, sort, self.lowest.astype(np.float64), lowest, out)
@@ -286,7 +292,7 @@ class CountTrie:
         """Row of the gram of each pair at one order below the highest, and how often it occurred; -1 and 0 if never."""
         found = self.find(pairs.symbols, pairs.lengths, followed=False)[:, order - 1]
         rows = np.empty(len(found), dtype=np.int64)
-        view, kernels = self._view()
+        view, kernels = self.view()
         kernels.locate(view, found, pairs.targets, rows)
         at = np.maximum(rows, 0)
         raw = self._inner[at, RAW] if self._packed is None else self._packed.values(at)
@@ -297,20 +303,16 @@ class CountTrie:
 
         Rows are a column of `find` below the highest order, -1 for none.
         """
-        view, kernels = self._view()
+        view, kernels = self.view()
         kernels.frequent(view, np.ascontiguousarray(rows), least, out)
 
     def totals(self, found: np.ndarray) -> np.ndarray:
         """Counts of all followers of each found context, [B, order]; zero where it is unknown."""
-        return self._masses(found)[..., 0]
+        return self.masses(found)[..., 0]
 
-    def distinct(self, found: np.ndarray) -> np.ndarray:
-        """Numbers of distinct followers of each found context, [B, order]; zero where it is unknown."""
-        return self._masses(found)[..., 1]
-
-    def _masses(self, found: np.ndarray) -> np.ndarray:
-        # Of each context: the sum of its followers, and how many there are.
-        view, kernels = self._view()
+    def masses(self, found: np.ndarray) -> np.ndarray:
+        """Counts of all followers of each found context, and how many differ, [B, order, 2]; zero if unknown."""
+        view, kernels = self.view()
         out = np.zeros((*found.shape, 2), dtype=np.int64)
         kernels.masses(view, found, out)
         return out

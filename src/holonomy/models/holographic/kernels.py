@@ -78,42 +78,53 @@ def probing() -> tuple[Any, Any, Any]:
 
 
 @lru_cache(maxsize=1)
-def counting() -> tuple[Any, Any]:
-    """`enter(rows, table, inner, parent, symbol, sizes, kind, follows)`, `recount(inner, tally, context, old, fresh)`.
+def counting() -> tuple[Any, Any, Any]:
+    """`enter(inner, table, parent, symbol, sizes, follows)`, `enter_leaf(...)`, `recount(inner, tally, m, ...)`.
 
     Only a gram that `follows` its context joins the others that do: contexts of skips and classes have longer contexts
-    below them, often many more than words follow.
+    below them, often many more than words follow. Arrays are never chosen between: that would count references.
     """
     _, find, _ = probing()
 
-    def enter(rows, table, inner, parent, symbol, sizes, kind, follows):
-        row = find(rows, table, parent, symbol, sizes)
+    def enter(inner, table, parent, symbol, sizes, follows):
+        row = find(inner, table, parent, symbol, sizes)
         if row < 0:
-            slot, row = ~row, sizes[kind]
-            sizes[kind] += 1
+            slot, row = ~row, sizes[0]
+            sizes[0] += 1
             table[slot] = row
-            rows[row, :] = 0
-            rows[row, 0], rows[row, 1], rows[row, 3] = parent, symbol, ALONE
-            if kind == 0:
-                rows[row, 5] = -1
-        if follows and rows[row, 3] == ALONE:
-            rows[row, 3] = inner[parent, 5]
+            for column in range(2, 11):
+                inner[row, column] = 0
+            inner[row, 0], inner[row, 1], inner[row, 3], inner[row, 5] = parent, symbol, ALONE, -1
+        if follows and inner[row, 3] == ALONE:
+            inner[row, 3] = inner[parent, 5]
             inner[parent, 5] = row
         return row
 
-    def recount(inner, tally, context, old, fresh):
+    def enter_leaf(inner, leaf, table, parent, symbol, sizes):
+        row = find(leaf, table, parent, symbol, sizes)
+        if row < 0:
+            slot, row = ~row, sizes[1]
+            sizes[1] += 1
+            table[slot] = row
+            leaf[row, 0], leaf[row, 1], leaf[row, 2], leaf[row, 3] = parent, symbol, 0, inner[parent, 5]
+            inner[parent, 5] = row
+        return row
+
+    def recount(inner, tally, m, context, old, fresh):
         # A follower of `context` had the count `old` and now has `fresh`.
         inner[context, 6] += fresh - old
         if 1 <= old <= 4:
-            tally[old] -= 1
+            tally[m, old] -= 1
         if 1 <= fresh <= 4:
-            tally[fresh] += 1
+            tally[m, fresh] += 1
+        if min(old, 3) == min(fresh, 3):
+            return
         if old > 0:
             inner[context, 6 + min(old, 3)] -= 1
         if fresh > 0:
             inner[context, 6 + min(fresh, 3)] += 1
 
-    return compiled(enter, exact=True), compiled(recount, exact=True)
+    return tuple(compiled(f, exact=True) for f in (enter, enter_leaf, recount))
 
 
 @lru_cache(maxsize=1)
@@ -127,7 +138,7 @@ def learning() -> Any:
     import numpy as np
 
     _, find, _ = probing()
-    enter, recount = counting()
+    enter, enter_leaf, recount = counting()
 
     def learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling):
         order = symbols.shape[1] + 1
@@ -147,33 +158,42 @@ def learning() -> Any:
                 row = np.int64(0)
                 for j in range(order - 1 - m, order - 1):
                     if weight > 0:
-                        row = enter(inner, inner_table, inner, row, symbols[b, j], sizes, 0, False)
+                        row = enter(inner, inner_table, row, symbols[b, j], sizes, False)
                     else:
                         row = find(inner, inner_table, row, symbols[b, j], sizes)
                         if row < 0:
                             return b
                 context[m] = row
-            for m in range(length + 1):
-                top = m == order - 1
-                rows, table = (leaf, leaf_table) if top else (inner, inner_table)
+            below = min(length + 1, order - 1)
+            for m in range(below):
                 if weight > 0:
-                    gram[m] = enter(rows, table, inner, context[m], targets[b], sizes, 1 if top else 0, True)
+                    gram[m] = enter(inner, inner_table, context[m], targets[b], sizes, True)
                 else:
-                    gram[m] = find(rows, table, context[m], targets[b], sizes)
-                    if gram[m] < 0 or rows[gram[m], 2] + weight < 0:
+                    gram[m] = find(inner, inner_table, context[m], targets[b], sizes)
+                    if gram[m] < 0 or inner[gram[m], 2] + weight < 0:
                         return b
+            if length == order - 1:
+                if weight > 0:
+                    row = enter_leaf(inner, leaf, leaf_table, context[length], targets[b], sizes)
+                else:
+                    row = find(leaf, leaf_table, context[length], targets[b], sizes)
+                    if row < 0 or leaf[row, 2] + weight < 0:
+                        return b
+                gram[length] = row
             reach = length if weight > 0 else -1
+            change = 1 if weight > 0 else -1
             for m in range(length + 1):
-                rows = leaf if m == order - 1 else inner
-                old = rows[gram[m], 2]
-                rows[gram[m], 2] = old + weight
                 if m == order - 1:
-                    recount(inner, tally[m], context[m], old, old + weight)
+                    old = leaf[gram[m], 2]
+                    leaf[gram[m], 2] = old + weight
+                    recount(inner, tally, m, context[m], old, old + weight)
+                else:
+                    old = inner[gram[m], 2]
+                    inner[gram[m], 2] = old + weight
                 if m > 0 and (old == 0) != (old + weight == 0):
                     shorter = inner[gram[m - 1], 4]
-                    change = 1 if weight > 0 else -1
                     inner[gram[m - 1], 4] = shorter + change
-                    recount(inner, tally[m - 1], context[m - 1], shorter, shorter + change)
+                    recount(inner, tally, m - 1, context[m - 1], shorter, shorter + change)
         return -1
 
     return compiled(learn, exact=True)
@@ -185,8 +205,10 @@ def open_access() -> Access:
     _, find, _ = probing()
 
     def gram(view, context, symbol, top):
-        rows, table = (view[1], view[3]) if top else (view[0], view[2])
-        return find(rows, table, context, symbol, view[4])
+        # Each in a branch of its own: arrays that are chosen between have their references counted.
+        if top:
+            return find(view[1], view[3], context, symbol, view[4])
+        return find(view[0], view[2], context, symbol, view[4])
 
     def symbol(view, row, top):
         return view[1][row, 1] if top else view[0][row, 1]
@@ -213,7 +235,8 @@ def open_access() -> Access:
     return Access(*(compiled(f, exact=True) for f in (gram, symbol, count, raw, first, after, followed, mass)))
 
 
-def _access(packed: bool) -> Access:
+def access(packed: bool) -> Access:
+    """How kernels read the rows of a trie."""
     return packed_access() if packed else open_access()
 
 
@@ -226,7 +249,7 @@ def reading(packed: bool) -> tuple[Any, Any, Any]:
     """
     import numpy as np
 
-    gram, _, count_of, _, _, _, followed_by, mass = _access(packed)
+    gram, _, count_of, _, _, _, followed_by, mass = access(packed)
 
     def masses(view, found, out):
         for b in range(found.shape[0]):
@@ -282,11 +305,33 @@ def reading(packed: bool) -> tuple[Any, Any, Any]:
 
 
 @lru_cache(maxsize=2)
+def walking(packed: bool) -> Any:
+    """`walk(view, context, top, taken, m, scale, out, b)`: out[b, v] += scale * (count of v there - its discount)."""
+    _, symbol, count_of, _, first, after, _, _ = access(packed)
+
+    def walk(view, context, top, taken, m, scale, out, b):
+        row = first(view, context)
+        while row >= 0:
+            # Most rows stand beside the one before: while that is so, no load waits for another.
+            while True:
+                beside = row + 1
+                count = count_of(view, row, top)
+                if count > 0:
+                    out[b, symbol(view, row, top)] += scale * (count - taken[m, min(count, 3)])
+                row = after(view, row, context, top)
+                if row != beside:
+                    break
+                row = beside
+
+    return compiled(walk, exact=True)
+
+
+@lru_cache(maxsize=2)
 def spreading(packed: bool) -> tuple[Any, Any]:
     """`spread` and `ladder`: whole distributions after contexts, added up, and one by order."""
     import numpy as np
 
-    _, symbol, count_of, _, first, after, _, mass = _access(packed)
+    mass, walk = access(packed).mass, walking(packed)
 
     def spread(view, taken, found, weights, begin, out, base):
         # Adds weights[b] * p(v | context b) to out[b, v], all but the part base[b] of p_begin.
@@ -301,12 +346,7 @@ def spreading(packed: bool) -> tuple[Any, Any]:
                 if total == 0:
                     continue
                 rest = taken[m, 1] * ones + taken[m, 2] * twos + taken[m, 3] * more + gone
-                child = first(view, row)
-                while child >= 0:
-                    count = count_of(view, child, top)
-                    if count > 0:
-                        out[b, symbol(view, child, top)] += share * (count - taken[m, min(count, 3)]) / total
-                    child = after(view, child, row, top)
+                walk(view, row, top, taken, m, share / total, out, b)
                 share *= rest / total
             base[b] = share
 
@@ -334,12 +374,7 @@ def spreading(packed: bool) -> tuple[Any, Any]:
                     share, each = rest / total, 1.0 / total
                     for v in range(size):
                         p[m, v] = p[m - 1, v] * share
-                    child = first(view, row)
-                    while child >= 0:
-                        count = count_of(view, child, top)
-                        if count > 0:
-                            p[m, symbol(view, child, top)] += (count - taken[m, min(count, 3)]) * each
-                        child = after(view, child, row, top)
+                    walk(view, row, top, taken, m, each, p, m)
                 if m + 1 >= lowest:
                     for v in range(size):
                         out[b, m + 1 - lowest, v] = p[m, v]
@@ -350,7 +385,7 @@ def spreading(packed: bool) -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def looking(packed: bool) -> tuple[Any, Any]:
     """`locate(view, contexts, targets, rows)` and `frequent(view, contexts, least, out)`, below the highest order."""
-    gram, symbol, _, raw, first, after, _, _ = _access(packed)
+    gram, symbol, _, raw, first, after, _, _ = access(packed)
 
     def locate(view, contexts, targets, rows):
         for b in range(len(targets)):

@@ -7,6 +7,7 @@ hangs on them are made again from a text that is replayed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from holonomy.models.holographic.similarity import ContextFeatures, Readout
 from holonomy.models.holographic.spelling import MODULUS, REACH, spelled
 from holonomy.models.holographic.topics import Topics
 from holonomy.models.holographic.vectors import word_classes, word_vectors
+from holonomy.models.holographic.voices import Voices
 
 PRESENT = 1e-9
 """A trace with less mass than this holds nothing."""
@@ -60,15 +62,24 @@ class Grams:
         """Bytes of trie and classes."""
         return self.trie.nbytes + (0 if self.group is None else self.group.nbytes)
 
-    def read(self, contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The trie's own contexts from contexts and their last words."""
-        if self.spelling is not None:
-            own = spelled(contexts, self.spelling, self.sources)
-            return own, np.full(len(own), own.shape[1])
+    def own(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The trie's own contexts from the last words of contexts, if it reads words."""
         columns = symbols.shape[1] - np.array(self.places[::-1])
         own = symbols[:, columns]
         own = own if self.group is None else self.group[own]
         return own, np.searchsorted(np.array(self.places), lengths, side="right")
+
+
+def own_contexts(
+    grams: Sequence[Grams], contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The contexts of each trie from contexts and their last words; what is spelled is read in one pass."""
+    found = {g.name: g.own(symbols, lengths) for g in grams if g.spelling is None}
+    rest = [g for g in grams if g.spelling is not None]
+    if rest and rest[0].spelling is not None:
+        kinds = spelled(contexts, rest[0].spelling, [g.sources for g in rest])
+        found |= {g.name: (own, np.full(len(own), own.shape[1])) for g, own in zip(rest, kinds, strict=True)}
+    return [found[g.name] for g in grams]
 
 
 @dataclass
@@ -199,8 +210,8 @@ class Memories:
         weights: np.ndarray,
         sign: int = 1,
     ) -> None:
-        for gram in grams:
-            pairs = Pairs(*gram.read(contexts, symbols, lengths), targets, weights)
+        for gram, own in zip(grams, own_contexts(grams, contexts, symbols, lengths), strict=True):
+            pairs = Pairs(*own, targets, weights)
             gram.trie.learn(pairs) if sign > 0 else gram.trie.unlearn(pairs)
 
     def refresh(self, contexts: Contexts, targets: np.ndarray) -> None:
@@ -250,7 +261,9 @@ class Memories:
     def read(self, contexts: Contexts) -> Reading:
         """Looks contexts up everywhere."""
         symbols, lengths = contexts.symbols(self.near)
-        found = [g.trie.find(*g.read(contexts, symbols, lengths)) for g in [*self.grams, *self.classes]]
+        tries = [*self.grams, *self.classes]
+        owns = own_contexts(tries, contexts, symbols, lengths)
+        found = [gram.trie.find(*own) for gram, own in zip(tries, owns, strict=True)]
         features = None
         if self.readout is not None:
             features = self.readout.features(torch.from_numpy(symbols), torch.from_numpy(lengths))
@@ -266,21 +279,20 @@ class Memories:
     def _numbers(
         self, symbols: np.ndarray, lengths: np.ndarray, rows: list[np.ndarray], mass: np.ndarray
     ) -> np.ndarray:
-        found = rows[0]
+        found, here = rows[0], np.arange(len(lengths))
         level = (found >= 0).sum(1) - 1
-        here = np.arange(len(found))
-        totals, distinct = np.log1p(self.counts.totals(found)), np.log1p(self.counts.distinct(found))
+        masses = self.counts.masses(found)
+        longest, short = np.log1p(masses[here, np.maximum(level, 0)]), np.log1p(masses[:, 1])
         last = np.where(lengths > 0, self.unigram[symbols[:, -1]], 0)
-        columns = [np.ones(len(found)), *(level >= n for n in range(1, self.counts.order))]
-        columns += [totals[here, np.maximum(level, 0)], distinct[here, np.maximum(level, 0)]]
-        columns += [totals[:, 1], distinct[:, 1], totals[:, min(2, self.counts.order - 1)], np.log1p(last)]
+        columns = [np.ones(len(found)), *(level >= n for n in range(1, self.counts.order)), *longest.T, *short.T]
+        columns += [np.log1p(masses[:, min(2, self.counts.order - 1), 0]), np.log1p(last)]
         for k, trace in enumerate(self.recency.traces):
             if trace.match > 0:
                 columns += [mass[:, k] > PRESENT, np.log1p(mass[:, k])]
         for gram, own in zip(self.grams, rows, strict=False):
             if gram.spelling is not None:
-                longest = (own >= 0).sum(1) - 1
-                columns += [longest, np.log1p(gram.trie.totals(own)[here, longest])]
+                level = (own >= 0).sum(1) - 1
+                columns += [level, np.log1p(gram.trie.totals(own)[here, level])]
         return np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1)
 
     def _followed(self, contexts: Contexts) -> np.ndarray:
@@ -331,6 +343,20 @@ class Memories:
         mass = reading.mass[:, :, None]
         out[:, -traces:] = (followed + SMOOTHING * base) / ((mass + SMOOTHING) * base)
         return torch.from_numpy(out).log_().numpy()
+
+    def pooled_probs(self, reading: Reading, weights: np.ndarray) -> np.ndarray:
+        """Product of the voices to the power of weights [B, voices], normalised, [B, V] float32.
+
+        What `panel` holds, summed up while it is read.
+        """
+        low, order, weights = self.config.mixture.lowest, self.counts.order, weights.astype(np.float32)
+        orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size)
+        spoken.add(self.counts, reading.found[0], weights[:, :orders], low, max(low, min(MIDDLE, order)))
+        for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
+            spoken.add(gram.trie, found, weights[:, column : column + 1], gram.trie.order)
+        assert reading.followed is not None
+        spoken.recall(reading.followed, weights[:, orders + len(self.grams) - 1 :], SMOOTHING)
+        return spoken.distributions()
 
     def prior(self) -> np.ndarray:
         """Smoothed distribution of words, [V] float32."""

@@ -184,15 +184,20 @@ def predict(
         raise ConfigError("`positions` is empty; name one place or more")
     tokens = np.ascontiguousarray(tokens, dtype=np.int64)
     contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
-    step = model.config.evaluation.block if online else max(1, PART // model.vocab_size)
-    parts, learned = list[Predictions](), 0
+    together = max(1, PART // model.vocab_size)
+    step = model.config.evaluation.block if online else together
+    parts, learned, waiting, first = list[Predictions](), 0, list[Tensor](), 0
     targets = tokens[positions]
     for begin in range(0, len(positions), step):
         cut = slice(begin, begin + step)
-        parts.append(judged(model.distributions(contexts.part(cut)), targets[cut]))
+        waiting.append(model.distributions(contexts.part(cut)))
+        end = min(begin + step, len(positions))
         if online:
             model.change(contexts.part(cut), targets[cut], sign=1)
-            learned = min(begin + step, len(positions))
+            learned = end
+        if end - first + step > together or end == len(positions):
+            parts.append(judged(torch.cat(waiting), targets[first:end]))
+            waiting, first = [], end
     if learned:
         model.change(contexts.part(slice(0, learned)), targets[:learned], sign=-1)
     return chained(parts)

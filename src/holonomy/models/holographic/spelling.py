@@ -6,6 +6,7 @@ thousand words of a text. Everything is a pure function of the last `REACH` char
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -27,29 +28,39 @@ MODULUS = 2**31 - 1
 
 @lru_cache(maxsize=1)
 def spelling_kernel() -> Any:
-    """`spell(tokens, begins, ends, letters, breaks, sources, out)`: symbols of contexts, nearest last."""
+    """`spell(tokens, begins, ends, letters, breaks, sources, places, out)`: symbols of contexts, a column each."""
 
-    def spell(tokens, begins, ends, letters, breaks, sources, out):
-        words = np.zeros(WORDS, dtype=np.int64)
+    def spell(tokens, begins, ends, letters, breaks, sources, places, out):
+        words, needed, columns = np.zeros(WORDS, dtype=np.int64), 0, False
+        for source in sources:
+            needed = max(needed, source + 1) if source < WORDS else needed
+            columns = columns or source == WORDS
         for b in range(len(ends)):
             end = ends[b]
             begin = max(begins[b], end - REACH)
+            column, start, starts = end - begin if columns else 0, end, 0
+            for at in range(end - 1, begin - 1, -1) if columns else range(0):
+                if breaks[tokens[at]]:
+                    column = end - 1 - at
+                    break
+            while start > begin and starts < needed:
+                start -= 1
+                starts += letters[tokens[start]] > 0 and (start == begin or letters[tokens[start - 1]] == 0)
             words[:] = 0
             # Forward, since the sum of a word is that of its beginning and a character more.
-            column, inside = 0, False
-            for at in range(begin, end):
+            inside = False
+            for at in range(start, end):
                 letter = letters[tokens[at]]
                 if letter and not inside:
-                    for k in range(WORDS - 1, 0, -1):
+                    for k in range(needed - 1, 0, -1):
                         words[k] = words[k - 1]
                     words[0] = 0
                 inside = letter > 0
                 # What stands behind a word belongs to it.
                 value = letter if letter else 1_000_000 + tokens[at]
                 words[0] = (words[0] * 1_000_003 + value * 7919 + 12_345) % MODULUS
-                column = 0 if breaks[tokens[at]] else column + 1
             for j in range(len(sources)):
-                source = sources[len(sources) - 1 - j]
+                source = sources[j]
                 if source < WORDS:
                     value = words[source]
                 elif source == WORDS:
@@ -58,15 +69,16 @@ def spelling_kernel() -> Any:
                     back = end - (source - WORDS)
                     value = tokens[back] + 1 if back >= begin else 0
                 # The place counts, so that what follows a symbol as target and as next symbol stay apart.
-                out[b, j] = (value * 48_271 + (len(sources) - j) * 1_000_000_007) % MODULUS
+                out[b, j] = (value * 48_271 + places[j] * 1_000_000_007) % MODULUS
 
     return compiled(spell, exact=True)
 
 
-def spelled(contexts: Contexts, spelling: Spelling, sources: tuple[str, ...]) -> np.ndarray:
-    """Symbols of contexts, [B, sources] int64, the first source nearest, that is last."""
-    out = np.empty((len(contexts.ends), len(sources)), dtype=np.int64)
-    places = np.array([SOURCES[source] for source in sources], dtype=np.int64)
+def spelled(contexts: Contexts, spelling: Spelling, sources: Sequence[tuple[str, ...]]) -> list[np.ndarray]:
+    """Symbols of contexts for each of some kinds, [B, sources of the kind] int64, the first source nearest: last."""
+    found = [SOURCES[source] for kind in sources for source in kind[::-1]]
+    places = [place for kind in sources for place in range(len(kind), 0, -1)]
+    out = np.empty((len(contexts.ends), len(found)), dtype=np.int64)
     tokens, begins, ends = (np.ascontiguousarray(a, dtype=np.int64) for a in contexts)
-    spelling_kernel()(tokens, begins, ends, spelling.letters, spelling.breaks, places, out)
-    return out
+    spelling_kernel()(tokens, begins, ends, spelling.letters, spelling.breaks, np.array(found), np.array(places), out)
+    return np.split(out, np.cumsum([len(kind) for kind in sources])[:-1], 1)

@@ -1,0 +1,182 @@
+"""Voices multiplied as they are read: sums of weighted log probabilities, without ever storing a voice.
+
+What a pool needs of a voice is its logarithm times a weight, up to a number that is the same for every symbol. So one
+pass over the orders of a trie keeps a distribution in the nearest cache, adds its logarithm wherever the next order
+changes it, and lets orders that know nothing add their weight to the one below. Distributions after the last symbol
+or two come back all the time: they are kept while a batch is read.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from holonomy.geometry.compiled import compiled
+from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.kernels import access, walking
+
+LANES = 16
+"""Rows of distributions are as long as a multiple of this many float32, so that loops over them have no rest."""
+SHARED, SLOTS = 2, 128
+"""Orders whose distributions are kept, and how many of each."""
+
+
+def padded(size: int) -> int:
+    """Length of the row of a distribution."""
+    return -(-size // LANES) * LANES
+
+
+class Voices:
+    """Weighted log probabilities of several tries and of the text itself, summed up for a batch of contexts.
+
+    Args:
+        batch: number of contexts.
+        size: number of words.
+    """
+
+    def __init__(self, batch: int, size: int) -> None:
+        rows, self.size = 2 + SHARED * SLOTS, size
+        self.sums = np.zeros((batch, padded(size)), dtype=np.float32)
+        """Up to a number of each context; what stands past the last word means nothing."""
+        self.middle = np.empty_like(self.sums)
+        """The distributions of a middle order."""
+        probs, logs = np.empty((2, rows, padded(size)), dtype=np.float32)
+        keys, whole = np.empty(rows, dtype=np.int64), np.empty(padded(size), dtype=np.int32)
+        self._space = keys, probs, probs.view(np.int32), logs, whole, whole.view(np.float32)
+
+    def add(self, trie: CountTrie, found: np.ndarray, weights: np.ndarray, lowest: int, middle: int = 0) -> None:
+        """Adds what a trie says.
+
+        Args:
+            trie: the counts.
+            found: its contexts, [B, order].
+            weights: of the orders from `lowest` on, [B, order + 1 - lowest].
+            lowest: order of the first voice.
+            middle: order whose distributions are kept in `middle`; 0 is none.
+        """
+        view, _ = trie.view()
+        kernel = weighing(trie.packed)
+        kernel(view, trie.taken, found, lowest, middle, weights, self.size, *self._space, self.sums, self.middle)
+
+    def recall(self, followed: np.ndarray, weights: np.ndarray, smoothing: float) -> None:
+        """Adds the logarithm of each trace, smoothed with the middle distributions, relative to these.
+
+        Args:
+            followed: mass of each trace by word, [B, traces, V].
+            weights: [B, traces].
+            smoothing: weight of the distributions, in occurrences.
+        """
+        recalling()(followed, weights, smoothing, self.middle, self.sums)
+
+    def distributions(self) -> np.ndarray:
+        """What the sums say, normalised, [B, V] float32."""
+        return torch.from_numpy(self.sums[:, : self.size]).softmax(1).numpy()
+
+
+@lru_cache(maxsize=1)
+def logarithm() -> Any:
+    """`logs(bits, whole, mantissa, out)`: natural logarithms of normal float32 numbers to one ulp.
+
+    The polynomial and the way to it are those of fdlibm's `logf`, with nothing that branches: the numbers are
+    2^k m, m from 0.707 to 1.414, and log m = 2 artanh(f / (2 + f)), f = m - 1. `bits` are the numbers as
+    integers, `mantissa` is `whole` as floats.
+    """
+    f32 = np.float32
+    base, shift, mask, root = np.int32(0x3F800000), np.int32(0x3F800000 - 0x3F3504F3), np.int32(0x7FFFFF), 0x3F3504F3
+    high, low = f32(6.9313812256e-01), f32(9.0580006145e-06)
+    one, two, three, four = f32(0.66666662693), f32(0.40000972152), f32(0.28498786688), f32(0.24279078841)
+    unit, double, half = f32(1), f32(2), f32(0.5)
+    exponent = int(base >> 23)
+
+    def logs(bits, whole, mantissa, out):
+        size = len(out)
+        for v in range(size):
+            moved = bits[v] + shift
+            out[v] = f32((moved >> 23) - exponent)
+            whole[v] = (moved & mask) + root
+        for v in range(size):
+            f = mantissa[v] - unit
+            s = f / (double + f)
+            z = s * s
+            w = z * z
+            r = w * (two + w * four) + z * (one + w * three)
+            h = half * f * f
+            k = out[v]
+            out[v] = s * (h + r) + k * low - h + f + k * high
+
+    return compiled(logs, exact=True)
+
+
+@lru_cache(maxsize=2)
+def weighing(packed: bool) -> Any:
+    """`weigh(view, taken, found, lowest, middle, weights, space..., sums, base)`: adds what the voices of a trie say.
+
+    sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
+    of each context. Where `middle` is one of the orders, base[b] is p of it.
+    """
+    mass, walk, logs_of, f32 = access(packed).mass, walking(packed), logarithm(), np.float32
+
+    def weigh(view, taken, found, lowest, middle, weights, size, keys, probs, bits, logs, whole, mantissa, sums, base):
+        order, width, work = found.shape[1], probs.shape[1], probs.shape[0] - 1
+        keys[:] = -1
+        # Past the last word stand ones, so that there are logarithms.
+        probs[0] = 1
+        total, ones, twos, more, gone = mass(view, 0, order == 1)
+        rest = taken[0, 1] * ones + taken[0, 2] * twos + taken[0, 3] * more + gone
+        probs[0, :size] = (rest / total if total > 0 else 1.0) / size
+        if total > 0:
+            walk(view, 0, order == 1, taken, 0, 1.0 / total, probs, 0)
+        logs_of(bits[0], whole, mantissa, logs[0])
+        for b in range(len(found)):
+            at, share = 0, f32(0)
+            for m in range(order):
+                row, top = found[b, m], m == order - 1
+                total = ones = twos = more = gone = 0
+                if m > 0 and row >= 0:
+                    total, ones, twos, more, gone = mass(view, row, top)
+                if total > 0:
+                    if share != 0:
+                        if at == work:
+                            logs_of(bits[at], whole, mantissa, logs[at])
+                        for v in range(width):
+                            sums[b, v] += share * logs[at, v]
+                        share = f32(0)
+                    to = 1 + (m - 1) * SLOTS + row % SLOTS if m <= SHARED else work
+                    if to == work or keys[to] != row:
+                        rest = taken[m, 1] * ones + taken[m, 2] * twos + taken[m, 3] * more + gone
+                        left = f32(rest / total)
+                        for v in range(width):
+                            probs[to, v] = probs[at, v] * left
+                        walk(view, row, top, taken, m, 1.0 / total, probs, to)
+                        if to != work:
+                            keys[to] = row
+                            logs_of(bits[to], whole, mantissa, logs[to])
+                    at = to
+                if m + 1 >= lowest:
+                    share += weights[b, m + 1 - lowest]
+                if m + 1 == middle:
+                    base[b] = probs[at]
+            if at == work:
+                logs_of(bits[at], whole, mantissa, logs[at])
+            for v in range(width):
+                sums[b, v] += share * logs[at, v]
+
+    return compiled(weigh, exact=True)
+
+
+@lru_cache(maxsize=1)
+def recalling() -> Any:
+    """`recall(followed, weights, smoothing, base, sums)`: log((f + s p) / ((m + s) p)), less what no word changes."""
+
+    def recall(followed, weights, smoothing, base, sums):
+        for b in range(len(followed)):
+            for k in range(followed.shape[1]):
+                weight = weights[b, k]
+                for v in range(followed.shape[2]):
+                    if followed[b, k, v] > 0:
+                        sums[b, v] += weight * np.log1p(followed[b, k, v] / (smoothing * base[b, v]))
+
+    return compiled(recall, exact=True)
