@@ -11,8 +11,12 @@ from holonomy.models.holographic.spelling import MODULUS
 from holonomy.models.holographic.topics import topic_runs
 
 MIB = 2**20
-DENSE = 24
-"""Bytes for each number of a dense block while distributions are made; see `memories.PART`."""
+DENSE = 40
+"""Bytes for each number of a dense block while distributions are made and judged; see `memories.PART`."""
+FITTED = 20
+"""Bytes for each number of the distributions that exponents are fitted to: counts, what speaks for words, a margin."""
+FITTED_MOST = 20 * 2**20
+"""Numbers of these distributions, at most."""
 PAIR = 400
 """Bytes for each pair of neighbours while word vectors are made."""
 REPLAYED = 48
@@ -20,7 +24,7 @@ REPLAYED = 48
 COPIES = 2
 """Of everything that is saved: the bytes of each tensor, and those of the file."""
 WORKING = 8
-"""The part of a budget, one in so many, that word vectors may take while they are made."""
+"""The part of a budget, one in so many, that word vectors, and that a mixture, may take while they are made."""
 CHUNK_ROWS = 1024
 """Pairs that a trie must have room for at a time; see `counts.CHUNK`."""
 
@@ -32,6 +36,7 @@ class MemoryPlan:
     Attributes:
         fixed: bytes of structures whose size does not depend on the text.
         rooms: most bytes of each trie of counts; empty without a budget, where they grow with the text.
+        fitted: numbers of distributions that exponents are fitted to at a time.
         neighbours: most pairs of neighbours that word vectors are made of; None is all.
         copies: bytes of what exists of everything that is saved while a checkpoint is made.
         budget: bytes of all of it; None is no limit.
@@ -39,6 +44,7 @@ class MemoryPlan:
 
     fixed: dict[str, int]
     rooms: dict[str, int]
+    fitted: int
     neighbours: int | None
     copies: int
     budget: int | None
@@ -104,8 +110,11 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
         ConfigError: it cannot fit; names what takes most and what would fit.
     """
     fixed, shares = _fixed(config, vocab_size), trie_shares(config)
+    fitted = FITTED_MOST if config.memory is None else min(FITTED_MOST, config.memory * MIB // (WORKING * FITTED))
+    if config.mixture.pool != "logarithmic":
+        fixed["mixture in the making"] = FITTED * min(fitted, config.mixture.product_positions * vocab_size)
     if config.memory is None:
-        return MemoryPlan(fixed, {}, None, 0, None)
+        return MemoryPlan(fixed, {}, fitted, None, 0, None)
     budget = config.memory * MIB
     fixed["words of the replay"] = REPLAYED * config.replay
     making = budget // WORKING if "readout" in fixed else 0
@@ -126,4 +135,4 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
             "(data.documents.vocab_size, data.min_count), a shorter model.replay, fewer model.counts.skips and "
             "classes, fewer model.tower.levels, or model.tower.role off"
         )
-    return MemoryPlan(fixed, rooms, making // PAIR, COPIES * (saved + sum(rooms.values())), budget)
+    return MemoryPlan(fixed, rooms, fitted, making // PAIR, COPIES * (saved + sum(rooms.values())), budget)
