@@ -13,8 +13,9 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
-from holonomy.models.holographic.mixture import Gate, simplex_search
+from holonomy.models.holographic.mixture import Certainty, Gate, simplex_search
 from holonomy.models.holographic.pairs import Pairs
+from holonomy.models.holographic.plan import LEAST_FITTED
 from holonomy.models.holographic.pooling import Pool
 
 START = (0.95, 4.0)
@@ -23,12 +24,6 @@ TILTS = (0.8, 0.2)
 """Exponents of what the learned text and the text itself are about before they are fitted."""
 MIRROR_POSITIONS = 2000
 """Held-out words that the shares of superposed orders are fitted on."""
-SHARPNESS = 0.5, 2.0
-"""Range of the exponent of the whole."""
-SURETY = 4
-"""How many numbers of a distribution decide it."""
-FLOOR = 1e-30
-"""Below this float32 has no logarithm to speak of."""
 APART = 0.75
 """Share of a text that was not learned which fits the gate before temperatures are fitted to the rest."""
 DOCUMENTS = 4
@@ -47,7 +42,7 @@ class Mixture:
         slope: how much similarity sharpens it.
         tilts: how much the topics of the learned text and of the text itself do; empty without topics.
         product: what is sharpened, as in the configuration.
-        temper: its one score is the exponent of the whole, by `surety`; None leaves it as it is.
+        certainty: corrects the highest probability, and all others by one factor; None leaves them as they are.
         calibrated: whether anything was fitted.
         pool: multiplies voices instead of adding experts, if there is one; the gate then only tells who said what.
     """
@@ -56,7 +51,7 @@ class Mixture:
     power: float
     slope: float
     product: str
-    temper: Pool | None
+    certainty: Certainty | None
     calibrated: bool
     pool: Pool | None = None
     tilts: tuple[float, ...] = ()
@@ -101,18 +96,7 @@ class Mixture:
             out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
         elif lean is not None:
             out = sharpened(torch.from_numpy(out), lean, self.power, 1.0).numpy()
-        if self.temper is not None:
-            logs = torch.from_numpy(out).clamp_(min=FLOOR).log_()
-            power = np.clip(self.temper.scores(surety(logs)), *SHARPNESS)
-            out = logs.mul_(torch.from_numpy(power).float()).softmax(1).numpy()
-        return out
-
-
-def surety(logs: torch.Tensor) -> np.ndarray:
-    """What decides how far distributions are sharpened, [B, 4]: one, the highest probability and its log, entropy."""
-    highest = logs.max(1).values.double()
-    entropy = -(logs.exp() * logs).sum(1).double()
-    return torch.stack([torch.ones_like(highest), highest, highest.exp(), entropy], 1).numpy()
+        return out if self.certainty is None else self.certainty.corrected(out)
 
 
 def leaning(terms: Sequence[torch.Tensor] | None, exponents: Sequence[float]) -> torch.Tensor | None:
@@ -186,7 +170,7 @@ class MixtureFit:
         self._asked = contexts.tokens
         self.blocks: list[Block] = []
         """What the gate is fitted to."""
-        self._said: list[tuple[np.ndarray, np.ndarray]] = []
+        self._said: list[np.ndarray] = []
         self.random = np.random.default_rng(config.seed)
 
     def run(self) -> Mixture:
@@ -217,7 +201,7 @@ class MixtureFit:
                 if held is parts[-1][0]:
                     self._fit_mirror(held)
                 if blocks or len(parts) == 1:
-                    self._say(chosen, fitted, max(1, len(parts) - 1))
+                    self._say(chosen, fitted)
                 blocks.append(self.read(chosen, fitted))
         finally:
             self._learn(out, 1)
@@ -225,7 +209,7 @@ class MixtureFit:
         return self._whole(fitted)
 
     def _whole(self, fitted: Mixture) -> Mixture:
-        return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks), temper=self._temper())
+        return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks), certainty=self._certainty())
 
     def run_apart(self) -> Mixture:
         """Fits everything to the text, which the memories have not learned.
@@ -279,30 +263,22 @@ class MixtureFit:
         panel = np.concatenate(panels)
         return Pool.fit(panel, words, numbers, steps=mixture.pool_steps, prior=mixture.pool_prior)
 
-    def _say(self, positions: np.ndarray, fitted: Mixture, shares: int = 1) -> None:
-        """Keeps what is said about words that neither gate nor memories have seen, of so many `shares` of them."""
+    def _say(self, positions: np.ndarray, fitted: Mixture) -> None:
+        """Keeps how sure what is said is, and whether it is right, of words that gate and memories have not seen."""
         if not self.config.mixture.temper or self.memories.pooled:
             return
         if self.blocks:
             fitted = replace(fitted, gate=self._gate(self.blocks))
-        for contexts, words in self._pieces(self._few(positions, shares)):
+        for contexts, words in self._pieces(self._few(positions)):
             probs = fitted.distribution(self.memories, self.memories.read(contexts))
-            self._said.append((np.log(np.maximum(probs, FLOOR, out=probs), out=probs), words))
+            self._said.append(np.stack([probs.max(1), probs.argmax(1) == words]))
 
-    def _temper(self) -> Pool | None:
-        if not self._said:
-            return None
-        logs, words = (np.concatenate(part) for part in zip(*self._said, strict=True))
-        self._said.clear()
-        mixture = self.config.mixture
-        numbers = surety(torch.from_numpy(logs))
-        return Pool.fit(logs[:, None], words, numbers, steps=mixture.pool_steps, prior=mixture.pool_prior)
+    def _certainty(self) -> Certainty | None:
+        return Certainty.fit(*np.concatenate(self._said, 1)) if self._said else None
 
-    def _few(self, positions: np.ndarray, shares: int = 1) -> np.ndarray:
-        most = min(
-            self.config.mixture.product_positions, self.memories.plan.fitted // (shares * self.memories.vocab_size)
-        )
-        return self._sample(positions, max(50, most))
+    def _few(self, positions: np.ndarray) -> np.ndarray:
+        most = min(self.config.mixture.product_positions, self.memories.plan.fitted // self.memories.vocab_size)
+        return self._sample(positions, max(LEAST_FITTED, most))
 
     def _pieces(self, positions: np.ndarray) -> Iterator[tuple[Contexts, np.ndarray]]:
         step = max(1, PART // (self.memories.vocab_size * self.memories.depth))

@@ -15,10 +15,13 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
-from holonomy.models.holographic.fit import FLOOR, Mixture, MixtureFit
+from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.topics import WINDOW
+
+FLOOR = 1e-30
+"""Below this float32 has no logarithm to speak of."""
 
 
 @dataclass

@@ -14,17 +14,12 @@ import torch
 from holonomy.core.errors import DataError
 from holonomy.models.holographic.mixture import LinearWeights, moments
 
-NUMBERS = 1 << 22
-"""Of all voices and words, whose curvatures exist at a time."""
+ROWS = 4096
+"""Rows whose curvatures exist at a time."""
 CONVERGED = 1e-6
 """Fall of the mean loss of a step, in nats, at which the iteration ends."""
 SHORTEST = 1 / 64
 """Smallest part of a step that is tried."""
-
-
-def _cuts(logs: np.ndarray) -> list[slice]:
-    step = max(1, NUMBERS // (logs.shape[1] * logs.shape[2]))
-    return [slice(begin, begin + step) for begin in range(0, len(logs), step)]
 
 
 @dataclass(frozen=True)
@@ -85,7 +80,8 @@ class Pool(LinearWeights):
     ) -> float:
         """Mean loss with its pull, which `fit` makes small."""
         total = prior / 2 * float(((self.weights - start) ** 2).sum())
-        for cut in _cuts(logs):
+        for begin in range(0, len(logs), ROWS):
+            cut = slice(begin, begin + ROWS)
             own = self(logs[cut], numbers[cut])[np.arange(len(targets[cut])), targets[cut]]
             total -= float(np.log(np.maximum(own, 1e-37).astype(np.float64)).sum())
         return total / len(logs)
@@ -97,7 +93,8 @@ class Pool(LinearWeights):
         d, voices = self.weights.shape
         slope = -prior * (self.weights - start)
         curvature = np.zeros((d * d, voices * voices))
-        for cut in _cuts(logs):
+        for begin in range(0, len(logs), ROWS):
+            cut = slice(begin, begin + ROWS)
             part, x = torch.from_numpy(logs[cut]), self.standard(numbers[cut])
             probs = torch.from_numpy(self(logs[cut], numbers[cut]))
             expected = torch.bmm(part, probs[:, :, None])

@@ -16,10 +16,10 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.counts import CountTrie
-from holonomy.models.holographic.fit import SURETY, Mixture
+from holonomy.models.holographic.fit import Mixture
 from holonomy.models.holographic.kernels import RELEASED
 from holonomy.models.holographic.memories import Memories
-from holonomy.models.holographic.mixture import Gate
+from holonomy.models.holographic.mixture import Certainty, Gate
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
@@ -45,7 +45,7 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
     state |= {f"group/{g.name}": torch.from_numpy(g.group.copy()) for g in memories.classes if g.group is not None}
     state["unigram"] = torch.from_numpy(memories.unigram.copy())
     state |= {f"gate/{key}": torch.from_numpy(array.copy()) for key, array in mixture.gate.state().items()}
-    for name, pool in (("pool", mixture.pool), ("temper", mixture.temper)):
+    for name, pool in (("pool", mixture.pool), ("certainty", mixture.certainty)):
         if pool is not None:
             state |= {f"{name}/{key}": torch.from_numpy(array.copy()) for key, array in pool.state().items()}
     if memories.readout is not None:
@@ -67,7 +67,7 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
         "slope": mixture.slope,
         "product": mixture.product,
         "calibrated": mixture.calibrated,
-        "tempers": mixture.temper is not None,
+        "tempers": mixture.certainty is not None,
         TILTS: list(mixture.tilts),
         TOPICS: memories.topics is not None,
         FORGOTTEN: True,
@@ -180,16 +180,16 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
     ):
         raise CheckpointError("`power`, `slope` or `product` of the mixture is damaged")
     if isinstance(tempers, list):
-        raise CheckpointError("`tempers` of the mixture are those of each order, which are gone; train the run anew")
+        raise CheckpointError("`tempers` of the mixture are exponents by order, which are gone; train the run anew")
     tilts = meta[TILTS]
     if not isinstance(tilts, list) or len(tilts) not in (0, 2) or not np.isfinite(np.array(tilts, dtype=float)).all():
         raise CheckpointError("`tilts` of the mixture is damaged")
-    pool = temper = None
+    pool = certainty = None
     if memories.pooled and meta["calibrated"]:
         pool = Pool.from_state(arrays("pool"), memories.num_numbers, len(memories.voices))
     if tempers:
-        temper = Pool.from_state(arrays("temper"), SURETY, 1)
-    fitted = Mixture(gate, power, slope, str(meta["product"]), temper, bool(meta["calibrated"]), pool)
+        certainty = Certainty.from_state(arrays("certainty"), 3, 1)
+    fitted = Mixture(gate, power, slope, str(meta["product"]), certainty, bool(meta["calibrated"]), pool)
     return replace(fitted, tilts=tuple(float(str(t)) for t in tilts))
 
 
