@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.geometry.rotation import counter_haar
 from holonomy.models.holographic.contexts import of_rows, of_text
-from holonomy.models.holographic.mixture import Gate, shares_of, simplex_search
+from holonomy.models.holographic.mixture import Certainty, Gate, shares_of, simplex_search
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.similarity import FLOOR, LEFT, RIGHT, ContextFeatures, Readout
 from holonomy.models.holographic.vectors import neighbour_information, word_classes, word_vectors
@@ -177,6 +177,28 @@ def test_the_likelihood_never_falls() -> None:
         Gate.from_state({**gate.state(), "weights": gate.weights * np.nan}, 4, 4)
     with pytest.raises(DataError, match="probs"):
         Gate.fit(np.zeros((3, 2)), np.ones((3, 1)))
+
+
+def test_certainty_learns_how_sure_to_be_and_keeps_a_distribution() -> None:
+    random = np.random.default_rng(0)
+    highest = random.uniform(0.05, 0.95, 20_000)
+    odds = np.log(highest / (1 - highest))
+    # What is said is too careful where it is sure, and too bold where it is not.
+    true = 1 / (1 + np.exp(-(0.2 + 1.4 * odds)))
+    certainty = Certainty.fit(highest, random.random(20_000) < true, prior=1e-3)
+    probs = np.stack([0.6 * (1 - highest), highest, 0.4 * (1 - highest)], 1).astype(np.float32)
+    better = highest > 0.4
+    after = certainty.corrected(probs[better].copy())
+    assert np.allclose(after.sum(1), 1, atol=1e-6)
+    assert np.abs(after[:, 1] - true[better]).max() < 0.03
+    # The others keep their ratio.
+    assert np.allclose(after[:, 0] / after[:, 2], 1.5, rtol=1e-4)
+    still = Certainty.fit(highest, random.random(20_000) < highest)
+    assert np.abs(still.corrected(probs.copy()) - probs).max() < 0.02
+    sure = certainty.corrected(np.array([[1.0, 0.0], [1e-9, 1.0]], dtype=np.float32))
+    assert np.isfinite(sure).all() and np.allclose(sure.sum(1), 1, atol=1e-5)
+    with pytest.raises(DataError, match="`highest` has shape"):
+        Certainty.fit(highest, np.ones(3))
 
 
 def test_the_search_finds_a_minimum() -> None:

@@ -208,7 +208,7 @@ def test_a_model_within_a_budget_scores_close_to_one_without() -> None:
     tokenizer = WordTokenizer([f"w{n}" for n in range(V)])
     tokens, further = text(60_000) + 2, text(2000, seed=1) + 2
     losses = []
-    for memory in (None, 96):
+    for memory in (None, 128):
         role = "off" if memory is None else "overflow"
         tower = TowerConfig(role=role, levels=3, channels=4)
         model = HolographicModel(small(memory=memory, tower=tower), tokenizer)

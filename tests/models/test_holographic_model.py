@@ -22,6 +22,7 @@ from holonomy.models.holographic.metrics import (
     separation,
 )
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.storage import state_of
 
 SMALL = HolographicConfig.model_validate(
     {
@@ -160,6 +161,22 @@ def test_forgetting_leaves_no_trace(split: WordSplit) -> None:
     with pytest.raises(DataError, match="was not learned that often"):
         made.unlearn_text(np.concatenate([kept, gone]))
     assert torch.allclose(made.next_log_probs(probe), alone.next_log_probs(probe), atol=1e-4)
+
+
+def test_what_one_of_the_memories_lacks_changes_none_of_them(split: WordSplit) -> None:
+    made, twice, once = fresh(split), split.train[:600], split.train[600:1500]
+    for part in (twice, twice, once):
+        made.learn_text(part)
+    skips = made.memories.grams[1].trie
+    assert skips.prune(2, lowest=3) > 0
+    before, learned = state_of(made), skips.learned
+    with pytest.raises(DataError, match="was not learned that often"):
+        # The first batch could go, and of the others all that is in the counts of words in a row.
+        made.unlearn_text(np.concatenate([twice, once]), np.array([0, len(twice)]))
+    after = state_of(made)
+    assert skips.learned == learned and before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) if isinstance(value, torch.Tensor) else value == after[name], name
 
 
 def test_it_beats_kneser_ney_and_learns_while_reading() -> None:

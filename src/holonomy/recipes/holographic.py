@@ -227,7 +227,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
-            "bytes beside counts": f"{sum(model.memories.plan.fixed.values()):,}",
+            "bytes beside counts": f"{sum(model.memories.plan.table().values()):,}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
         facts={

@@ -124,7 +124,7 @@ class MixtureConfig(Config):
     positions: int = Field(default=20_000, ge=100, description="held-out words that the fit takes at most")
     product_positions: int = Field(default=1500, ge=50, description="held-out words that fit the exponents")
     product_steps: int = Field(default=40, ge=1, description="evaluations that the exponents may take")
-    temper: bool = Field(default=True, description="fit temperatures of the whole by the order that counts know")
+    temper: bool = Field(default=True, description="correct how sure the whole is of its first word")
     em_steps: int = Field(default=300, ge=1, description="steps of expectation and maximisation")
     pool: Literal["linear", "logarithmic"] = Field(
         default="linear",

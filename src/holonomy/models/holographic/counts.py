@@ -154,7 +154,7 @@ class CountTrie:
         pairs = pairs.checked(self.order, self.num_symbols, self.vocab_size)
         missing = self._run(pairs, -1)
         if missing >= 0:
-            self._run(Pairs(*(a[:missing] for a in pairs)), 1)
+            self._run(Pairs(*(a[:missing] for a in pairs)), 1, grow=False)
             context = pairs.symbols[missing, self.order - 1 - pairs.lengths[missing] :].tolist()
             raise DataError(
                 f"`targets` row {missing}: {int(pairs.targets[missing])} after {context} was not learned that often; "
@@ -163,12 +163,19 @@ class CountTrie:
         self.learned -= int(pairs.weights.sum())
         self._changed()
 
-    def _run(self, pairs: Pairs, sign: int) -> int:
+    def restore(self, pairs: Pairs) -> None:
+        """Brings pairs back that were just unlearned, to the last bit: their rows are still there, so none is made."""
+        pairs = pairs.checked(self.order, self.num_symbols, self.vocab_size)
+        self._run(pairs, 1, grow=False)
+        self.learned += int(pairs.weights.sum())
+        self._changed()
+
+    def _run(self, pairs: Pairs, sign: int, *, grow: bool = True) -> int:
         self.unpack()
         learn = trie_kernels().learn
         for begin in range(0, len(pairs.targets), CHUNK):
             part = Pairs(*(a[begin : begin + CHUNK] for a in pairs))
-            if sign > 0:
+            if sign > 0 and grow:
                 self._reserve(len(part.targets))
             arrays = (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes, self._tally)
             stopped = learn(*arrays, *part[:3], sign * part.weights, self.rolling)

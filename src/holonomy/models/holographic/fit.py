@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,8 +13,9 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.memories import PART, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
-from holonomy.models.holographic.mixture import Gate, simplex_search
+from holonomy.models.holographic.mixture import Certainty, Gate, simplex_search
 from holonomy.models.holographic.pairs import Pairs
+from holonomy.models.holographic.plan import LEAST_FITTED
 from holonomy.models.holographic.pooling import Pool
 
 START = (0.95, 4.0)
@@ -23,8 +24,6 @@ TILTS = (0.8, 0.2)
 """Exponents of what the learned text and the text itself are about before they are fitted."""
 MIRROR_POSITIONS = 2000
 """Held-out words that the shares of superposed orders are fitted on."""
-TEMPER_PRIOR = 200
-"""Words that the common temperature counts for in each order."""
 APART = 0.75
 """Share of a text that was not learned which fits the gate before temperatures are fitted to the rest."""
 DOCUMENTS = 4
@@ -43,7 +42,7 @@ class Mixture:
         slope: how much similarity sharpens it.
         tilts: how much the topics of the learned text and of the text itself do; empty without topics.
         product: what is sharpened, as in the configuration.
-        tempers: exponents of the whole by known order of the counts, [order]; None leaves it as it is.
+        certainty: corrects the highest probability, and all others by one factor; None leaves them as they are.
         calibrated: whether anything was fitted.
         pool: multiplies voices instead of adding experts, if there is one; the gate then only tells who said what.
     """
@@ -52,7 +51,7 @@ class Mixture:
     power: float
     slope: float
     product: str
-    tempers: np.ndarray | None
+    certainty: Certainty | None
     calibrated: bool
     pool: Pool | None = None
     tilts: tuple[float, ...] = ()
@@ -97,15 +96,7 @@ class Mixture:
             out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
         elif lean is not None:
             out = sharpened(torch.from_numpy(out), lean, self.power, 1.0).numpy()
-        if self.tempers is not None:
-            power = torch.from_numpy(self.tempers[known_order(reading)]).float()
-            out = torch.from_numpy(out).log_().mul_(power[:, None]).softmax(1).numpy()
-        return out
-
-
-def known_order(reading: Reading) -> np.ndarray:
-    """How many last words the counts know as a context, [B]."""
-    return (reading.found[0] >= 0).sum(1) - 1
+        return out if self.certainty is None else self.certainty.corrected(out)
 
 
 def leaning(terms: Sequence[torch.Tensor] | None, exponents: Sequence[float]) -> torch.Tensor | None:
@@ -179,6 +170,7 @@ class MixtureFit:
         self._asked = contexts.tokens
         self.blocks: list[Block] = []
         """What the gate is fitted to."""
+        self._said: list[np.ndarray] = []
         self.random = np.random.default_rng(config.seed)
 
     def run(self) -> Mixture:
@@ -194,6 +186,7 @@ class MixtureFit:
         parts = self._parts(size)
         blocks = self.blocks
         blocks.clear()
+        self._said.clear()
         fitted, out = Mixture.uniform(self.memories), np.empty(0, dtype=np.int64)
         try:
             for held, later in parts:
@@ -207,12 +200,16 @@ class MixtureFit:
                     fitted = self._exponents(chosen)
                 if held is parts[-1][0]:
                     self._fit_mirror(held)
-                    fitted = self._temper(chosen, replace(fitted, gate=self._gate(blocks)) if blocks else fitted)
+                if blocks or len(parts) == 1:
+                    self._say(chosen, fitted)
                 blocks.append(self.read(chosen, fitted))
         finally:
             self._learn(out, 1)
             self.memories.refresh(self.contexts, self.targets)
-        return replace(fitted, gate=self._gate(blocks), pool=self._pool(blocks))
+        return self._whole(fitted)
+
+    def _whole(self, fitted: Mixture) -> Mixture:
+        return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks), certainty=self._certainty())
 
     def run_apart(self) -> Mixture:
         """Fits everything to the text, which the memories have not learned.
@@ -228,12 +225,13 @@ class MixtureFit:
         chosen = self._sample(np.arange(rest[0]), mixture.positions)
         fitted, few = self._exponents(chosen), self._sample(rest, mixture.positions)
         self.blocks[:] = [self.read(chosen, fitted)]
-        fitted = self._temper(few, replace(fitted, gate=self._gate(self.blocks)))
+        self._said.clear()
+        self._say(few, fitted)
         if self.mirror is not None:
             contexts, words = self._questions(self._sample(rest, MIRROR_POSITIONS))
             self.mirror.fit(contexts, words, self.memories.counts)
         self.blocks.append(self.read(few, fitted))
-        return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks))
+        return self._whole(fitted)
 
     def _parts(self, size: int) -> list[tuple[np.ndarray, np.ndarray]]:
         """Positions that are predicted, and those that are not learned at that time either.
@@ -265,36 +263,27 @@ class MixtureFit:
         panel = np.concatenate(panels)
         return Pool.fit(panel, words, numbers, steps=mixture.pool_steps, prior=mixture.pool_prior)
 
-    def _temper(self, positions: np.ndarray, fitted: Mixture) -> Mixture:
-        """Temperatures by known order, on words that neither gate nor memories have seen."""
+    def _say(self, positions: np.ndarray, fitted: Mixture) -> None:
+        """Keeps how sure what is said is, and whether it is right, of words that gate and memories have not seen."""
         if not self.config.mixture.temper or self.memories.pooled:
-            return fitted
-        few = self._few(positions)
-        contexts, words = self._questions(few)
-        reading = self.memories.read(contexts)
-        logs = torch.from_numpy(fitted.distribution(self.memories, reading)).log_()
-        own, level = logs.gather(1, torch.from_numpy(words)[:, None]).squeeze(1), known_order(reading)
+            return
+        if self.blocks:
+            fitted = replace(fitted, gate=self._gate(self.blocks))
+        for contexts, words in self._pieces(self._few(positions)):
+            probs = fitted.distribution(self.memories, self.memories.read(contexts))
+            self._said.append(np.stack([probs.max(1), probs.argmax(1) == words]))
 
-        def best(rows: np.ndarray) -> float:
-            picked, target = logs[rows], own[rows]
-
-            def loss(inverse: np.ndarray) -> float:
-                power = float(np.clip(inverse[0], 0.5, 2.0))
-                return float(((picked * power).logsumexp(1) - power * target).mean())
-
-            return float(np.clip(simplex_search(loss, (1.0,), steps=16, size=0.1)[0], 0.5, 2.0))
-
-        everywhere, powers = best(np.arange(len(few))), []
-        for order in range(self.config.counts.order):
-            rows = np.flatnonzero(level == order)
-            alone = best(rows) if len(rows) else everywhere
-            share = len(rows) / (len(rows) + TEMPER_PRIOR)
-            powers.append(float(np.exp(share * np.log(alone) + (1 - share) * np.log(everywhere))))
-        return replace(fitted, tempers=np.array(powers))
+    def _certainty(self) -> Certainty | None:
+        return Certainty.fit(*np.concatenate(self._said, 1)) if self._said else None
 
     def _few(self, positions: np.ndarray) -> np.ndarray:
-        most = min(self.config.mixture.product_positions, 10 * PART // self.memories.vocab_size)
-        return self._sample(positions, max(50, most))
+        most = min(self.config.mixture.product_positions, self.memories.plan.fitted // self.memories.vocab_size)
+        return self._sample(positions, max(LEAST_FITTED, most))
+
+    def _pieces(self, positions: np.ndarray) -> Iterator[tuple[Contexts, np.ndarray]]:
+        step = max(1, PART // (self.memories.vocab_size * self.memories.depth))
+        for begin in range(0, len(positions), step):
+            yield self._questions(positions[begin : begin + step])
 
     def _unseen(self, held: np.ndarray) -> np.ndarray:
         # A word too rare before the part would not be in its vocabulary: new texts bring such words as unknown.
@@ -342,9 +331,7 @@ class MixtureFit:
     def read(self, positions: np.ndarray, fitted: Mixture) -> Block:
         """What the memories, as they are, say about the words at some positions."""
         parts: list[Block] = []
-        step = max(1, PART // (self.memories.vocab_size * self.memories.depth))
-        for begin in range(0, len(positions), step):
-            contexts, words = self._questions(positions[begin : begin + step])
+        for contexts, words in self._pieces(positions):
             reading = self.memories.read(contexts)
             probs, known = fitted.experts_at(self.memories, reading, words)
             panel = self.memories.panel(reading) if self.memories.pooled else None
@@ -362,34 +349,41 @@ class MixtureFit:
         """Fits gate and exponents in turn on one part."""
         mixture, memories = self.config.mixture, self.memories
         start = replace(Mixture.uniform(memories), product=mixture.product, calibrated=True)
-        few = self._few(positions)
-        contexts, words = self._questions(few)
-        reading, targets = memories.read(contexts), torch.from_numpy(words)
-        terms = memories.leanings(reading)
-        if mixture.product == "none" or terms is None:
+        few = list(self._pieces(self._few(positions)))
+        readings = [memories.read(contexts) for contexts, _ in few]
+        terms = [found for found in map(memories.leanings, readings) if found is not None]
+        if mixture.product == "none" or not terms:
             return replace(start, gate=self._gate([self.read(positions, start)]))
         power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
-        known = memories.knowing(reading)
-        fitted = replace(start, power=power, slope=slope, tilts=TILTS[: len(terms) - 1])
+        fitted = replace(start, power=power, slope=slope, tilts=TILTS[: len(terms[0]) - 1])
         for _ in range(ROUNDS):
             fitted = replace(fitted, gate=self._gate([self.read(positions, fitted)]))
-            weights = fitted.weights(reading, known)
-            if mixture.product == "episodic":
-                first, rest = weights[:, 0].copy(), weights.copy()
-                rest[:, 0] = 0.0
-                rest = (memories.target_probs(reading, words)[0] * rest).sum(1)
-                dense = torch.from_numpy(memories.counts.dense(reading.found[0]))
-            else:
-                first, rest = np.ones(len(few)), np.zeros(len(few))
-                dense = torch.from_numpy(memories.mix(reading, weights, counts=True))
+            asked = [
+                self._sharpenable(reading, words, fitted) for reading, (_, words) in zip(readings, few, strict=True)
+            ]
 
-            def loss(point: np.ndarray, dense=dense, rest=rest, first=first) -> float:
-                lean = leaning(terms, point[1:].tolist())
-                assert lean is not None
-                own = sharpened_targets(dense, lean, targets, float(point[0]), 1.0)
-                return -float(np.log(np.maximum(first * own + rest, 1e-300)).mean())
+            def loss(point: np.ndarray, asked=asked) -> float:
+                found = list[np.ndarray]()
+                for (dense, first, rest), own, (_, words) in zip(asked, terms, few, strict=True):
+                    lean = leaning(own, point[1:].tolist())
+                    assert lean is not None
+                    said = sharpened_targets(dense, lean, torch.from_numpy(words), float(point[0]), 1.0)
+                    found.append(first * said + rest)
+                return -float(np.log(np.maximum(np.concatenate(found), 1e-300)).mean())
 
             begun = (fitted.power, fitted.slope, *fitted.tilts)
             best = simplex_search(loss, begun, steps=mixture.product_steps).tolist()
             fitted = replace(fitted, power=best[0], slope=best[1], tilts=tuple(best[2:]))
         return fitted
+
+    def _sharpenable(
+        self, reading: Reading, words: np.ndarray, fitted: Mixture
+    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
+        """What exponents act on, [B, V], its weight, and what they leave alone of the probability of `words`, [B]."""
+        memories, weights = self.memories, fitted.weights(reading, self.memories.knowing(reading))
+        if fitted.product != "episodic":
+            dense = torch.from_numpy(memories.mix(reading, weights, counts=True))
+            return dense, np.ones(len(words)), np.zeros(len(words))
+        first, weights[:, 0] = weights[:, 0].copy(), 0.0
+        rest = (memories.target_probs(reading, words)[0] * weights).sum(1)
+        return torch.from_numpy(memories.counts.dense(reading.found[0])), first, rest

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holonomy.core.errors import ConfigError
+from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import Spelling
 from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.config import HolographicConfig
@@ -191,28 +191,44 @@ class Memories:
             DataError: ids or weights out of range, or a pair to take away that is not there; nothing has changed.
         """
         symbols, lengths = contexts.symbols(self.near)
-        counted = [*self.grams, *self.classes]
-        if not self.pooled:
-            # Only word vectors are made of these.
-            counted.append(self.apart)
-        self._count(counted, contexts, symbols, lengths, targets, weights, sign)
-        np.add.at(self.unigram, targets, sign * weights)
-        if self.readout is not None:
-            self.readout.add(*map(torch.from_numpy, (symbols, lengths, targets, sign * weights)))
+        counted = self._counted(contexts, symbols, lengths, targets, weights)
+        if sign > 0:
+            for trie, pairs in counted:
+                trie.learn(pairs)
+        else:
+            self._unlearn(counted)
+        self._summed(symbols, lengths, targets, sign * weights)
+
+    def restore(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray) -> None:
+        """Brings pairs back that were just taken away; see `CountTrie.restore`."""
+        symbols, lengths = contexts.symbols(self.near)
+        for trie, pairs in self._counted(contexts, symbols, lengths, targets, weights):
+            trie.restore(pairs)
+        self._summed(symbols, lengths, targets, weights)
+
+    def _counted(
+        self, contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray
+    ) -> list[tuple[CountTrie, Pairs]]:
+        # Only word vectors are made of the counts that stand apart.
+        grams = [*self.grams, *self.classes, *([] if self.pooled else [self.apart])]
+        own = own_contexts(grams, contexts, symbols, lengths)
+        return [(g.trie, Pairs(*read, targets, weights)) for g, read in zip(grams, own, strict=True)]
 
     @staticmethod
-    def _count(
-        grams: list[Grams],
-        contexts: Contexts,
-        symbols: np.ndarray,
-        lengths: np.ndarray,
-        targets: np.ndarray,
-        weights: np.ndarray,
-        sign: int = 1,
-    ) -> None:
-        for gram, own in zip(grams, own_contexts(grams, contexts, symbols, lengths), strict=True):
-            pairs = Pairs(*own, targets, weights)
-            gram.trie.learn(pairs) if sign > 0 else gram.trie.unlearn(pairs)
+    def _unlearn(counted: list[tuple[CountTrie, Pairs]]) -> None:
+        # One of several tries may lack a pair that the others have: each drops by itself what is rare.
+        for done, (trie, pairs) in enumerate(counted):
+            try:
+                trie.unlearn(pairs)
+            except DataError:
+                for before, own in counted[:done]:
+                    before.restore(own)
+                raise
+
+    def _summed(self, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+        np.add.at(self.unigram, targets, weights)
+        if self.readout is not None:
+            self.readout.add(*map(torch.from_numpy, (symbols, lengths, targets, weights)))
 
     def refresh(self, contexts: Contexts, targets: np.ndarray) -> None:
         """Makes vectors and classes from the counts, and fills what hangs on them from a replayed text."""
@@ -235,7 +251,8 @@ class Memories:
             part = contexts.part(cut)
             symbols, lengths = part.symbols(self.near)
             ones = np.ones(len(lengths), dtype=np.int64)
-            self._count(self.classes, part, symbols, lengths, targets[cut], ones)
+            for gram in self.classes:
+                gram.trie.learn(Pairs(*gram.read(part, symbols, lengths), targets[cut], ones))
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout

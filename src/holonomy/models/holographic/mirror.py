@@ -8,6 +8,7 @@ import torch
 from holonomy.models.holographic.config import TowerConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.memories import PART
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.settle import (
     BUCKETS,
@@ -127,10 +128,14 @@ class Mirror:
     def fit(self, contexts: Contexts, targets: np.ndarray, counts: CountTrie) -> None:
         """Fits the shares of the orders to words that were not learned."""
         rows = counts.find(*contexts.symbols(counts.order - 1), followed=False)
-        here, lower = np.arange(len(targets)), counts.lowest[targets].astype(np.float64)
+        lower, step = counts.lowest[targets].astype(np.float64), max(1, PART // self.vocab_size)
         for column, order in enumerate(self.tower.orders):
-            found, bucket = self._counted(contexts, order, counts, rows)
-            own = found[here, targets] / np.maximum(found.sum(1), 1e-9)
+            own, bucket = np.empty(len(targets)), np.empty(len(targets), dtype=np.int64)
+            for begin in range(0, len(targets), step):
+                cut = slice(begin, begin + step)
+                found, bucket[cut] = self._counted(contexts.part(cut), order, counts, rows[cut])
+                said = found[np.arange(len(found)), targets[cut]]
+                own[cut] = said / np.maximum(found.sum(1), 1e-9)
             self.shares[column] = fit_shares(lower, own, bucket)
             share = self.shares[column][bucket]
             lower = (1 - share) * lower + share * own

@@ -19,6 +19,13 @@ TINY = 1e-300
 CONVERGED = 1e-7
 """Fall of the mean loss per step, in nats, at which the iteration ends."""
 
+CERTAIN_STEPS = 10
+"""Newton steps that fit a certainty."""
+MOST_SHIFTED = 2.0
+"""Largest correction of log odds: what was never seen may lie far outside."""
+SURE = 1e-6
+"""Probabilities nearer to zero or one have no odds to speak of."""
+
 
 def shares_of(probs: np.ndarray, *, steps: int = 80) -> np.ndarray:
     """Weights of a mixture that maximise the likelihood, [C].
@@ -134,6 +141,57 @@ class Gate(LinearWeights):
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Weights of the components, [B, C], each row summing to one."""
         return _softmax(self.scores(numbers))
+
+
+@dataclass(frozen=True)
+class Certainty(LinearWeights):
+    """What is added to the log odds of the highest probability: linear in them and their square (after Platt 1999).
+
+    All other probabilities change by one factor. Of a word the likelihood has two parts then, whether it is the first,
+    and which of the others it is; only the first part changes, and fitting it lowers that loss.
+    """
+
+    @classmethod
+    def fit(cls, highest: np.ndarray, right: np.ndarray, *, prior: float = 30.0) -> Certainty:
+        """Maximises the likelihood, less `prior` / 2 times the squared weights of all numbers but the first.
+
+        Args:
+            highest: highest probability of each distribution, [N].
+            right: whether its word came, [N].
+            prior: strength of the pull.
+
+        Raises:
+            DataError: shapes do not fit.
+        """
+        if highest.ndim != 1 or highest.shape != right.shape or not len(highest):
+            raise DataError(f"`highest` has shape {highest.shape} and `right` {right.shape}; wanted [N] of both")
+        odds, numbers = _odds(highest)
+        mean, scale = moments(numbers)
+        x = (numbers - mean) / scale
+        pull = prior * np.array([1e-9, 1.0, 1.0])
+        weights = np.zeros(3)
+        for _ in range(CERTAIN_STEPS):
+            p = 1 / (1 + np.exp(-odds - (x @ weights).clip(-MOST_SHIFTED, MOST_SHIFTED)))
+            slope = x.T @ (p - right) + pull * weights
+            weights = weights - np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + np.diag(pull), slope)
+        return cls(mean, scale, weights[:, None])
+
+    def corrected(self, probs: np.ndarray) -> np.ndarray:
+        """Distributions with their highest probability corrected, [B, V] float32; in place."""
+        first, here = probs.argmax(1), np.arange(len(probs))
+        highest = probs[here, first].astype(np.float64)
+        odds, numbers = _odds(highest)
+        shift = self.scores(numbers)[:, 0].clip(-MOST_SHIFTED, MOST_SHIFTED)
+        fresh = 1 / (1 + np.exp(-odds - shift))
+        probs *= ((1 - fresh) / np.maximum(1 - highest, SURE))[:, None].astype(np.float32)
+        probs[here, first] = fresh
+        return probs
+
+
+def _odds(highest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    p = np.clip(highest, SURE, 1 - SURE)
+    odds = np.log(p) - np.log1p(-p)
+    return odds, np.stack([np.ones_like(odds), odds, odds**2], 1)
 
 
 def simplex_search(

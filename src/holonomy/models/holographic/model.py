@@ -153,10 +153,14 @@ class HolographicModel:
             try:
                 self.memories.learn(*part, sign=sign)
             except DataError:
-                # Batches before the one that cannot be unlearned come back.
-                done = slice(0, begin)
-                if begin:
-                    self._change(contexts.part(done), targets[done], weights[done], sign=-sign)
+                # Batches before the one that cannot be learned or unlearned are as if they had not been.
+                done = contexts.part(slice(0, begin)), targets[:begin], weights[:begin]
+                if sign > 0:
+                    self.memories.learn(*done, sign=-1)
+                else:
+                    self.memories.restore(*done)
+                if self.mirror is not None and self.config.tower.role == "mirror":
+                    self.mirror.follow(*done, -sign, self.memories.counts)
                 raise
             if self.mirror is not None and self.config.tower.role == "mirror":
                 self.mirror.follow(*part, sign, self.memories.counts)

@@ -11,8 +11,14 @@ from holonomy.models.holographic.spelling import MODULUS
 from holonomy.models.holographic.topics import topic_runs
 
 MIB = 2**20
-DENSE = 24
-"""Bytes for each number of a dense block while distributions are made; see `memories.PART`."""
+DENSE = 40
+"""Bytes for each number of a dense block while distributions are made and judged; see `memories.PART`."""
+FITTED = 20
+"""Bytes for each number of the distributions that exponents are fitted to: counts, what speaks for words, a margin."""
+FITTED_MOST = 20 * 2**20
+"""Numbers of these distributions, at most."""
+LEAST_FITTED = 50
+"""Words that exponents are fitted to at least."""
 PAIR = 400
 """Bytes for each pair of neighbours while word vectors are made."""
 REPLAYED = 48
@@ -20,7 +26,7 @@ REPLAYED = 48
 COPIES = 2
 """Of everything that is saved: the bytes of each tensor, and those of the file."""
 WORKING = 8
-"""The part of a budget, one in so many, that word vectors may take while they are made."""
+"""The part of a budget, one in so many, that word vectors, and that a mixture, may take while they are made."""
 CHUNK_ROWS = 1024
 """Pairs that a trie must have room for at a time; see `counts.CHUNK`."""
 
@@ -32,22 +38,23 @@ class MemoryPlan:
     Attributes:
         fixed: bytes of structures whose size does not depend on the text.
         rooms: most bytes of each trie of counts; empty without a budget, where they grow with the text.
+        making: bytes of what exists for a while, one after the other: of the making of vectors, topics, mixture, and,
+            with a budget, of all that a checkpoint copies.
+        fitted: numbers of distributions that exponents are fitted to at a time.
         neighbours: most pairs of neighbours that word vectors are made of; None is all.
-        copies: bytes of what exists of everything that is saved while a checkpoint is made.
-        budget: bytes of all of it; None is no limit.
     """
 
     fixed: dict[str, int]
     rooms: dict[str, int]
+    making: dict[str, int]
+    fitted: int
     neighbours: int | None
-    copies: int
-    budget: int | None
 
     def table(self) -> dict[str, int]:
-        """Bytes by structure, largest first."""
+        """Bytes by structure, largest first, and the most of what exists for a while."""
         found = {**self.fixed, **{f"{name}, at most": room for name, room in self.rooms.items()}}
-        if self.budget is not None:
-            found["checkpoint in the making"] = self.copies
+        longest = max(self.making, key=lambda name: self.making[name])
+        found[f"{longest} in the making"] = self.making[longest]
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
@@ -68,10 +75,12 @@ def trie_shares(config: HolographicConfig) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _fixed(config: HolographicConfig, vocab_size: int) -> dict[str, int]:
-    tower, similarity = config.tower, config.similarity
+def _fixed(config: HolographicConfig, vocab_size: int) -> tuple[dict[str, int], dict[str, int]]:
+    # What is there all the time, and what is made, but for word vectors.
+    tower, similarity, mixture = config.tower, config.similarity, config.mixture
     found = {"unigram": 8 * vocab_size, "dense blocks": DENSE * max(2**21, vocab_size)}
-    if config.mixture.pool != "logarithmic":
+    making = {"mixture": FITTED * mixture.product_positions * vocab_size}
+    if mixture.pool != "logarithmic":
         size = 4 * similarity.dim + 1
         words = vocab_size if similarity.readout else 0
         found["readout"] = 8 * size * size + 12 * size * (similarity.dim + words) + 4 * vocab_size * similarity.dim
@@ -80,12 +89,12 @@ def _fixed(config: HolographicConfig, vocab_size: int) -> dict[str, int]:
             # Counts and ratios of each run, shares of all; made in float64.
             runs = topic_runs(config.replay, vocab_size, similarity.topics)
             found["topics"] = 8 * runs * vocab_size + 8 * vocab_size + 4 * runs
-            found["topics in the making"] = 16 * runs * vocab_size
+            making["topics"] = 16 * runs * vocab_size
     if tower.role != "off":
         addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
         found["tower"] = addresses * (64 * tower.channels + 4)
         found["signatures"] = 64 * tower.channels * vocab_size * (1 + len(tower.top_digits))
-    return found
+    return found, making
 
 
 def least_room(order: int, symbols: int) -> int:
@@ -97,28 +106,31 @@ def least_room(order: int, symbols: int) -> int:
 def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
     """What a model of so many words will take.
 
-    With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts. Everything that
-    is saved counts three times, since a checkpoint is made of two copies of it.
+    With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts, or less, so
+    that vectors and mixture can be made, and copies of all that is saved.
 
     Raises:
         ConfigError: it cannot fit; names what takes most and what would fit.
     """
-    fixed, shares = _fixed(config, vocab_size), trie_shares(config)
+    (fixed, making), shares = _fixed(config, vocab_size), trie_shares(config)
     if config.memory is None:
-        return MemoryPlan(fixed, {}, None, 0, None)
+        making["mixture"] = min(making["mixture"], FITTED * FITTED_MOST)
+        return MemoryPlan(fixed, {}, making, FITTED_MOST, None)
     budget = config.memory * MIB
     fixed["words of the replay"] = REPLAYED * config.replay
-    making = budget // WORKING if "readout" in fixed else 0
-    fixed["word vectors in the making"] = making
+    working = budget // WORKING if "readout" in fixed else 0
+    making["word vectors"] = working
+    making["mixture"] = min(making["mixture"], max(budget // WORKING, FITTED * LEAST_FITTED * vocab_size))
     saved = sum(fixed.get(name, 0) for name in ("unigram", "readout", "classes of words", "topics", "tower"))
-    free = (budget - sum(fixed.values()) - COPIES * saved) // (1 + COPIES)
+    taken, most_made = sum(fixed.values()), max(making.values())
+    free = min(budget - taken - most_made, (budget - taken - COPIES * saved) // (1 + COPIES))
     total = sum(share for _, _, share in shares.values())
     rooms = {name: free * share // total for name, (_, _, share) in shares.items()}
     short = {n: least_room(o, vocab_size + extra) for n, (o, extra, _) in shares.items()}
     if any(rooms[name] < short[name] for name in rooms):
-        needed = (
-            sum(fixed.values()) + saved + 2 * max(least * total // shares[name][2] for name, least in short.items())
-        )
+        least = max(room * total // shares[name][2] for name, room in short.items())
+        made = max((taken + least) // (WORKING - 1), *(making[name] for name in making if name != "word vectors"))
+        needed = taken + max(least + made, COPIES * saved + (1 + COPIES) * least)
         most = max(fixed, key=lambda name: fixed[name])
         raise ConfigError(
             f"`model.memory` is {config.memory} MiB; {vocab_size:,} words want {needed / MIB:,.0f} MiB at least, "
@@ -126,4 +138,5 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
             "(data.documents.vocab_size, data.min_count), a shorter model.replay, fewer model.counts.skips and "
             "classes, fewer model.tower.levels, or model.tower.role off"
         )
-    return MemoryPlan(fixed, rooms, making // PAIR, COPIES * (saved + sum(rooms.values())), budget)
+    making["checkpoint"] = COPIES * (saved + sum(rooms.values()))
+    return MemoryPlan(fixed, rooms, making, making["mixture"] // FITTED, working // PAIR)

@@ -19,7 +19,7 @@ from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
 from holonomy.models.holographic.kernels import RELEASED
 from holonomy.models.holographic.memories import Memories
-from holonomy.models.holographic.mixture import Gate
+from holonomy.models.holographic.mixture import Certainty, Gate
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
@@ -45,8 +45,9 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
     state |= {f"group/{g.name}": torch.from_numpy(g.group.copy()) for g in memories.classes if g.group is not None}
     state["unigram"] = torch.from_numpy(memories.unigram.copy())
     state |= {f"gate/{key}": torch.from_numpy(array.copy()) for key, array in mixture.gate.state().items()}
-    if mixture.pool is not None:
-        state |= {f"pool/{key}": torch.from_numpy(array.copy()) for key, array in mixture.pool.state().items()}
+    for name, pool in (("pool", mixture.pool), ("certainty", mixture.certainty)):
+        if pool is not None:
+            state |= {f"{name}/{key}": torch.from_numpy(array.copy()) for key, array in pool.state().items()}
     if memories.readout is not None:
         held = {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
         held["vectors"] = memories.readout.features.vectors
@@ -57,7 +58,6 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
         bound = model.mirror.tower.state().items()
         state |= {f"tower/{key}": tensor.clone() if copy else tensor for key, tensor in bound}
         state["tower/shares"] = torch.from_numpy(model.mirror.shares.copy())
-    tempers: Json = None if mixture.tempers is None else [float(t) for t in mixture.tempers]
     state[META] = {
         "fingerprint": model.tokenizer.fingerprint,
         "config": model.config.model_dump_json(),
@@ -67,7 +67,7 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
         "slope": mixture.slope,
         "product": mixture.product,
         "calibrated": mixture.calibrated,
-        "tempers": tempers,
+        "tempers": mixture.certainty is not None,
         TILTS: list(mixture.tilts),
         TOPICS: memories.topics is not None,
         FORGOTTEN: True,
@@ -168,8 +168,10 @@ def _load_memories(memories: Memories, tensors: Mapping[str, Tensor], meta: dict
 
 
 def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, Json]) -> Mixture:
-    arrays = {key: _take(tensors, f"gate/{key}").numpy() for key in ("mean", "scale", "weights")}
-    gate = Gate.from_state(arrays, memories.num_numbers, len(memories.experts))
+    def arrays(name: str) -> dict[str, np.ndarray]:
+        return {key: _take(tensors, f"{name}/{key}").numpy() for key in ("mean", "scale", "weights")}
+
+    gate = Gate.from_state(arrays("gate"), memories.num_numbers, len(memories.experts))
     power, slope, tempers = meta["power"], meta["slope"], meta["tempers"]
     if (
         not isinstance(power, float)
@@ -177,17 +179,17 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
         or meta["product"] not in ("episodic", "all", "none")
     ):
         raise CheckpointError("`power`, `slope` or `product` of the mixture is damaged")
-    if tempers is not None and (not isinstance(tempers, list) or len(tempers) != memories.counts.order):
-        raise CheckpointError("`tempers` of the mixture is damaged")
+    if isinstance(tempers, list):
+        raise CheckpointError("`tempers` of the mixture are exponents by order, which are gone; train the run anew")
     tilts = meta[TILTS]
     if not isinstance(tilts, list) or len(tilts) not in (0, 2) or not np.isfinite(np.array(tilts, dtype=float)).all():
         raise CheckpointError("`tilts` of the mixture is damaged")
-    exponents = None if tempers is None else np.array(tempers, dtype=np.float64)
-    pool = None
+    pool = certainty = None
     if memories.pooled and meta["calibrated"]:
-        arrays = {key: _take(tensors, f"pool/{key}").numpy() for key in ("mean", "scale", "weights")}
-        pool = Pool.from_state(arrays, memories.num_numbers, len(memories.voices))
-    fitted = Mixture(gate, power, slope, str(meta["product"]), exponents, bool(meta["calibrated"]), pool)
+        pool = Pool.from_state(arrays("pool"), memories.num_numbers, len(memories.voices))
+    if tempers:
+        certainty = Certainty.from_state(arrays("certainty"), 3, 1)
+    fitted = Mixture(gate, power, slope, str(meta["product"]), certainty, bool(meta["calibrated"]), pool)
     return replace(fitted, tilts=tuple(float(str(t)) for t in tilts))
 
 
