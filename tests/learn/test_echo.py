@@ -64,10 +64,21 @@ def autograd_twin(config: LiorConfig) -> AutogradLearner:
 @pytest.mark.parametrize("length", [1, 7, 128])
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_default_model_parity(size: int, length: int, dtype: torch.dtype) -> None:
-    net = build_network(LiorConfig(), vocab_size=VOCABULARY).to(dtype)
-    reference = copy.deepcopy(net).double()
-    data, loss = batch(size, length), SoftmaxCrossEntropy()
+    data = batch(size, length)
     data.targets[0, 0] = -100 if size * length > 1 else data.targets[0, 0]
+    check_parity(LiorConfig(), data, dtype)
+
+
+@pytest.mark.parametrize("pattern", ["hm", "rh"])
+def test_parity_with_hamiltonian_blocks(pattern: str, dtype: torch.dtype) -> None:
+    shape = ModelConfig(pattern=pattern, d=16, n_osc=16, hidden=16, heads=2)
+    check_parity(LiorConfig(model=shape), batch(2, 20), dtype)
+
+
+def check_parity(config: LiorConfig, data: Batch, dtype: torch.dtype) -> None:
+    """Statistics of the echo against the gradient by autograd in float64, every parameter."""
+    net, loss = build_network(config, vocab_size=VOCABULARY).to(dtype), SoftmaxCrossEntropy()
+    reference = copy.deepcopy(net).double()
     loss.free(reference(data.inputs), data.targets, None).backward()
     flat = FlatParams(net, decayed_names(net))
     acc = flat.statistics()

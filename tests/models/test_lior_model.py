@@ -24,6 +24,11 @@ def test_parameter_counts(architecture: str, expected: int) -> None:
     assert count_parameters(build_network(config, vocab_size=65)) == expected
 
 
+def test_parameters_of_a_field_transformer_with_filters() -> None:
+    config = LiorConfig(model=ModelConfig(architecture="field_transformer", retrieval_fir=3))
+    assert count_parameters(build_network(config, vocab_size=65)) == 675_104
+
+
 def test_patterns() -> None:
     assert ModelConfig().letters == "omrmomom"
     assert ModelConfig(architecture="causal_field").letters == "omomomom"
@@ -66,7 +71,7 @@ class Counting:
         return cls(ids[:, :-1], ids[:, 1:], 320)
 
 
-@pytest.mark.parametrize("pattern", ["qm", "cm", "pm"])
+@pytest.mark.parametrize("pattern", ["qm", "cm", "pm", "hm"])
 def test_optional_blocks_learn(pattern: str) -> None:
     config = LiorConfig(model=ModelConfig(pattern=pattern, d=16, n_osc=16, hidden=16, heads=2))
     learner = build_learner(config, vocab_size=9)
@@ -100,6 +105,9 @@ def test_a_probe_measures_by_the_chart(pattern: str) -> None:
         ({"pattern": "q", "d": 20}, {}, "d = 20 must be a multiple of 8 for block q"),
         ({"pattern": "c", "n_osc": 20}, {}, "n_osc = 20 must be a multiple of 8 for block c"),
         ({"pattern": "p", "heads": 3}, {}, "does not divide"),
+        ({"pattern": "h", "n_osc": 24}, {}, "n_osc = 24 must be a power of two for .* block h"),
+        ({"rope": True}, {}, "rope turns the spinors of score = geometric"),
+        ({"pattern": "om", "retrieval_fir": 3}, {}, "retrieval_fir filters block r"),
         ({"pattern": "op"}, {"geometry": GeometryConfig(chart="shared")}, "folded or per_head"),
         ({"pattern": "op"}, {"geometry": GeometryConfig(stress=True)}, "of block r"),
         ({"pattern": "oq"}, {"geometry": GeometryConfig(chart="per_head")}, "none of"),

@@ -130,6 +130,30 @@ def test_stress_is_a_running_mean_of_the_motion() -> None:
             )
 
 
+def test_turned_spinors_know_how_far_apart_they_are_and_nothing_else() -> None:
+    """<e^{i a t} psi, e^{i a s} phi> is that of psi and e^{i a (s - t)} phi; a million tokens later too."""
+    layer = GeometricRetrieval(8, HEADS, window=100, out_scale=0.5, rope=True, generator=generator()).double()
+    k, m = torch.randn(2, HEADS, 6, 2 * layer.spinor + 1, generator=generator(), dtype=torch.float64)
+    time = torch.arange(6)
+
+    def scores(offset: int) -> torch.Tensor:
+        placed = layer.placed(k, time + offset), layer.placed(m, time + offset)
+        return layer.score(*placed, time[:, None] - time, k.new_empty(0), ())[0]
+
+    assert (scores(1_000_000) - scores(0)).abs().max() < 1e-9
+    phases = torch.exp(1j * time[:, None] * 10_000.0 ** (-torch.arange(layer.spinor) / layer.spinor))
+    half = layer.spinor
+    turned = layer.placed(k, time)
+    assert torch.allclose(
+        torch.complex(turned[..., :half], turned[..., half : 2 * half]),
+        torch.complex(k[..., :half], k[..., half : 2 * half]) * phases,
+    )
+    assert not torch.allclose(scores(0), layer.score(k, m, time[:, None] - time, k.new_empty(0), ())[0])
+    back = layer.pull_placed(turned, time)
+    assert torch.allclose(back, k)
+    assert torch.equal(layer.placed(k[:, 3:4], 3), turned[:, 3:4])
+
+
 def test_geometric_scores_by_complex_numbers() -> None:
     layer = GeometricRetrieval(8, HEADS, window=100, out_scale=0.5, generator=generator()).double()
     layer.log_g.data.copy_(drawn(HEADS, 2))

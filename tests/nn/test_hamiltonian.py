@@ -156,6 +156,9 @@ def test_refusals(options: dict[str, object], words: str) -> None:
 
 
 def network(kind: str, *, fixed: bool = False, fir: int = 1) -> EchoLayer:
+    if kind == "block h":
+        shape = ModelConfig(pattern="hmhm", d=16, n_osc=MODES, hidden=16)
+        return build_network(LiorConfig(model=shape), vocab_size=11)
     config = LiorConfig(
         model=ModelConfig(
             architecture="hybrid" if "retrieval" in kind else "causal_field",
@@ -188,7 +191,7 @@ def statistics(net: EchoLayer, length: int | None, *, streamed: bool = False, to
 
 
 @pytest.mark.parametrize(
-    "kind", ["diagonal", "selective", "hamiltonian", "hamiltonian wells", "diagonal and retrieval"]
+    "kind", ["diagonal", "selective", "hamiltonian", "hamiltonian wells", "diagonal and retrieval", "block h"]
 )
 @pytest.mark.parametrize("length", [16, 32, 40, 64])
 def test_segments_give_the_statistics_of_the_whole(kind: str, length: int) -> None:
@@ -199,7 +202,7 @@ def test_segments_give_the_statistics_of_the_whole(kind: str, length: int) -> No
     assert (whole - parts).norm() <= 1e-12 * whole.norm()
 
 
-@pytest.mark.parametrize("kind", ["hamiltonian", "hamiltonian wells"])
+@pytest.mark.parametrize("kind", ["hamiltonian", "hamiltonian wells", "block h"])
 def test_streams_give_the_statistics_of_the_whole(kind: str, dtype: torch.dtype) -> None:
     net = network(kind).to(dtype)
     whole, _ = statistics(net, None)
@@ -233,6 +236,8 @@ def test_what_cannot_go_back_says_so() -> None:
         ({}, {"segment": 64}, "segment or streamed"),
         ({}, {"memory": "streamed"}, "cannot learn blocks r and q"),
         ({"architecture": "causal_field"}, {"memory": "streamed"}, "wants model.bank = hamiltonian"),
+        ({"pattern": "mm"}, {"memory": "streamed"}, "wants model.bank = hamiltonian"),
+        ({"pattern": "hmo"}, {"memory": "streamed"}, "wants model.bank = hamiltonian"),
         ({"architecture": "causal_field", "dropout": 0.1}, {"memory": "segment"}, "model.dropout = 0"),
         ({"architecture": "causal_field"}, {"memory": "segment", "segment": 33}, "no multiple"),
         ({"bank": "hamiltonian"}, {"mode": "one_sided"}, "biased"),

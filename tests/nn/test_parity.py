@@ -125,6 +125,10 @@ LAYERS: dict[str, Callable[[], EchoLayer]] = {
         WIDTH, 2, window=70, out_scale=0.5, sites=field_sites(), generator=generator()
     ),
     "geometric retrieval": lambda: GeometricRetrieval(WIDTH, 2, window=5, out_scale=0.5, generator=generator()),
+    "filtered retrieval": lambda: Retrieval(WIDTH, 2, window=5, out_scale=0.5, taps=3, generator=generator()),
+    "turned geometric retrieval": lambda: GeometricRetrieval(
+        WIDTH, 2, window=20, out_scale=0.5, taps=2, rope=True, generator=generator()
+    ),
     "chain": lambda: Chain([RMSNorm(), Residual(mixer()), Linear(WIDTH, 5, std=0.3, generator=generator())]),
     "shared layer": lambda: Chain([shared := Residual(bank()), RMSNorm(), shared]),
 }

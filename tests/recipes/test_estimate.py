@@ -38,7 +38,11 @@ VARIANTS: tuple[tuple[str, ...], ...] = (
     ("geometry.chart=per_head", "geometry.frame_mode=derived", "geometry.rotor_mode=off"),
     ("geometry.chart=shared", "geometry.source=curvature", "geometry.rotor_layers=3"),
     ("geometry.chart=shared", "geometry.source=curvature", "train.spsa.groups=[heights]"),
+    ("model.retrieval_fir=3",),
+    ("model.score=geometric", "model.retrieval_fir=2", "model.rope=true"),
+    ("geometry.chart=shared", "model.retrieval_fir=3"),
     ("model.pattern=omre",),
+    ("model.pattern=hm",),
     ("model.pattern=omqcp",),
     ("model.pattern=pm", "geometry.chart=per_head", "geometry.rotor_mode=derived"),
 )

@@ -288,6 +288,8 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         ((*chart, "geometry.frame_mode=learned_lowrank"), "geometry.rank", 2),
         ((*chart, "geometry.frame_mode=derived", "geometry.rotor_mode=off"), "geometry.frame_every", 1),
         ((), "model.score", "geometric"),
+        (("model.score=geometric",), "model.rope", "true"),
+        ((), "model.retrieval_fir", 3),
         ((), "field.enabled", "true"),
         (field, "field.size", "[3, 2]"),
         (field, "field.dim", 3),

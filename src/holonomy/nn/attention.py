@@ -20,7 +20,7 @@ from holonomy.core.flat import StatBuffer
 from holonomy.core.layer import EchoLayer
 from holonomy.core.tape import Tape
 from holonomy.nn.sites import FieldSites
-from holonomy.nn.static import Linear
+from holonomy.nn.static import CausalFIR, FIRState, Linear
 
 LONG_AGO = -(2**31)
 """Position of an empty place: outside every window."""
@@ -40,6 +40,7 @@ class Past(NamedTuple):
         carry: what the factors of the next tokens depend on.
         fixed: keys and values of the sites of a field, [batch * heads, sites, ...]; empty where there is none.
         scales: what the scores need of the parameters; computed once, not every token.
+        filtered: the last inputs of the filter before the scores, or None where there is none.
     """
 
     keys: Float[Tensor, "BH window features"]
@@ -50,6 +51,7 @@ class Past(NamedTuple):
     carry: Any
     fixed: tuple[Tensor, ...] = ()
     scales: tuple[Tensor, ...] = ()
+    filtered: FIRState | None = None
 
 
 class Seen(NamedTuple):
@@ -60,6 +62,7 @@ class Seen(NamedTuple):
         time: position of the last of them that fit into the window.
         source: factor of each key, [batch, heads, T], or an empty tensor.
         carry: what the factors of the next tokens depend on.
+        filtered: the last inputs of the filter before the scores, or None where there is none.
     """
 
     key: Float[Tensor, "BH time features"]
@@ -67,6 +70,7 @@ class Seen(NamedTuple):
     time: Int[Tensor, " held"]
     source: Tensor
     carry: Any
+    filtered: FIRState | None = None
 
 
 class Attention(EchoLayer):
@@ -78,6 +82,7 @@ class Attention(EchoLayer):
         window: how many tokens, the current one included, a query sees.
         features: channels that the scores are computed from, before those of the values.
         sites: a field whose sites stand before the tokens, for scores whose keys have the width of a head.
+        taps: length of a filter of the channels that the scores are computed from; 1 is none.
         generator: source of the initial weights.
 
     Attributes:
@@ -94,6 +99,7 @@ class Attention(EchoLayer):
         window: int,
         features: int,
         sites: FieldSites | None = None,
+        taps: int = 1,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
@@ -101,6 +107,7 @@ class Attention(EchoLayer):
             raise ConfigError(f"`model.heads` = {heads} does not divide `model.d` = {channels}; choose a divisor")
         self.heads, self.window, self.width = heads, window, channels // heads
         self.inp = Linear(channels, features + channels, std=channels**-0.5, generator=generator)
+        self.fir = CausalFIR(features, taps, generator=generator) if taps > 1 else None
         self.sites, self.site_map = sites, None
         if sites is not None:
             inputs = sites.num_features
@@ -147,6 +154,14 @@ class Attention(EchoLayer):
             carry: from the tokens before, None at the start.
         """
         return x.new_empty(0), None
+
+    def placed(self, x: Float[Tensor, "BH time features"], time: Int[Tensor, " time"] | int) -> Tensor:
+        """Queries or keys as they are compared at their positions; the same everywhere by default."""
+        return x
+
+    def pull_placed(self, g: Float[Tensor, "BH time features"], time: Int[Tensor, " time"] | int) -> Tensor:
+        """From nudges on what `placed` gave to those on what it was given."""
+        return g
 
     def split(self, x: Float[Tensor, "channels batch time"], parts: int) -> Float[Tensor, "parts BH time d"]:
         """Splits [parts * heads * d, B, T] into [parts, B * heads, T, d]."""
@@ -207,13 +222,17 @@ class Attention(EchoLayer):
     ) -> tuple[Tensor, Seen]:
         """The result, and what of these tokens later ones may see; `unchanged` parameters need not be read anew."""
         mapped, features = self.inp.free(x, tape), self._features()
-        k, m = self.compared(mapped[:features], tape)
+        first, filtered = mapped[:features], None
+        if self.fir is not None:
+            past = before.filtered if before is not None else None
+            first, filtered = self.fir.resume(first, past or self.fir.start(x.shape[1]), tape)
+        k, m = self.compared(first, tape)
         (v,) = self.split(mapped[features:], 1)
         fresh, carry = self.sources(x, m, before and before.carry)
-        time = torch.arange(x.shape[-1], device=x.device)
+        time = torch.arange(x.shape[-1], device=x.device) + (before.position if before is not None else 0)
+        k, m = self.placed(k, time), self.placed(m, time)
         keys, values, ages, source = m, v, time, fresh
         if before is not None:
-            time = time + before.position
             keys, values = torch.cat([before.keys, m], 1), torch.cat([before.values, v], 1)
             ages, source = torch.cat([before.time, time]), torch.cat([before.source, fresh], -1)
         fixed = before.fixed if before and unchanged else self._fixed(x.shape[1], tape)
@@ -225,8 +244,8 @@ class Attention(EchoLayer):
         y = torch.bmm(w, values)
         latest = time[-self.window :]
         if tape is not None:
-            tape.push(self, values, w, apart, latest % self.window, *kept)
-        return self.out.free(self.join(y.unsqueeze(0), x.shape[1]), tape), Seen(m, v, latest, fresh, carry)
+            tape.push(self, values, w, apart, time, *kept)
+        return self.out.free(self.join(y.unsqueeze(0), x.shape[1]), tape), Seen(m, v, latest, fresh, carry, filtered)
 
     def resume(
         self, x: Float[Tensor, "D batch time"], state: Past, tape: Tape | None
@@ -246,6 +265,7 @@ class Attention(EchoLayer):
             position=state.position + seen.key.shape[1],
             source=source.index_copy(2, place, seen.source[..., -held:]) if len(source) else source,
             carry=seen.carry,
+            filtered=seen.filtered,
         )
 
     def echo(self, tape: Tape, g: Float[Tensor, "D batch time"], acc: StatBuffer) -> Float[Tensor, "D batch time"]:
@@ -253,12 +273,15 @@ class Attention(EchoLayer):
         return self.echo_segment(tape, g, None, acc)[0]
 
     def echo_segment(
-        self, tape: Tape, g: Float[Tensor, "D batch time"], carry: Tensor | None, acc: StatBuffer
-    ) -> tuple[Float[Tensor, "D batch time"], Tensor]:
-        """Echo of a segment; what is carried are the nudges on the keys and values before it, side by side."""
+        self, tape: Tape, g: Float[Tensor, "D batch time"], carry: tuple[Tensor, Tensor | None] | None, acc: StatBuffer
+    ) -> tuple[Float[Tensor, "D batch time"], tuple[Tensor, Tensor | None]]:
+        """Echo of a segment; what is carried are the nudges on the keys and values before it, side by side, and those
+        on the last inputs of the filter.
+        """
         batch, time = g.shape[1:]
         g = self.out.echo(tape, g, acc)
-        v, w, apart, place, *kept = tape.pop(self)
+        v, w, apart, now, *kept = tape.pop(self)
+        place = now[-self.window :] % self.window
         (g,) = self.split(g, 1)
         dv = torch.bmm(w.mT, g)
         dscore = boltzmann_contrast(w, torch.bmm(g, v.mT)).view(batch, self.heads, time, -1)
@@ -273,12 +296,15 @@ class Attention(EchoLayer):
         before = torch.cat([dm[:, :older], dv[:, :older]], -1)
         dm, dv = dm[:, older:], dv[:, older:]
         if carry is not None:
-            later = carry.index_select(1, place)
+            later = carry[0].index_select(1, place)
             dm[:, -len(place) :] += later[..., : dm.shape[-1]]
             dv[:, -len(place) :] += later[..., dm.shape[-1] :]
-            before += carry.index_fill(1, place, 0.0)
-        below = self.pull_compared(tape, dk, dm, acc)
-        return self.inp.echo(tape, torch.cat([below, self.join(dv.unsqueeze(0), batch)]), acc), before
+            before += carry[0].index_fill(1, place, 0.0)
+        below = self.pull_compared(tape, self.pull_placed(dk, now), self.pull_placed(dm, now), acc)
+        lagging = None
+        if self.fir is not None:
+            below, lagging = self.fir.echo_segment(tape, below, carry[1] if carry else None, acc)
+        return self.inp.echo(tape, torch.cat([below, self.join(dv.unsqueeze(0), batch)]), acc), (before, lagging)
 
     def start(self, batch: int) -> Past:
         """Nothing seen yet."""
@@ -289,7 +315,8 @@ class Attention(EchoLayer):
         values = weight.new_zeros(batch * self.heads, self.window, self.width)
         source = self.sources(empty, m, None)[0].repeat_interleave(self.window, -1)
         time = torch.full((self.window,), LONG_AGO, device=weight.device)
-        return Past(keys, values, time, 0, source, None, self._fixed(batch, None), self.scales())
+        filtered = None if self.fir is None else self.fir.start(batch)
+        return Past(keys, values, time, 0, source, None, self._fixed(batch, None), self.scales(), filtered)
 
     def advance(self, x: Float[Tensor, "D batch time"], state: Past) -> tuple[Float[Tensor, "D batch time"], Past]:
         """Continues by any number of tokens, a window's length at a time."""
@@ -304,13 +331,17 @@ class Attention(EchoLayer):
         """Continues by one token."""
         features, column = self._features(), x.unsqueeze(-1)
         mapped = torch.mm(self.inp.weight, x).unsqueeze(-1)
-        k, m = self.compared(mapped[:features], None)
+        first, filtered = mapped[:features], state.filtered
+        if self.fir is not None and filtered is not None:
+            first, filtered = self.fir.advance(first, filtered)
+        k, m = self.compared(first, None)
         (v,) = self.split(mapped[features:], 1)
+        fresh, carry = self.sources(column, m, state.carry)
+        k, m = self.placed(k, state.position), self.placed(m, state.position)
         place = state.position % self.window
         state.keys[:, place : place + 1] = m
         state.values[:, place : place + 1] = v
         state.time[place] = state.position
-        fresh, carry = self.sources(column, m, state.carry)
         if len(fresh):
             state.source[..., place : place + 1] = fresh
         apart = (state.position - state.time).unsqueeze(0)
@@ -321,7 +352,7 @@ class Attention(EchoLayer):
         full = state.position + 1 >= self.window
         w, _ = self.weights(k, keys, apart, state.source, state.scales, all_seen=full)
         y = torch.bmm(w, values).view(-1, self.heads * self.width).T
-        return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry)
+        return torch.mm(self.out.weight, y), state._replace(position=state.position + 1, carry=carry, filtered=filtered)
 
 
 def boltzmann_contrast(w: Float[Tensor, "*B L S"], energy: Float[Tensor, "*B L S"]) -> Float[Tensor, "*B L S"]:

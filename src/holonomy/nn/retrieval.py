@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -27,6 +27,8 @@ from holonomy.nn.static import Linear
 
 FARTHEST = 2.56
 """c times the window, at most, of the head that sees farthest at the start."""
+ROPE_BASE = 10_000.0
+"""The slowest component turns by about one radian in so many tokens (Su et al. 2021)."""
 STRESS_RATE = 0.1
 """Weight of the newest token in the running mean of how far tokens move."""
 
@@ -87,6 +89,7 @@ class Retrieval(Attention):
             learned, e a running mean of |x_j - x_{j-1}|^2 / D.
         curvature: factors of the keys from a field of curvature in the chart.
         sites: a field that is read too; not together with a chart, stress or curvature.
+        taps: length of a filter of queries and keys; 1 is none.
         generator: source of the initial weights.
     """
 
@@ -102,10 +105,11 @@ class Retrieval(Attention):
         stress: bool = False,
         curvature: CurvatureSource | None = None,
         sites: FieldSites | None = None,
+        taps: int = 1,
         generator: torch.Generator,
     ) -> None:
         features = chart.n if shared and chart is not None else 2 * channels
-        super().__init__(channels, heads, window=window, features=features, sites=sites, generator=generator)
+        super().__init__(channels, heads, window=window, features=features, sites=sites, taps=taps, generator=generator)
         self.shared, self.chart, self.curvature = shared and chart is not None, chart, curvature
         self.log_radius = nn.Parameter(torch.full((heads,), math.log(1.5)))
         # A longer window needs a head that sees to its end: the cost of distance grows with c times the window.
@@ -243,14 +247,27 @@ class GeometricRetrieval(Attention):
     a, b in (0, 1) linear in x through a logistic function. All three do not change under a common phase of psi and phi.
 
     Args:
-        channels, heads, window, out_scale, generator: as for `Retrieval`; channels / heads must be even.
+        channels, heads, window, out_scale, taps, generator: as for `Retrieval`; channels / heads must be even.
+        rope: turn psi and phi by angles that grow with their position (rotary embedding, Su et al. 2021, eq. 14-15):
+            component f by 10000^(-2 f / d) a token, so that a score knows how far apart the two are.
     """
 
     eps = 1e-6
 
-    def __init__(self, channels: int, heads: int, *, window: int, out_scale: float, generator: torch.Generator) -> None:
-        super().__init__(channels, heads, window=window, features=2 * channels + 2 * heads, generator=generator)
-        self.spinor = self.width // 2
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        window: int,
+        out_scale: float,
+        taps: int = 1,
+        rope: bool = False,
+        generator: torch.Generator,
+    ) -> None:
+        features = 2 * channels + 2 * heads
+        super().__init__(channels, heads, window=window, features=features, taps=taps, generator=generator)
+        self.spinor, self.rope = self.width // 2, rope
         self.mix = nn.Parameter(torch.tensor([0.5, 1.0, 0.5]).repeat(heads, 1))
         self.log_g = nn.Parameter(torch.zeros(heads, self.spinor))
         self.out = Linear(channels, channels, std=out_scale * channels**-0.5, generator=generator)
@@ -263,6 +280,22 @@ class GeometricRetrieval(Attention):
     def pull_compared(self, tape: Tape, dk: Tensor, dm: Tensor, acc: StatBuffer) -> Tensor:
         """Queries and keys are the channels themselves."""
         return self.join(torch.stack([dk, dm]), len(dk) // self.heads)
+
+    def placed(self, x: Float[Tensor, "BH time features"], time: Int[Tensor, " time"] | int) -> Tensor:
+        """Turned by the position, with `rope`."""
+        return self._turned(x, time, 1) if self.rope else x
+
+    def pull_placed(self, g: Float[Tensor, "BH time features"], time: Int[Tensor, " time"] | int) -> Tensor:
+        """Turned back."""
+        return self._turned(g, time, -1) if self.rope else g
+
+    def _turned(self, x: Tensor, time: Tensor | int, sign: int) -> Tensor:
+        # In float64: positions grow without bound, and float32 would lose the angle.
+        place = torch.as_tensor(time, dtype=torch.float64, device=x.device).view(-1, 1)
+        rate = ROPE_BASE ** (-torch.arange(self.spinor, dtype=torch.float64, device=x.device) / self.spinor)
+        cos, sin = torch.cos(place * rate).to(x.dtype), (sign * torch.sin(place * rate)).to(x.dtype)
+        real, imag, factor = x.split([self.spinor, self.spinor, x.shape[-1] - 2 * self.spinor], -1)
+        return torch.cat([real * cos - imag * sin, real * sin + imag * cos, factor], -1)
 
     def spectra(self) -> dict[str, Float[Tensor, "heads n"]]:
         """Diagonals of the Hermitian forms of the heads, largest first."""

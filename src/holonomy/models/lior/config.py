@@ -26,9 +26,10 @@ class ModelConfig(Config):
     )
     pattern: str | None = Field(
         default=None,
-        pattern="^[omreqcp]+$",
+        pattern="^[omreqcph]+$",
         description="explicit blocks: o oscillator mixer, r retrieval, m gated map, e settling units, q biquaternions, "
-        "c octonion associators, p address probe; overrides architecture and blocks",
+        "c octonion associators, p address probe, h hamiltonian oscillators with wells before a gated map; overrides "
+        "architecture and blocks",
     )
     blocks: int = Field(default=4, ge=1, le=64, description="number of mixer and map pairs of the preset")
     d: int = Field(default=128, ge=1, le=8192, description="width of the residual stream")
@@ -43,6 +44,12 @@ class ModelConfig(Config):
     wells: bool = Field(default=False, description="log-cosh wells in a hamiltonian bank")
     score: Literal["geodesic", "geometric"] = Field(
         default="geodesic", description="scores of retrieval: distances, or wedge, Hermitian and phase-free products"
+    )
+    rope: bool = Field(
+        default=False, description="turn queries and keys of score = geometric by angles that grow with the position"
+    )
+    retrieval_fir: int = Field(
+        default=1, ge=1, le=32, description="taps of a filter of the queries and keys of block r; 1 is none"
     )
     n_osc: int = Field(default=256, ge=1, le=16384, description="oscillators per mixer")
     hidden: int = Field(default=256, ge=1, le=32768, description="width inside a gated map")
@@ -73,6 +80,11 @@ class ModelConfig(Config):
         repeat = "om" if self.architecture == "hybrid" else head
         return (head + repeat * self.blocks)[: 2 * self.blocks]
 
+    @property
+    def hamiltonian(self) -> bool:
+        """Whether there are undamped oscillators, which an echo can nudge in several ways."""
+        return self.bank == "hamiltonian" or "h" in self.letters
+
     @model_validator(mode="after")
     def _check(self) -> ModelConfig:
         if self.pattern is not None:
@@ -88,8 +100,8 @@ class ModelConfig(Config):
                 raise ValueError(f"{name} = {list(bounds)} must rise within (0, {top}]")
         if self.bank == "coupled" and self.n_osc % COUPLED:
             raise ValueError(f"n_osc = {self.n_osc} must be a multiple of {COUPLED} for bank = coupled")
-        if self.bank == "hamiltonian" and self.n_osc & (self.n_osc - 1):
-            raise ValueError(f"n_osc = {self.n_osc} must be a power of two for bank = hamiltonian")
+        if self.hamiltonian and self.n_osc & (self.n_osc - 1):
+            raise ValueError(f"n_osc = {self.n_osc} must be a power of two for bank = hamiltonian and block h")
         self._check_bank()
         if self.wells and self.bank != "hamiltonian":
             raise ValueError(f"wells belong to bank = hamiltonian, not to bank = {self.bank}; drop one of them")
@@ -106,6 +118,10 @@ class ModelConfig(Config):
             "power_sign": ("kernel",),
         }
         plain = type(self).model_fields
+        if self.rope and self.score != "geometric":
+            raise ValueError("rope turns the spinors of score = geometric; set that, or drop rope")
+        if self.retrieval_fir > 1 and "r" not in self.letters:
+            raise ValueError("retrieval_fir filters block r, which this architecture has none of; drop it")
         for name, banks in readers.items():
             if getattr(self, name) != plain[name].default and self.bank not in banks:
                 raise ValueError(f"{name} belongs to bank = {' or '.join(banks)}, not to bank = {self.bank}; drop it")
@@ -406,10 +422,12 @@ class LiorConfig(Config):
 
     def _check_echo(self) -> None:
         echo, plain, model = self.train.echo, EchoConfig(), self.model
-        if model.bank != "hamiltonian":
+        if not model.hamiltonian:
             for name in ("mode", "kappa", "allow_biased", "fixed"):
                 if getattr(echo, name) != getattr(plain, name):
-                    raise ValueError(f"train.echo.{name} is for model.bank = hamiltonian, not {model.bank}; drop it")
+                    raise ValueError(
+                        f"train.echo.{name} is for model.bank = hamiltonian or block h, not {model.bank}; drop it"
+                    )
         whole = [f"block {letter}" for letter in "cp" if letter in model.letters]
         if "o" in model.letters and model.bank in ("coupled", "kernel"):
             whole.append(f"model.bank = {model.bank}")
@@ -427,7 +445,8 @@ class LiorConfig(Config):
                 "train.echo.memory = streamed cannot learn blocks r and q, which forget; set model.architecture = "
                 "causal_field, or memory = segment"
             )
-        if echo.memory == "streamed" and (model.bank != "hamiltonian" or model.fir > 1 or model.dropout):
+        damped = "o" in model.letters and (model.bank != "hamiltonian" or model.fir > 1)
+        if echo.memory == "streamed" and (damped or not model.hamiltonian or model.dropout):
             raise ValueError(
                 "train.echo.memory = streamed wants model.bank = hamiltonian, model.fir = 1 and model.dropout = 0: "
                 "damped oscillators, longer filters and masks cannot go back; memory = segment can have the first two"

@@ -20,6 +20,7 @@ def parameter_count(config: LiorConfig, *, vocab_size: int) -> int:
     mixers = {"o": _oscillators(config), "r": _retrieval(config), "m": 3 * model.d * model.hidden}
     mixers["e"] = model.hidden * (2 * model.d + model.hidden)
     mixers |= {"q": 27 * model.d // 8, "c": model.n_osc * (4 * model.d + 9), "p": _probe(config)}
+    mixers["h"] = 2 * model.n_osc * (model.d + model.hidden) + model.hidden * model.d + _hamiltonian(config, wells=True)
     return 2 * vocab_size * model.d + sum(mixers[letter] for letter in model.letters)
 
 
@@ -38,8 +39,13 @@ def _bank(config: LiorConfig) -> int:
     if model.bank == "coupled":
         return (n // COUPLED) * (_butterfly(COUPLED) + COUPLED + COUPLED * rank + rank + 1)
     if model.bank == "hamiltonian":
-        return _butterfly(n) + n + n * rank + rank + (2 * n if model.wells else 0)
+        return _hamiltonian(config, wells=model.wells)
     return 2 * n
+
+
+def _hamiltonian(config: LiorConfig, *, wells: bool) -> int:
+    n, rank = config.model.n_osc, 4
+    return _butterfly(n) + n + n * rank + rank + (2 * n if wells else 0)
 
 
 def _butterfly(n: int) -> int:
@@ -49,10 +55,12 @@ def _butterfly(n: int) -> int:
 def _retrieval(config: LiorConfig) -> int:
     model, geometry = config.model, config.geometry
     d, heads = model.d, model.heads
+    taps = model.retrieval_fir if model.retrieval_fir > 1 else 0
     if model.score == "geometric":
-        return 3 * d * d + 2 * heads * d + d * d + 3 * heads + heads * (d // heads // 2)
+        points = 2 * d + 2 * heads
+        return (points + d) * d + taps * points + d * d + 3 * heads + heads * (d // heads // 2)
     points = geometry.n if geometry.chart == "shared" else 2 * d
-    own = (points + d) * d + d * d + 2 * heads + (heads if geometry.stress else 0)
+    own = (points + d) * d + taps * points + d * d + 2 * heads + (heads if geometry.stress else 0)
     if geometry.source == "curvature" and "heights" in config.train.spsa.groups:
         own += BUMPS
     if config.field.enabled:
@@ -110,6 +118,7 @@ def least_memory(config: LiorConfig, *, vocab_size: int) -> Memory:
     model, data = config.model, config.data
     kept = {"o": model.d + 3 * model.n_osc, "r": 4 * model.d, "m": model.d + 3 * model.hidden}
     kept |= {"e": model.d + 2 * model.hidden, "q": 3 * model.d, "c": model.d + 4 * model.n_osc, "p": 4 * model.d}
+    kept["h"] = model.d + 3 * model.n_osc + 3 * model.hidden
     tokens = data.batch * data.seq_len // config.train.accumulate
     if config.train.echo.memory != "full":
         tokens = min(tokens, data.batch * config.train.echo.segment)

@@ -72,11 +72,7 @@ def _sites(config: LiorConfig) -> FieldSites | None:
 def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: FieldSites | None) -> list[EchoLayer]:
     model, length = config.model, config.data.seq_len
     if letter == "m":
-        return [
-            Linear(model.d, 2 * model.hidden, std=model.d**-0.5, generator=generator),
-            GatedUnit(),
-            Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
-        ]
+        return _gated_map(model.d, config, generator)
     if letter == "e":
         return [
             Linear(model.d, model.hidden, std=model.d**-0.5, generator=generator),
@@ -87,6 +83,10 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
         return [BiquaternionBank(model.d, generator=generator)]
     if letter == "c":
         return _octonions(config, generator)
+    if letter == "h":
+        inp = Linear(model.d, 2 * model.n_osc, std=0.5 * model.d**-0.5, generator=generator)
+        wells = _hamiltonian(config, generator, wells=True)
+        return [inp, wells, *_gated_map(model.n_osc, config, generator)]
     sizes = {"window": model.window or length, "out_scale": model.out_scale, "generator": generator}
     if letter == "p":
         chart = None if config.geometry.chart == "folded" else _chart(config, _source(config))
@@ -94,23 +94,15 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
         _align(probe, config)
         return [probe]
     if letter == "r":
+        sizes["taps"] = model.retrieval_fir
         if model.score == "geometric":
-            return [GeometricRetrieval(model.d, model.heads, **sizes)]
+            return [GeometricRetrieval(model.d, model.heads, rope=model.rope, **sizes)]
         return [_retrieval(config, {**sizes, "sites": sites})]
     theta = model.theta_range or (math.pi / length, FASTEST_TURN)
 
     def bank(generator: torch.Generator) -> EchoLayer:
         if model.bank == "hamiltonian":
-            echo = config.train.echo
-            return HamiltonianBank(
-                model.n_osc,
-                wells=model.wells,
-                mode=echo.mode,
-                kappa=echo.kappa,
-                fixed=echo.fixed,
-                allow_biased=echo.allow_biased,
-                generator=generator,
-            )
+            return _hamiltonian(config, generator, wells=model.wells)
         if model.bank == "coupled":
             return CoupledBank(
                 model.n_osc // COUPLED, COUPLED, gamma_range=model.gamma_range, chunk=model.chunk, generator=generator
@@ -136,6 +128,28 @@ def _block(letter: str, config: LiorConfig, generator: torch.Generator, sites: F
             generator=generator,
         )
     ]
+
+
+def _gated_map(inputs: int, config: LiorConfig, generator: torch.Generator) -> list[EchoLayer]:
+    model = config.model
+    return [
+        Linear(inputs, 2 * model.hidden, std=inputs**-0.5, generator=generator),
+        GatedUnit(),
+        Linear(model.hidden, model.d, std=model.out_scale * model.hidden**-0.5, generator=generator),
+    ]
+
+
+def _hamiltonian(config: LiorConfig, generator: torch.Generator, *, wells: bool) -> HamiltonianBank:
+    echo = config.train.echo
+    return HamiltonianBank(
+        config.model.n_osc,
+        wells=wells,
+        mode=echo.mode,
+        kappa=echo.kappa,
+        fixed=echo.fixed,
+        allow_biased=echo.allow_biased,
+        generator=generator,
+    )
 
 
 def _octonions(config: LiorConfig, generator: torch.Generator) -> list[EchoLayer]:
