@@ -252,7 +252,7 @@ class Memories:
             symbols, lengths = part.symbols(self.near)
             ones = np.ones(len(lengths), dtype=np.int64)
             for gram in self.classes:
-                gram.trie.learn(Pairs(*gram.read(part, symbols, lengths), targets[cut], ones))
+                gram.trie.learn(Pairs(*gram.own(symbols, lengths), targets[cut], ones))
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout
