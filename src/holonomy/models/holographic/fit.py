@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import torch
@@ -103,6 +104,17 @@ class Mixture:
         return out
 
 
+def words_held_out(count: int, share: float) -> int:
+    """Words of each part that is held out to fit a mixture.
+
+    Raises:
+        DataError: there would be none.
+    """
+    if int(count * share) < 1:
+        raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn {ceil(1 / share)} or more")
+    return int(count * share)
+
+
 def known_order(reading: Reading) -> np.ndarray:
     """How many last words the counts know as a context, [B]."""
     return (reading.found[0] >= 0).sum(1) - 1
@@ -188,9 +200,7 @@ class MixtureFit:
             DataError: the text is too short to hold anything out.
         """
         mixture, count = self.config.mixture, len(self.targets)
-        size = int(count * mixture.block_share)
-        if size < 1:
-            raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn more text first")
+        size = words_held_out(count, mixture.block_share)
         parts = self._parts(size)
         blocks = self.blocks
         blocks.clear()
