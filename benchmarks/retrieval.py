@@ -1,6 +1,6 @@
 """How fast contexts are learned, scored and looked up, beside an index of vectors and beside other superpositions.
 
-Run: `python benchmarks/retrieval.py [rates latency contexts superposition] [--scale 1.0]`; one thread, CPU-seconds.
+Run: `python benchmarks/retrieval.py [rates latency contexts superposition recall] [--scale 1.0]`; CPU time, one thread.
 Peers that are not installed (`pip install --no-deps torch-hd faiss-cpu hnswlib`) are left out. Contexts are four words
 of 10,000. An index gets them as 128 numbers, a random sign code for each word at its place, and answers with the word
 that followed the nearest one. A superposition gets as many bytes as an address of the store: 1,024.
@@ -26,6 +26,8 @@ from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.settle import settle
 from holonomy.models.holographic.signatures import Signatures
 from holonomy.models.holographic.tower import Bindings, Tower
+from holonomy.recipes import holographic
+from holonomy.recipes.holographic import read_words
 
 WORDS = 10_000
 
@@ -105,7 +107,8 @@ def contexts(scale: float) -> None:
     def answers() -> np.ndarray:
         found = []
         for part in np.array_split(asked, 16):
-            row, counts = trie.find(longer[part], lengths[part])[:, 4], np.zeros((len(part), WORDS), np.float32)
+            row = trie.find(longer[part], lengths[part], followed=False)[:, 4]
+            counts = np.zeros((len(part), WORDS), np.float32)
             trie.frequent(row, 1, counts)
             found.append(counts.argmax(1))
         return np.concatenate(found)
@@ -150,6 +153,10 @@ def _hnswlib(hnswlib: Any, dim: int, size: int) -> tuple[Callable[..., Any], Cal
 INDEXES = {"faiss flat": _flat, "faiss graph": _graph, "hnswlib": _hnswlib}
 
 
+VSAS = (("MAP", 256), ("HRR", 256), ("VTB", 256), ("FHRR", 128), ("BSC", 1024))
+"""Kinds of torchhd and as many dimensions as 1,024 bytes hold: of four bytes, of eight, and of one."""
+
+
 def superposition(_: float) -> None:
     signatures, generator = Signatures(7, 16, WORDS, 1), torch.Generator().manual_seed(0)
     try:
@@ -157,7 +164,7 @@ def superposition(_: float) -> None:
     except ModuleNotFoundError:
         torchhd = None
     print("recall of pairs added up in 1,024 bytes, mean of 40 superpositions")
-    for load in (4, 8, 12, 16, 24):
+    for load in (4, 6, 7, 8, 12, 16, 21, 24, 32):
         names, words = (torch.randint(2, WORDS, (40, load), generator=generator) for _ in range(2))
         # As at an address: one context, several words.
         keys = signatures.keys(names[:, :1])
@@ -166,10 +173,10 @@ def superposition(_: float) -> None:
         shares = {"explained away": (read.tokens[:, None, :load] == words[:, :, None]).any(2).double().mean()}
         best = signatures.similarities(keys.mT @ bound).topk(load).indices
         shares["read at once"] = (best[:, None] == words[:, :, None]).any(2).double().mean()
-        for vsa, dim in (("MAP", 256), ("HRR", 256), ("FHRR", 128)) if torchhd is not None else ():
+        for vsa, dim in VSAS if torchhd is not None else ():
             book = torchhd.random(WORDS, dim, vsa, generator=generator)
             key = torchhd.random(40, dim, vsa, generator=generator)
-            held = torchhd.multibundle(torchhd.bind(key[:, None], book[words]))
+            held = torchhd.multibundle(torchhd.bind(book[words], key[:, None].expand(-1, load, -1)))
             found = torchhd.dot_similarity(torchhd.bind(held, torchhd.inverse(key)), book).topk(load).indices
             shares[f"torchhd {vsa}"] = (found[:, None] == words[:, :, None]).any(2).double().mean()
         print(
@@ -177,7 +184,43 @@ def superposition(_: float) -> None:
         )
 
 
-PARTS = {"rates": rates, "latency": latency, "contexts": contexts, "superposition": superposition}
+def recall(_: float) -> None:
+    size, random = 50_000, np.random.default_rng(0)
+    signatures = Signatures(7, 16, size, 1)
+    tower = Tower(signatures, levels=5, top_digits={2: 2}, seed=7)
+    symbols, targets = random.permutation(size)[:, None], random.integers(0, WORDS, size)
+    ones = np.ones(size, dtype=np.int64)
+    tower.write(Bindings(symbols, ones, targets, ones[:, None]))
+    asked = random.permutation(size)[:4096]
+    scores = signatures.similarities(tower.read(torch.from_numpy(symbols[asked]), 2))[:, :WORDS]
+    found = (scores.argmax(1).numpy() == targets[asked]).mean()
+    print(f"{size:,} random pairs in {tower.nbytes / 2**20:.2f} MiB: recall {found:.4f} of {WORDS:,} words")
+    config = holographic()
+    split = read_words(config.data).split
+    model = HolographicModel(config.model, split.tokenizer)
+    model.learn_text(split.train)
+    model.fit(split.train)
+    contexts = of_text(split.train, np.zeros(1, np.int64), np.arange(4, len(split.train)))
+    rows, lengths = contexts.symbols(4)
+    _, number = np.unique(rows, axis=0, return_inverse=True)
+    pairs = np.unique(np.stack([number.reshape(-1), split.train[4:]], 1), axis=0)
+    alone = np.flatnonzero(np.bincount(pairs[:, 0])[number.reshape(-1)] == 1)
+    asked = np.sort(random.choice(alone, 4096, replace=False))
+    first = model.distributions(contexts.part(asked)).argmax(1).numpy() == split.train[4 + asked]
+    print(f"four words that one word follows in the text learned: the most probable one in {first.mean():.4f} of 4,096")
+    ids = random.integers(0, model.vocab_size, (10_000, 1000))
+    ids[:2000] = 0
+    ids[ids == model.pad_id] = 0
+    lengths = np.where(np.arange(10_000) % 10 == 0, 1000, random.integers(0, 1001, 10_000))
+    lengths[2000:2100] = 0
+    off = max(
+        float((model.next_log_probs(ids[i : i + 500], lengths[i : i + 500]).double().exp().sum(1) - 1).abs().max())
+        for i in range(0, 10_000, 500)
+    )
+    print(f"10,000 contexts, none to 1,000 words, 2,000 of unknown words: probabilities sum to 1 within {off:.1e}")
+
+
+PARTS = {"rates": rates, "latency": latency, "contexts": contexts, "superposition": superposition, "recall": recall}
 
 
 def main() -> None:

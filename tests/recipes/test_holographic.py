@@ -115,6 +115,13 @@ def test_an_interrupted_pass_goes_on_exactly(text: Path, tmp_path: Path, monkeyp
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
+def test_a_text_too_short_to_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    (tmp_path / "short.txt").write_text("one two one two one two")
+    with pytest.raises(DataError, match="5 words, too few to fit a mixture; learn 20 or more"):
+        trained(configured(tmp_path / "short.txt"), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["short.txt"]
+
+
 def test_batches_cover_each_word_once() -> None:
     tokens = np.arange(2, 25)
     source = OnePass(tokens, batch=10, reach=3, pad_id=1)

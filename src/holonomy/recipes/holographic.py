@@ -17,6 +17,7 @@ from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordSplit, WordTokenizer, split_characters, split_words, tokenizer_from_json
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
+from holonomy.models.holographic.fit import words_held_out
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
@@ -201,6 +202,8 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         texts = learned_texts(saved)
     split = corpus.split
     words, starts = learned_words(config, texts, split.tokenizer)
+    # Better before anything is written than when all is learned.
+    words_held_out(len(words), config.model.mixture.block_share)
     model = HolographicModel(config.model, split.tokenizer)
     sampler = OnePass(
         words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id, starts=starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 import torch
@@ -99,6 +100,17 @@ class Mixture:
         return out if self.certainty is None else self.certainty.corrected(out)
 
 
+def words_held_out(count: int, share: float) -> int:
+    """Words of each part that is held out to fit a mixture.
+
+    Raises:
+        DataError: there would be none.
+    """
+    if int(count * share) < 1:
+        raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn {ceil(1 / share)} or more")
+    return int(count * share)
+
+
 def leaning(terms: Sequence[torch.Tensor] | None, exponents: Sequence[float]) -> torch.Tensor | None:
     """Terms times their exponents, added up; those without an exponent count nothing."""
     if not terms:
@@ -180,9 +192,7 @@ class MixtureFit:
             DataError: the text is too short to hold anything out.
         """
         mixture, count = self.config.mixture, len(self.targets)
-        size = int(count * mixture.block_share)
-        if size < 1:
-            raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn more text first")
+        size = words_held_out(count, mixture.block_share)
         parts = self._parts(size)
         blocks = self.blocks
         blocks.clear()
