@@ -210,9 +210,8 @@ class MixtureFit:
                     fitted = self._exponents(chosen)
                 if held is parts[-1][0]:
                     self._fit_mirror(held)
-                if blocks or len(parts) == 1:
-                    self._say(chosen, fitted)
                 blocks.append(self.read(chosen, fitted))
+                self._say(chosen, fitted)
         finally:
             self._learn(out, 1)
             self.memories.refresh(self.contexts, self.targets)
@@ -274,11 +273,10 @@ class MixtureFit:
         return Pool.fit(panel, words, numbers, steps=mixture.pool_steps, prior=mixture.pool_prior)
 
     def _say(self, positions: np.ndarray, fitted: Mixture) -> None:
-        """Keeps how sure what is said is, and whether it is right, of words that gate and memories have not seen."""
+        """Keeps how sure what is said is, and whether it is right, of words that the memories have not seen."""
         if not self.config.mixture.temper or self.memories.pooled:
             return
-        if self.blocks:
-            fitted = replace(fitted, gate=self._gate(self.blocks))
+        fitted = replace(fitted, gate=self._gate(self.blocks))
         for contexts, words in self._pieces(self._few(positions)):
             probs = fitted.distribution(self.memories, self.memories.read(contexts))
             self._said.append(np.stack([probs.max(1), probs.argmax(1) == words]))
