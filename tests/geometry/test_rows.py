@@ -267,7 +267,7 @@ def test_any_shape_gives_the_values_of_the_twin(name: str, shape: list[int], dim
         assert torch.allclose(mine, plain, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("width", [16, 136])
+@pytest.mark.parametrize("width", [16, pytest.param(136, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_rows_made_of_eights_of_float32(name: str, width: int) -> None:
     """Loops of known length and of any; blocks near the origin, blocks far out, one that is not full."""
