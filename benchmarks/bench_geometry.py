@@ -41,6 +41,8 @@ def measure(benchmark, threads: int, run: Callable[[], object]) -> None:
     """Median of 25 short runs or of 9 long ones, on one thread in CPU time, on more in wall time."""
     torch.set_num_threads(threads)
     benchmark._timer = time.process_time if threads == 1 else time.perf_counter
+    # The first run may compile.
+    run()
     begin = time.perf_counter()
     run()
     rounds = 25 if time.perf_counter() - begin < 0.1 else 9

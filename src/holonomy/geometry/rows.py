@@ -123,7 +123,7 @@ def suits(k: Tensor, *points: Tensor) -> bool:
         k.numel() == 1
         and dtype in REAL
         and first.numel() >= FROM_ROWS * max(shape[-1], 1)
-        and all(p.is_cpu and p.dtype is dtype and p.shape == shape for p in points)
+        and all(p.is_cpu and p.dtype is dtype and p.shape == shape and not p.is_neg() for p in points)
         and not plain_only()
     )
 

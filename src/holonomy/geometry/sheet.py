@@ -19,6 +19,9 @@ from holonomy.geometry.rows import Kernel, each_access
 NEAR = 1e-7
 """cosh(delta) - 1 below this share of c x_0 y_0 takes the chord: float64's rounding leaves 2e-16 of c x_0 y_0 in the
 difference, which elsewhere is a few 1e-9 of the distance."""
+PLAIN_BELOW = 1e6
+"""Sum of c |x|^2 over a block of float32 points below which the chord is |D|^2 - (x_0 - y_0)^2 as it stands: that is
+at least 4 |D|^2 / (c (x_0 + y_0)^2), so no more than a factor of 1e6 of float64's rounding shows, 2e-10."""
 
 
 @lru_cache(maxsize=32)
@@ -87,7 +90,7 @@ def _by_chord(access: Any) -> Any:
     """A block by the chord, for any points."""
     import numpy as np
 
-    from holonomy.geometry.vectors import ANY, EIGHTS, roots, where_above
+    from holonomy.geometry.vectors import ANY, EIGHTS, none, roots, total, where_above
 
     (chords, across), quotient, log1p_ratio = _sums(access), _quotient(), elementary().log1p_ratio
     read, write, keep = EIGHTS.wide, EIGHTS.put, ANY.put
@@ -102,18 +105,28 @@ def _by_chord(access: Any) -> Any:
             np.empty((3, BLOCK)),
         )
         chords(row, count, (x, y), sums)
+        furthest = none()
         for i in range(0, count, 8):
-            ss = read(sums, 3, i)
-            over = where_above(ss, 0.0, 1 / ss, 0.0)
-            write(shares, 0, i, read(sums, 2, i) * over)
-            write(shares, 1, i, read(sums, 4, i) * over)
-            write(shares, 2, i, read(sums, 5, i) * over)
-        across(row, count, (x, y, shares, row), rest)
+            furthest = furthest + read(sums, 0, i) + read(sums, 1, i)
+        plain = x.itemsize == 4 and c * total(furthest) < PLAIN_BELOW
+        if not plain:
+            for i in range(0, count, 8):
+                ss = read(sums, 3, i)
+                over = where_above(ss, 0.0, 1 / ss, 0.0)
+                write(shares, 0, i, read(sums, 2, i) * over)
+                write(shares, 1, i, read(sums, 4, i) * over)
+                write(shares, 2, i, read(sums, 5, i) * over)
+            across(row, count, (x, y, shares, row), rest)
         for i in range(0, count, 8):
             xx, yy, ds = read(sums, 0, i), read(sums, 1, i), read(sums, 2, i)
             ss, xs, ys, dd = read(sums, 3, i), read(sums, 4, i), read(sums, 5, i), read(sums, 6, i)
-            p, q, r = read(rest, 0, i), read(rest, 1, i), read(rest, 2, i)
-            above, below = quotient(xx, yy, ds, ss, xs, ys, dd, p, q, r, over_c)
+            if plain:
+                apart = ds / (roots(xx + over_c) + roots(yy + over_c))
+                q = dd - apart * apart
+                above, below = where_above(q, 0.0, q, 0 * q), none() + 1
+            else:
+                p, q, r = read(rest, 0, i), read(rest, 1, i), read(rest, 2, i)
+                above, below = quotient(xx, yy, ds, ss, xs, ys, dd, p, q, r, over_c)
             h = above * (c / 4)
             up = roots(h * (h + below))
             d = log1p_ratio(2 * (h + up), below) * (1 / root)
