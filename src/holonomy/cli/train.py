@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -176,7 +177,7 @@ def print_report(report: FitReport) -> None:
     from holonomy.recipes import launch
 
     console, root = out(), report.run.parent
-    name = report.run.name if root == options.ROOT else str(report.run)
+    name = shlex.quote(report.run.name if root == options.ROOT else str(report.run))
     page = ("look at it", str(report.run / "report.html"))
     if not FAMILIES.get(report.family).speaks:
         console.print(figure_table(report.metrics, "All operations, along the path that was trained"))

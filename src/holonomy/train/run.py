@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import platform
+import shlex
 import socket
 import sys
 import time
@@ -68,7 +69,7 @@ class RunDirectory:
         if not is_text(path.name):
             raise ConfigError(f"`--run` {path.name!r} has a control character or half of one; choose another name")
         try:
-            path = _made_new(path) if name is None else path
+            path = _made_apart(path) if name is None else path
             path.mkdir(parents=True, exist_ok=True)
             cls.check_free(path)
             with cls(path):
@@ -91,7 +92,8 @@ class RunDirectory:
         """
         if path.is_dir() and not _may_begin(path):
             raise ConfigError(
-                f"`--run` {path} holds a run already; continue it with --resume {path.name}, or choose another name"
+                f"`--run` {path} holds a run already; "
+                f"continue it with --resume {shlex.quote(path.name)}, or choose another name"
             )
 
     @classmethod
@@ -239,7 +241,7 @@ class RunDirectory:
             self._lock = None
 
 
-def _made_new(path: Path) -> Path:
+def _made_apart(path: Path) -> Path:
     """Makes a directory of this name, or of the first that is free with a number behind it."""
     for end in ("", *(f"-{number}" for number in range(2, 1000))):
         with suppress(FileExistsError):
