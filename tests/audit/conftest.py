@@ -65,7 +65,6 @@ def holographic_run(runs: Path) -> Path:
     overrides = {
         "data.source": str(runs / "text.txt"),
         "train.share": "0.5",
-        "model.similarity.dim": "16",
         "model.mixture.product": "none",
         "model.mixture.blocks": "2",
         "model.mixture.em_steps": "40",

@@ -148,7 +148,7 @@ def test_exchange_follows_what_it_does_for_held_out_operations(sign: float, more
     ("kind", "key"),
     [
         *(("controller", key) for key in ("lr=0.1", "limit=2.0", "every=2", "exchange=0.5")),
-        *(("gradnorm", key) for key in ("lr=0.1", "restoring=0.1", "every=2")),
+        *(("gradnorm", key) for key in ("lr=0.1", "restoring=4.0", "every=2")),
     ],
 )
 def test_every_key_of_the_weights_matters(kind: str, key: str) -> None:

@@ -49,7 +49,6 @@ RUNS: Mapping[str, tuple[str, Mapping[str, str]]] = {
         "holographic-smoke",
         {
             "model.batch_size": "300",
-            "model.similarity.dim": "16",
             "model.mixture.product": "none",
             "model.mixture.blocks": "1",
             "model.mixture.em_steps": "10",
