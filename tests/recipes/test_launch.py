@@ -318,8 +318,8 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         assert with_key.shape != plainly.shape or not torch.equal(with_key, plainly), key
         conditional.add(key)
     elsewhere = {
-        "family", "data.source", "data.unk", "data.workers", "data.stream", "data.field", "data.skip_bad", "data.shuffle",
-        "data.first", "data.held_out", "train.budget.steps", "train.budget.tokens",
+        "family", "data.source", "data.unk", "data.workers", "data.stream", "data.field", "data.skip_bad",
+        "data.shuffle", "data.first", "data.held_out", "train.budget.steps", "train.budget.tokens",
         "train.budget.cpu_s",
         "train.budget.seconds", "train.cadence.log_every", "train.cadence.eval_every", "train.cadence.save_every",
         "train.cadence.keep", "train.cadence.keep_every", "train.cadence.eval_growth", "train.cadence.samples",
