@@ -76,6 +76,12 @@ def _recipe_of(file: Path, recipe: str | None) -> str:
     """The recipe that a file is about: the given one, or the main one of its family."""
     if recipe is not None:
         return recipe
+    # Most files name no family, and a hostile one should not be parsed twice. Who reads it next says what is wrong.
+    try:
+        if b"family" not in file.read_bytes():
+            return "lior"
+    except OSError:
+        return "lior"
     tree, lines = read_yaml(file)
     family, known = tree.get("family", "lior"), list(dict.fromkeys(r.family for r in RECIPES))
     if family not in known:
