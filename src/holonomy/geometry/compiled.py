@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -239,6 +239,20 @@ def plain_only() -> bool:
     return (
         torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
     )
+
+
+def slopes_of_twin(twin: Callable[..., Tensor], inputs: Sequence[Tensor], g: Tensor) -> tuple[Tensor | None, ...]:
+    """Derivatives of a plain twin along g by each of its inputs, which can be differentiated again.
+
+    Each input stands apart: one that is given twice, or that another one was made of, gets what it does itself and no
+    more, since what made it goes on from there.
+    """
+    with torch.enable_grad():
+        apart = [t.view_as(t) for t in inputs]
+        value = twin(*apart)
+    wanted = [own for own, t in zip(apart, inputs, strict=True) if t.requires_grad]
+    found = iter(torch.autograd.grad(value, wanted, g, create_graph=True))
+    return tuple(next(found) if t.requires_grad else None for t in inputs)
 
 
 @lru_cache(maxsize=4)

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import BLOCK, compiled, elementary, over_rows, rows
+from holonomy.geometry.compiled import BLOCK, compiled, elementary, over_rows, rows, slopes_of_twin
 
 
 class _Kernels(NamedTuple):
@@ -122,12 +122,8 @@ class _Pairwise(torch.autograd.Function):
         k, out, x, y = ctx.saved_tensors
         (g,) = slopes
         if torch.is_grad_enabled():
-            with torch.enable_grad():
-                value = ctx.twin(x, y, k)
-            inputs = (k, x, y)
-            wanted = [t for t in inputs if t.requires_grad]
-            found = iter(torch.autograd.grad(value, wanted, g, create_graph=True))
-            return None, *(next(found) if t.requires_grad else None for t in inputs)
+            by_x, by_y, by_k = slopes_of_twin(ctx.twin, (x, y, k), g)
+            return None, by_k, by_x, by_y
         c = -k.item()
         left, gaps, columns, others = _laid_out(x, y, c)
         gx = torch.empty(x.shape, dtype=torch.float64)

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import FROM_ROWS, compiled, over_rows, plain_only, rows
+from holonomy.geometry.compiled import FROM_ROWS, compiled, over_rows, plain_only, rows, slopes_of_twin
 
 LARGEST = 16
 """Largest number of blades that is written out: 256 terms."""
@@ -131,9 +131,7 @@ class _Product(torch.autograd.Function):
         a, b = ctx.saved_tensors
         (g,) = slopes
         if torch.is_grad_enabled():
-            wanted = [t for t in (a, b) if t.requires_grad]
-            found = iter(torch.autograd.grad(ctx.twin(a, b), wanted, g, create_graph=True))
-            return None, None, *(next(found) if t.requires_grad else None for t in (a, b))
+            return None, None, *slopes_of_twin(ctx.twin, (a, b), g)
         ga, gb = (torch.empty_like(t, memory_format=torch.contiguous_format) for t in (a, b))
         over_rows(ctx.kernels[1], *map(rows, (a, b, g, ga, gb)))
         return None, None, ga, gb

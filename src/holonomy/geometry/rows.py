@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from holonomy.geometry.compiled import BLOCK, FROM_ROWS, compiled, over_ranges, plain_only
+from holonomy.geometry.compiled import BLOCK, FROM_ROWS, compiled, over_ranges, plain_only, slopes_of_twin
 from holonomy.geometry.manifold import check_real
 
 REAL = (torch.float32, torch.float64)
@@ -165,12 +165,8 @@ class _ByRows(torch.autograd.Function):
         k, kept, *points = ctx.saved_tensors
         (g,) = slopes
         if torch.is_grad_enabled():
-            with torch.enable_grad():
-                value = ctx.twin(*points, k)
-            inputs = (k, *points)
-            wanted = [t for t in inputs if t.requires_grad]
-            found = iter(torch.autograd.grad(value, wanted, g, create_graph=True))
-            return None, None, *(next(found) if t.requires_grad else None for t in inputs)
+            *by_points, by_k = slopes_of_twin(ctx.twin, (*points, k), g)
+            return None, None, by_k, *by_points
         laid, g = [p.contiguous() for p in points], g.contiguous()
         shape = laid[0].shape
         width = shape[-1]
