@@ -18,7 +18,7 @@ from holonomy.core.errors import ConfigError, StorageError
 from holonomy.core.registry import nearest
 
 ENVIRONMENT_PREFIX = "HOLONOMY__"
-FILE_LIMIT = 32_768
+FILE_LIMIT = 16_384
 """Bytes of a configuration file, several times the largest there is: YAML takes up to 10 microseconds a byte."""
 DEPTH_LIMIT = 50
 PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str", "int", "float", "bool", "null")}
