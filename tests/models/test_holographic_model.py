@@ -163,6 +163,26 @@ def test_forgetting_leaves_no_trace(split: WordSplit) -> None:
     assert torch.allclose(made.next_log_probs(probe), alone.next_log_probs(probe), atol=1e-4)
 
 
+def test_pairs_are_taken_away_as_they_came_or_not_at_all(split: WordSplit) -> None:
+    made, alone = fresh(split), fresh(split)
+    for each in (made, alone):
+        each.learn_text(split.train[:300])
+    rows, targets, weights = np.array([[5, 6], [6, 5], [5, 6]]), np.array([7, 8, 9]), np.array([4, 5, 1])
+    made.learn_batch(rows, targets, weights)
+    probe = np.concatenate([rows, split.test[:20].reshape(10, 2)])
+    taught = made.next_log_probs(probe)
+    assert made.mirror is not None and alone.mirror is not None
+    store = made.mirror.tower.store.clone()
+    for few in (np.array([7, 8, 11]), np.array([9, 8, 7])):
+        with pytest.raises(DataError):
+            made.unlearn_batch(rows, few, weights)
+        assert torch.equal(made.next_log_probs(probe), taught)
+        assert torch.equal(made.mirror.tower.store, store)
+    made.unlearn_batch(rows, targets, weights)
+    assert torch.equal(made.next_log_probs(probe), alone.next_log_probs(probe))
+    assert torch.equal(made.mirror.tower.store, alone.mirror.tower.store)
+
+
 def test_what_one_of_the_memories_lacks_changes_none_of_them(split: WordSplit) -> None:
     made, twice, once = fresh(split), split.train[:600], split.train[600:1500]
     for part in (twice, twice, once):
