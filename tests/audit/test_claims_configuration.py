@@ -37,6 +37,12 @@ def test_claims_stand(tmp_path: Path) -> None:
     assert_stands("config.no-dead-keys", tmp_path)
 
 
+def test_every_scenario_is_a_configuration() -> None:
+    """The claim itself takes minutes; that none of its runs is refused shows at once."""
+    for scenario in claims.SCENARIOS:
+        configure(scenario.recipe, overrides=[f"{key}={value}" for key, value in scenario.overrides.items()])
+
+
 @pytest.fixture
 def one_family(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "SCENARIOS", claims.SCENARIOS[-2:])

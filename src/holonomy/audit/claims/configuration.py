@@ -65,16 +65,16 @@ class Scenario:
 
 
 SMALL = {"train.budget.steps": "3", "train.cadence.log_every": "1", "train.cadence.eval_every": "1"}
-LIOR = {
+BLOCKS = {
     **SMALL, "data.seq_len": "16", "data.batch": "4", "model.d": "8", "model.n_osc": "8", "model.hidden": "8",
-    "model.heads": "2", "model.blocks": "2",
+    "model.heads": "2",
 }  # fmt: skip
-WORDS = {
-    "model.tower.levels": "3",
-    "model.similarity.dim": "16", "model.mixture.positions": "200", "model.mixture.product_positions": "50",
-    "model.mixture.product_steps": "3", "model.mixture.em_steps": "3",
+LIOR = {**BLOCKS, "model.blocks": "2"}
+TOKENS = {
+    "model.mixture.positions": "200", "model.mixture.product_positions": "50", "model.mixture.em_steps": "3",
     "model.recency.traces": "[[1, 50, 20.0]]", "model.batch_size": "500",
 }  # fmt: skip
+WORDS = {**TOKENS, "model.tower.levels": "3", "model.similarity.dim": "16", "model.mixture.product_steps": "3"}
 TERNARY = {**SMALL, "data.base": "3", "data.digits": "4", "data.batch": "16", "data.extra_from_level": "2"}
 LOSSES = (
     "kl", "padic_triplet", "monotone_levels", "global_rank", "padic_geodesic", "padic_metric", "tree_centroid",
@@ -85,7 +85,7 @@ SCENARIOS = (
         "train.cadence.samples": "4", "train.cadence.keep_every": "1", "train.guard.patience": "9",
         "train.guard.halve_after": "8", "train.optim.ema": "0.9", "train.schedule.kind": "cyclic",
     }, ("windows", "memory")),
-    Scenario("lior-smoke", LIOR | {"model.bank": "kernel", "model.pattern": "om", "train.schedule.kind": "table"}),
+    Scenario("lior-smoke", BLOCKS | {"model.bank": "kernel", "model.pattern": "om", "train.schedule.kind": "table"}),
     Scenario("lior-smoke", LIOR | {
         "model.bank": "hamiltonian", "model.architecture": "causal_field", "train.echo.memory": "segment",
         "train.echo.segment": "8",
@@ -103,7 +103,7 @@ SCENARIOS = (
         "data.documents.apart": "0.2", "train.words": "4000",
     }),
     Scenario("holographic-chars", {
-        **WORDS, "model.counts.skips": "[[1, 3]]", "model.counts.spelled": "[[word0]]", "model.tower.role": "'off'",
+        **TOKENS, "model.counts.skips": "[[1, 3]]", "model.counts.spelled": "[[word0]]", "model.tower.role": "'off'",
     }),
     Scenario("ternary-smoke", TERNARY | {
         **{f"loss.{name}.weight": "0.1" for name in LOSSES}, "model.sharing": "separate",
