@@ -63,6 +63,11 @@ class Scenario:
     overrides: Mapping[str, str]
     protocols: Sequence[str | None] = (None,)
 
+    def configuration(self, text: Path) -> Any:
+        """The run's configuration, with the text to learn where one is learned."""
+        source = {} if self.recipe.startswith("ternary") else {"data.source": str(text)}
+        return configure(self.recipe, overrides=[f"{k}={v}" for k, v in {**self.overrides, **source}.items()]).config
+
 
 SMALL = {"train.budget.steps": "3", "train.cadence.log_every": "1", "train.cadence.eval_every": "1"}
 BLOCKS = {
@@ -203,11 +208,7 @@ class Recorder:
 
 def _play(scenario: Scenario, text: Path, where: Path) -> tuple[Any, set[str]]:
     """Trains, evaluates and generates; the configuration and its keys that were read."""
-    overrides = dict(scenario.overrides)
-    speaks = not scenario.recipe.startswith("ternary")
-    if speaks:
-        overrides["data.source"] = str(text)
-    config = configure(scenario.recipe, overrides=[f"{key}={value}" for key, value in overrides.items()]).config
+    speaks, config = not scenario.recipe.startswith("ternary"), scenario.configuration(text)
     recorder = Recorder(config)
     with recorder.watching():
         report = launch.train(
