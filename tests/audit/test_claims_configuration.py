@@ -11,6 +11,7 @@ from mutants import Mutant, assert_refuted, assert_stands
 from holonomy.audit.claims import configuration as claims
 from holonomy.data.ternary_ops import StratifiedBatches
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.recipes import configure
 
 ternary = importlib.import_module("holonomy.recipes.ternary")
 
