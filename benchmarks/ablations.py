@@ -45,6 +45,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "field, dissipative": FIELD,
     "field, symplectic": (*FIELD, "field.dynamics=symplectic"),
     "field, unitary": (*FIELD, "field.dynamics=unitary"),
+    "field, adaptive": (*FIELD, "field.adaptive=true"),
     "shorter paths of hidden states": ("train.echo.action=0.1",),
     "pull to the target's vector": ("train.echo.nudge=target_embedding",),
     "radius and interval by SPSA": ("train.spsa.groups=[log_radius, log_interval]",),

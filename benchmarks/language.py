@@ -1,12 +1,14 @@
 """lior against networks trained by back-propagation: the same text, the same CPU time, about the same size.
 
-    python benchmarks/language.py [--cpu-seconds 150] [--seed 1] [NAME ...]
+    python benchmarks/language.py [--cpu-seconds 150] [--seed 1] [--length T] [--batch B] [--ema D] [NAME ...]
 
-Tinyshakespeare, characters; the loss is that of the whole held-out part in windows from rest. Peers: nanoGPT's recipe
+Tinyshakespeare, characters; the losses are those of the whole held-out part in windows of 64, 128 and 256 characters
+from rest. Peers: nanoGPT's recipe
 for CPUs (Karpathy: 4 layers, 128 wide, 12 x 64 characters, AdamW 1e-3), a GRU, a diagonal selective state space (Mamba,
 Gu & Dao 2023, with its scan in log2(T) passes) and linear oscillators (LinOSS-IM, Rusch & Rus 2025, by FFT). nanoGPT
 has the learning rate of its recipe, the others that of lior; all rates follow the CPU time spent, with the same warm-up
-and cosine. One thread.
+and cosine. `--length`, `--batch` and `--ema` give all of them but nanoGPT other windows, batches, and averaged weights.
+One thread.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ import math
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from holonomy.cli.process import tune_process
 from holonomy.core.budget import Schedule
@@ -176,6 +180,11 @@ class Stack(nn.Module):
         return self.head(self.norm(x))
 
 
+Found: TypeAlias = tuple[list[float], int, int]
+WINDOWS = (64, 128, 256)
+"""Characters of the windows that held-out losses are taken in."""
+
+
 @dataclass(frozen=True)
 class Peer:
     """A network, its batch, its windows, and its learning rate."""
@@ -194,8 +203,23 @@ PEERS = {
 }
 
 
-def train_peer(peer: Peer, corpus: Corpus, budget: float, seed: int) -> tuple[float, int, int]:
-    """Held-out loss, characters trained on, and parameters."""
+@torch.no_grad()
+def held_out(logits: Callable[[Tensor], Tensor], corpus: Corpus, *, longest: int = WINDOWS[-1]) -> list[float]:
+    """Loss of the whole held-out part in windows of each of `WINDOWS`; NaN for windows beyond `longest`."""
+
+    def loss_of(batch: TokenBatch) -> Tensor:
+        return F.cross_entropy(logits(batch.inputs).flatten(0, 1), batch.targets.flatten())
+
+    found = [math.nan] * len(WINDOWS)
+    for n, length in enumerate(n for n in WINDOWS if n <= longest):
+        metrics = evaluate_tokens(loss_of, torch.from_numpy(corpus.validation), length)
+        assert metrics is not None
+        found[n] = metrics["val/loss"]
+    return found
+
+
+def train_peer(peer: Peer, corpus: Corpus, budget: float, seed: int, ema: float) -> Found:
+    """Held-out losses, characters trained on, and parameters; `ema` is the decay of averaged weights, 0 is none."""
     torch.manual_seed(seed)
     net = peer.build(corpus.tokenizer.vocab_size)
     groups = [
@@ -203,6 +227,7 @@ def train_peer(peer: Peer, corpus: Corpus, budget: float, seed: int) -> tuple[fl
         {"params": [p for p in net.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=peer.lr, betas=(0.9, 0.99))
+    averaged = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(ema)) if ema else None
     train = torch.from_numpy(corpus.train)
     sampler = WindowSampler(train, seq_len=peer.length, batch=peer.batch, seed=seed)
     spent, characters = 0.0, 0
@@ -216,29 +241,31 @@ def train_peer(peer: Peer, corpus: Corpus, budget: float, seed: int) -> tuple[fl
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
+        if averaged is not None:
+            averaged.update_parameters(net)
         characters += batch.count
         spent += time.process_time() - begin
 
-    @torch.no_grad()
-    def loss_of(batch: TokenBatch) -> Tensor:
-        return F.cross_entropy(net(batch.inputs).flatten(0, 1), batch.targets.flatten())
-
-    metrics = evaluate_tokens(loss_of, torch.from_numpy(corpus.validation), peer.length)
-    assert metrics is not None
-    return metrics["val/loss"], characters, sum(p.numel() for p in net.parameters())
+    judged = net if averaged is None else averaged
+    longest = peer.length if peer.build is Transformer else WINDOWS[-1]
+    return held_out(judged, corpus, longest=longest), characters, sum(p.numel() for p in net.parameters())
 
 
-def train_lior(budget: float, seed: int, overrides: list[str]) -> tuple[float, int, int]:
-    """Held-out loss, characters trained on, and parameters of the recipe `lior-shakespeare`."""
+def train_lior(corpus: Corpus, budget: float, seed: int, settings: list[str]) -> Found:
+    """Held-out losses, characters trained on, and parameters of the recipe `lior-shakespeare`."""
     options = {
         "train.budget": ("", {"steps": None, "tokens": None, "cpu_s": budget, "seconds": None}),
         "train.seed": ("", seed),
     }
-    config = configure("lior-shakespeare", overrides=overrides, options=options).config
+    config = configure("lior-shakespeare", overrides=settings, options=options).config
     with tempfile.TemporaryDirectory() as root:
         report = launch.train(config, recipe="lior", run="a", root=Path(root), progress=SilentProgress())
-        size = sum(p.numel() for p in launch.load("a", root=Path(root)).net.parameters())
-    return report.metrics["val/loss"], report.tokens, size
+        net = launch.load("a", root=Path(root)).net
+
+    def logits(ids: Tensor) -> Tensor:
+        return net.free(ids, None).permute(1, 2, 0)
+
+    return held_out(logits, corpus), report.tokens, sum(p.numel() for p in net.parameters())
 
 
 def main() -> None:
@@ -247,18 +274,25 @@ def main() -> None:
     parser.add_argument("--cpu-seconds", type=float, default=150.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--set", action="append", default=[], help="a.b=value of lior's recipe")
+    parser.add_argument("--length", type=int, help="characters of a window, for all but nanoGPT")
+    parser.add_argument("--batch", type=int, help="windows of an update, for all but nanoGPT")
+    parser.add_argument("--ema", type=float, default=0.0, help="decay of averaged weights; 0 is none")
     given = parser.parse_args()
+    sizes = {name: value for name in ("length", "batch") if (value := getattr(given, name))}
+    settings = [f"data.{'seq_len' if name == 'length' else name}={value}" for name, value in sizes.items()]
+    settings += [f"train.optim.ema={given.ema}", *given.set]
     tune_process(threads=1)
     corpus = read_corpus(DataConfig(source="tinyshakespeare"))
     plain = baselines(corpus.train, corpus.validation, corpus.tokenizer.vocab_size)
     print(", ".join(f"{name} {value:.4f}" for name, value in plain.items()), flush=True)
-    print(f"{'model':32}{'parameters':>12}{'characters':>12}{'nats/char':>11}", flush=True)
+    print(f"{'model':32}{'parameters':>12}{'characters':>12}" + "".join(f"{n:>10}" for n in WINDOWS), flush=True)
     for name in given.names or ["lior", *PEERS]:
         if name == "lior":
-            loss, characters, size = train_lior(given.cpu_seconds, given.seed, given.set)
+            losses, characters, size = train_lior(corpus, given.cpu_seconds, given.seed, settings)
         else:
-            loss, characters, size = train_peer(PEERS[name], corpus, given.cpu_seconds, given.seed)
-        print(f"{name:32}{size:12,}{characters:12,}{loss:11.4f}", flush=True)
+            peer = PEERS[name] if PEERS[name].build is Transformer else replace(PEERS[name], **sizes)
+            losses, characters, size = train_peer(peer, corpus, given.cpu_seconds, given.seed, given.ema)
+        print(f"{name:32}{size:12,}{characters:12,}" + "".join(f"{x:10.4f}" for x in losses), flush=True)
 
 
 if __name__ == "__main__":
