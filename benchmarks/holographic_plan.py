@@ -2,7 +2,8 @@
 
 Run: `HOLONOMY_DATA=... python benchmarks/holographic_plan.py holographic holographic-shakespeare [--set key=value]`.
 Each recipe is trained in a process of its own, one thread. The process is measured from after its libraries are loaded
-and the kernels compiled (a tiny run comes first) to the largest it ever was; `VmHWM` is reset in between.
+and the kernels compiled (a tiny run comes first) to the largest it ever was; `VmHWM` is reset in between. Expected are
+all structures of the plan, the counts as they are in the end, and three copies of what is saved.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from holonomy.models.holographic.model import HolographicModel
-from holonomy.models.holographic.plan import memory_plan
+from holonomy.models.holographic.plan import WAITING, memory_plan, trie_shares
 from holonomy.recipes import configure, launch
 from holonomy.train.monitor import SilentProgress
 
@@ -46,15 +47,20 @@ def measure(recipe: str, settings: list[str]) -> dict[str, object]:
         peak = field("VmHWM") - before
         model = launch.load("run", root=root)
     assert isinstance(model, HolographicModel)
-    plan = memory_plan(config.model, model.vocab_size, report.tokens)
+    plan, taken = memory_plan(config.model, model.vocab_size, report.tokens), model.stats()
+    counts = sum(size for name, size in taken.items() if name in trie_shares(config.model))
+    # Counts stand in no plan without a budget; each checkpoint that waits copies them too.
+    expected = sum(plan.fixed.values()) + counts + plan.making["checkpoint"] + WAITING * counts
     return {
         "recipe": recipe,
         "vocabulary": model.vocab_size,
         "words": report.tokens,
         "plan": plan.fixed | plan.rooms,
         "in the making": plan.making,
-        "structures": model.stats(),
+        "structures": taken,
+        "expected growth": expected,
         "growth": peak,
+        "ratio": round(peak / expected, 3),
     }
 
 
