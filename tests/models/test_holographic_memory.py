@@ -181,13 +181,19 @@ def test_the_plan_is_what_the_structures_take() -> None:
         model.learn_text(tokens[begin : begin + 5000])
     model.consolidate(tokens[:5000])
     taken = model.stats()
-    for name in ("tower", "signatures", "unigram", "readout"):
+    for name in ("tower", "signatures", "unigram", "readout", "topics", "recency"):
         assert taken[name] == pytest.approx(plan.fixed[name], rel=0.05), name
     assert set(plan.rooms) == {"counts", "skip 1-3-4", "skip 2-3-4", "apart", "class 20"}
     assert all(taken[name] - 8 * tokenizer.vocab_size <= room for name, room in plan.rooms.items())
     # Without a budget only sizes that do not depend on the text are known.
     free = memory_plan(small(tower=TowerConfig(levels=4)), tokenizer.vocab_size)
     assert not free.rooms and free.fixed["tower"] == plan.fixed["tower"]
+    # Of a shorter text, fewer topics.
+    fewer = memory_plan(small(tower=TowerConfig(levels=4)), tokenizer.vocab_size, 2500)
+    model.consolidate(tokens[:2500])
+    assert model.stats()["topics"] == fewer.fixed["topics"] < plan.fixed["topics"]
+    saved = sum(taken[name] for name in ("tower", "unigram", "readout", "topics")) + 8 * V
+    assert free.making["checkpoint"] == pytest.approx(3 * saved, rel=0.05)
 
 
 def test_the_tower_of_six_levels_is_a_gibibyte() -> None:

@@ -12,6 +12,7 @@ import torch
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.data.text import load_text
 from holonomy.data.words import split_words
+from holonomy.geometry.minkowski import blade_matrices
 from holonomy.models.holographic.config import TowerConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
@@ -281,3 +282,33 @@ def test_reading_costs_the_same_however_much_is_stored() -> None:
             stored += batch
         times.append(seconds())
     assert max(times) <= 1.2 * min(times)
+
+
+def test_the_witness_moves_as_one_over_the_number_of_pairs() -> None:
+    """A pair's witness is noise of variance 2 / (16 K): the mean of n pairs moves by sqrt(d / (n (n + d) 8 K)) in d."""
+    channels, step, seeds = 4, 200, 12
+    found = np.zeros((seeds, 40))
+    for seed in range(seeds):
+        store, random = tower(3, channels, seed=seed), np.random.default_rng(seed)
+        words, weights = random.integers(0, WORDS, (step * 41, 4)), np.zeros((step * 41, 3), dtype=np.int64)
+        weights[:, 2], before = 1, np.zeros(2)
+        for part in range(41):
+            cut = slice(step * part, step * (part + 1))
+            store.write(Bindings(words[cut, :3], np.full(step, 3), words[cut, 3], weights[cut]))
+            now = store.mean_witness().numpy()
+            if part:
+                found[seed, part - 1] = np.linalg.norm(now - before)
+            before = now
+    n = step * np.arange(1, 41)
+    law = np.sqrt(step / (n * (n + step) * 8 * channels))
+    ratio = np.sqrt((found**2).mean(0)) / law
+    assert ratio.max() < 3 and ratio.min() > 1 / 3 and abs(np.log(ratio).mean()) < 0.1
+    # Pair by pair: a quarter of the traces with one and with the product of all basis vectors.
+    keys = store.signatures.keys(torch.from_numpy(words[:, :3]))
+    bound = (keys @ store.signatures.words[torch.from_numpy(words[:, 3])]).double()
+    last = blade_matrices(torch.float64, torch.device("cpu"))[15]
+    by_hand = torch.stack([bound.diagonal(dim1=-2, dim2=-1).sum(-1), (last * bound).sum((-2, -1))], -1) / 4
+    assert torch.allclose(store.mean_witness(), by_hand.mean((0, 1)), atol=1e-5)
+    store.pack()
+    assert torch.allclose(store.mean_witness(), by_hand.mean((0, 1)), atol=1e-5)
+    assert tower().mean_witness().tolist() == [0, 0]

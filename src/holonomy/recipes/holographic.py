@@ -16,12 +16,14 @@ from holonomy.data.kneser_ney import baselines
 from holonomy.data.text import load_text
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordSplit, WordTokenizer, split_characters, split_words, tokenizer_from_json
-from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
+from holonomy.models.holographic.config import HolographicRunConfig, PassConfig, WordsConfig
+from holonomy.models.holographic.drift import LEAST, LINE, Sleeper
 from holonomy.models.holographic.fit import words_held_out
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
-from holonomy.models.holographic.metrics import predict, report_of
+from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
+from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import load_into, state_of
 from holonomy.recipes.holographic_stream import (
     FirstPart,
@@ -31,6 +33,7 @@ from holonomy.recipes.holographic_stream import (
     stream_baselines,
     stream_figures,
 )
+from holonomy.recipes.holographic_watch import Watch
 from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
 from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import Checkpoint
@@ -149,9 +152,10 @@ def held_out(
         positions: places in the held-out part.
         online: learn each block after it was predicted, and forget all of them in the end.
     """
-    whole = np.concatenate([split.train, split.test])
-    found = predict(model, whole, len(split.train) + positions, online=online)
-    return figures(report_of(model, found), model.tokenizer, online=online)
+    whole, places = np.concatenate([split.train, split.test]), len(split.train) + positions
+    found = predict(model, whole, places, online=online)
+    lift = None if online else similarity_lift(model, whole, places)
+    return figures(report_of(model, found), model.tokenizer, online=online, lift=lift)
 
 
 def _callbacks(config: HolographicRunConfig, model: HolographicModel, directory: RunDirectory) -> list[Callback]:
@@ -176,6 +180,20 @@ def _callbacks(config: HolographicRunConfig, model: HolographicModel, directory:
             pictures=lambda: holographic_pictures(model),
         )
     ]
+
+
+def _sleeper(config: PassConfig, sampler: OnePass) -> Sleeper | None:
+    """What lets the model sleep between batches, if it is to."""
+    if not config.sleep.drift and config.sleep.every is None:
+        return None
+    every, least = config.cadence.eval_every, LINE + LEAST + 1
+    heard = sampler.count // every
+    if config.sleep.drift and config.cadence.eval_growth == 1 and heard < least:
+        raise ConfigError(
+            f"`train.sleep.drift` follows the held-out loss, which {sampler.count} batches show {heard} times; wanted "
+            f"{least} or more: lower train.cadence.eval_every ({every}) or model.batch_size"
+        )
+    return Sleeper(config.sleep, sampler.first)
 
 
 def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: Checkpoint | None, world: World) -> Work:
@@ -217,11 +235,13 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         if not model.mixture.calibrated:
             some = np.random.default_rng(config.model.seed)
             places = np.sort(some.choice(len(places), min(config.train.positions, len(places)), replace=False))
-        return None if stop() else held_out(model, split, places)
+        return None if stop() else held_out(model, split, places) | watch.churn()
 
+    sleeper = _sleeper(config.train, sampler)
+    watch = Watch(model, sleeper)
     return Work(
         config=config,
-        learner=HolographicLearner(model),
+        learner=HolographicLearner(model, sleeper=sleeper),
         sampler=sampler,
         evaluate=evaluate,
         header={
@@ -230,7 +250,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
-            "bytes beside counts": f"{sum(model.memories.plan.table().values()):,}",
+            "bytes beside counts": f"{sum(memory_plan(config.model, model.vocab_size, len(words)).table().values()):,}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
         facts={
@@ -241,7 +261,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "since": 0 if saved is None else saved.state.get("since", 0),
             "budget": {"steps": budget.steps},
         },
-        callbacks=lambda directory: _callbacks(config, model, directory),
+        callbacks=lambda directory: [watch, *_callbacks(config, model, directory)],
         closing=lambda: baselines(words, split.test, model.vocab_size),
         budget=budget,
     )

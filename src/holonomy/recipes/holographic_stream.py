@@ -21,11 +21,12 @@ from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.learner import HolographicLearner
-from holonomy.models.holographic.metrics import predict, report_of
+from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import learned_tensors, merged
 from holonomy.models.holographic.streaming import Words, WordStream, in_a_row
+from holonomy.recipes.holographic_watch import Watch
 from holonomy.recipes.work import Work, figures
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
@@ -154,7 +155,8 @@ def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | Non
     if most is not None and most < len(places):
         places = np.sort(np.random.default_rng(model.config.seed).choice(len(places), most, replace=False))
     found = predict(model, first.test[0], places, starts=first.test[1])
-    return figures(report_of(model, found), model.tokenizer)
+    lift = similarity_lift(model, first.test[0], places, starts=first.test[1])
+    return figures(report_of(model, found), model.tokenizer, lift=lift)
 
 
 def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, float]:
@@ -197,7 +199,9 @@ def prepare_stream(
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
         most = None if model.mixture.calibrated else config.train.positions
-        return None if stop() else stream_figures(model, first, most=most)
+        return None if stop() else stream_figures(model, first, most=most) | watch.churn()
+
+    watch = Watch(model)
 
     return Work(
         config=config,
@@ -219,7 +223,7 @@ def prepare_stream(
             "since": 0,
             "budget": budget.model_dump(),
         },
-        callbacks=lambda directory: (),
+        callbacks=lambda directory: (watch,),
         closing=lambda: stream_baselines(model, first),
         budget=budget,
         lean=config.model.memory is not None,

@@ -121,14 +121,17 @@ FIGURES = {
 """Names of the figures of a report among the metrics."""
 
 
-def figures(report: Report, tokenizer: Any, *, online: bool = False) -> dict[str, float]:
-    """A report as metrics; those of learning while reading have names of their own, so nothing mixes them up."""
+def figures(report: Report, tokenizer: Any, *, online: bool = False, lift: float | None = None) -> dict[str, float]:
+    """A report as metrics; those of learning while reading have names of their own, so nothing mixes them up.
+
+    `lift` is that of `similarity_lift`, where there is one.
+    """
     values, suffix = report.values(), "_online" if online else ""
     found = {f"val/{name}{suffix}": float(values[key]) for key, name in FIGURES.items() if np.isfinite(values[key])}
     if isinstance(tokenizer, CharTokenizer):
         del found[f"val/perplexity_known{suffix}"]
         found[f"val/bits_per_char{suffix}"] = float(values["nats"]) / math.log(2)
-    return found
+    return found if lift is None else found | {"val/similarity_lift": lift}
 
 
 def online_baseline(learned: np.ndarray, tokens: np.ndarray, tokenizer: Any, *, block: int) -> dict[str, float]:

@@ -185,6 +185,28 @@ class WordsConfig(Config):
         return self
 
 
+class SleepConfig(Config):
+    """Sleeps between the batches of a pass."""
+
+    drift: bool = Field(default=False, description="sleep when the held-out loss leaves its course; see train.cadence")
+    every: int | None = Field(default=None, ge=1, description="also sleep each time so many words were learned")
+    least: int = Field(default=1, ge=1, description="drop long grams that occurred less often; 1 drops none")
+    lowest: int = Field(default=3, ge=2, le=12, description="order of the shortest grams that may go")
+    bound: float = Field(default=0.01, ge=0, le=10, description="rise of the perplexity that undoes a sleep, relative")
+
+    @model_validator(mode="after")
+    def _check(self) -> SleepConfig:
+        refuse_unread(self, self._inactive())
+        return self
+
+    def _inactive(self) -> Iterator[tuple[str, str]]:
+        if not self.drift and self.every is None:
+            for key in ("least", "lowest", "bound"):
+                yield key, "drift is false and every null"
+        if self.least == 1:
+            yield "lowest", "least is 1"
+
+
 class PassConfig(Config):
     """The one pass over the text."""
 
@@ -196,6 +218,7 @@ class PassConfig(Config):
     share: float = Field(default=1.0, gt=0, le=1, description="share of the training words that are learned")
     words: int | None = Field(default=None, ge=1, description="most words to learn of a stream; null is all")
     positions: int = Field(default=4096, ge=100, description="held-out words of an evaluation before the end")
+    sleep: SleepConfig = Field(default=SleepConfig(), description="between batches, of one text")
     threads: int | Literal["auto"] = Field(
         default="auto", description="CPU threads; auto is cores minus load, at least 1"
     )
@@ -269,6 +292,9 @@ class HolographicRunConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> HolographicRunConfig:
         refuse_unread(self, self._inactive())
+        lowest, order = self.train.sleep.lowest, self.model.counts.order
+        if lowest > order:
+            raise ValueError(f"train.sleep.lowest = {lowest} is above model.counts.order = {order}")
         return self
 
     def _inactive(self) -> Iterator[tuple[str, str]]:
@@ -279,6 +305,7 @@ class HolographicRunConfig(Config):
                 yield key, "documents of a stream are held out by their hash, see data.documents; drop it"
             for key in ("blocks", "span", "block_share"):
                 yield f"model.mixture.{key}", "a stream is fitted on documents of its own, see data.documents.apart"
+            yield "train.sleep", "a sleep is tried on the text learned so far, which a stream does not keep"
         else:
             for key in ("data.documents", "train.words", "model.replay"):
                 yield key, "data.stream is false"

@@ -13,6 +13,7 @@ from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.core.learner import IGNORE_INDEX, Json, Metrics, State
 from holonomy.data.tokens import TokenBatch
 from holonomy.models.holographic.contexts import Contexts, of_windows
+from holonomy.models.holographic.drift import Sleeper
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into, state_of
 
@@ -81,6 +82,10 @@ class OnePass:
         parts = inputs[None], targets[None], end - begin
         return LastBatch(*parts, self.tokens, self.starts) if self._drawn == self.count else TokenBatch(*parts)
 
+    def first(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The first words, and where their documents begin."""
+        return self.tokens[:count], self.starts[self.starts < count]
+
     def state(self) -> dict[str, Json]:
         """Batches drawn."""
         return {"drawn": self._drawn}
@@ -106,12 +111,19 @@ class HolographicLearner:
     Args:
         model: what learns.
         gather: adds what other processes have learned, before anything is fitted.
+        sleeper: lets the model sleep between batches.
     """
 
     def __init__(
-        self, model: HolographicModel, *, gather: Callable[[HolographicModel], None] = lambda model: None
+        self,
+        model: HolographicModel,
+        *,
+        gather: Callable[[HolographicModel], None] = lambda model: None,
+        sleeper: Sleeper | None = None,
     ) -> None:
-        self.model, self._gather = model, gather
+        self.model, self._gather, self.sleeper = model, gather, sleeper
+        self.notes: list[str] = []
+        """What to tell whoever watches."""
 
     def setup(self, example_batch: TokenBatch) -> None:
         """Checks that batches are of the model's words."""
@@ -130,15 +142,13 @@ class HolographicLearner:
     def train_step(self, batch: TokenBatch, *, progress: float) -> Metrics:
         """Learns the batch; after the last one of a pass, fits the mixture on the text that was learned."""
         contexts, targets = self._pairs(batch)
+        extra: dict[str, Tensor | float] = self._slept()
         counts = self.model.memories.counts
         probs = counts.score(counts.find(*contexts.symbols(counts.order - 1)), targets)
         self.model.change(contexts, targets, sign=1)
         loss = -float(np.log(np.maximum(probs, 1e-300)).mean()) if len(targets) else 0.0
-        extra: dict[str, Tensor | float] = {
-            "memory/bytes": float(sum(self.model.stats().values())),
-            "memory/grams": float(counts.num_grams),
-            "memory/probes": counts.mean_probes,
-        }
+        extra["memory/bytes"] = float(sum(self.model.stats().values()))
+        extra["memory/grams"], extra["memory/probes"] = float(counts.num_grams), counts.mean_probes
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
         if isinstance(batch, LastBatch) and batch.apart is not None:
@@ -150,7 +160,18 @@ class HolographicLearner:
             self.model.consolidate(batch.text, batch.starts)
         elif isinstance(batch, LastBatch):
             self.model.fit(batch.text, batch.starts)
+        if isinstance(batch, LastBatch) and self.sleeper is not None:
+            self.sleeper.fitted()
         return Metrics(torch.tensor(loss), len(targets), extra)
+
+    def _slept(self) -> dict[str, Tensor | float]:
+        """Sleeps if it is time to, before the next batch is learned; what is logged of it."""
+        if self.sleeper is None:
+            return {}
+        words = self.model.memories.learned
+        if self.sleeper.due(words):
+            self.notes.append(self.sleeper.sleep(self.model, words))
+        return dict(self.sleeper.figures())
 
     def eval_step(self, batch: TokenBatch) -> Metrics:
         """Mean loss of the whole model."""

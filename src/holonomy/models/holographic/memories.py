@@ -159,6 +159,11 @@ class Memories:
         return self.grams[0].trie
 
     @property
+    def learned(self) -> int:
+        """Words learned, less those unlearned."""
+        return int(self.unigram.sum())
+
+    @property
     def experts(self) -> list[str]:
         """Names of the components of the mixture, in order."""
         named = [g.name for g in self.grams] + [f"class {number}" for number in self.config.counts.classes]

@@ -18,6 +18,8 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
 
 RESAMPLES = 20
+COMPARED = 4096
+"""Contexts whose expected vectors exist at a time."""
 
 
 def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
@@ -201,6 +203,42 @@ def predict(
     if learned:
         model.change(contexts.part(slice(0, learned)), targets[:learned], sign=-1)
     return chained(parts)
+
+
+def similarity_lift(
+    model: HolographicModel,
+    tokens: np.ndarray,
+    positions: np.ndarray,
+    *,
+    starts: np.ndarray | None = None,
+    targets: np.ndarray | None = None,
+) -> float | None:
+    """How much closer the vector that contexts expect is to that of the word that came than to that of another.
+
+    Mean cosine of f Z and v_w at the targets w, minus the same with the targets in random order, so that expecting the
+    frequent words everywhere is worth nothing; None before vectors are made.
+
+    Args:
+        model: whose vectors.
+        tokens: documents end to end.
+        positions: places of the words.
+        starts: where each document begins; one document by default.
+        targets: words to take for those that came, [positions].
+    """
+    readout = model.memories.readout
+    if readout is None or not len(positions):
+        return None
+    tokens = np.ascontiguousarray(tokens, dtype=np.int64)
+    contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
+    words = torch.from_numpy(tokens[positions] if targets is None else targets)
+    mixed, found = words[torch.from_numpy(np.random.default_rng(0).permutation(len(words)))], list[Tensor]()
+    for begin in range(0, len(words), COMPARED):
+        cut = slice(begin, begin + COMPARED)
+        f = readout.features(*map(torch.from_numpy, contexts.part(cut).symbols(model.memories.near)))
+        expected = torch.nn.functional.normalize(f @ readout.towards)
+        own, other = (readout.features.vectors[part[cut]] for part in (words, mixed))
+        found.append((expected * (own - other)).sum(1))
+    return float(torch.cat(found).double().mean())
 
 
 def online_kneser_ney(

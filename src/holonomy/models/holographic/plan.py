@@ -25,6 +25,8 @@ REPLAYED = 48
 """Bytes for each word that is learned once more after a stream."""
 COPIES = 2
 """Of everything that is saved: the bytes of each tensor, and those of the file."""
+WAITING = 3
+"""The same where learning goes on meanwhile: two checkpoints may wait, and one of them becomes a file."""
 WORKING = 8
 """The part of a budget, one in so many, that word vectors, and that a mixture, may take while they are made."""
 CHUNK_ROWS = 1024
@@ -38,8 +40,8 @@ class MemoryPlan:
     Attributes:
         fixed: bytes of structures whose size does not depend on the text.
         rooms: most bytes of each trie of counts; empty without a budget, where they grow with the text.
-        making: bytes of what exists for a while, one after the other: of the making of vectors, topics, mixture, and,
-            with a budget, of all that a checkpoint copies.
+        making: bytes of what exists for a while, one after the other: of the making of vectors, topics, mixture, and
+            of what a checkpoint copies; without a budget, counts are not among it.
         fitted: numbers of distributions that exponents are fitted to at a time.
         neighbours: most pairs of neighbours that word vectors are made of; None is all.
     """
@@ -75,10 +77,16 @@ def trie_shares(config: HolographicConfig) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _fixed(config: HolographicConfig, vocab_size: int) -> tuple[dict[str, int], dict[str, int]]:
+SAVED = ("unigram", "readout", "classes of words", "topics", "tower")
+"""Structures that a checkpoint copies, beside counts."""
+
+
+def _fixed(config: HolographicConfig, vocab_size: int, learned: int) -> tuple[dict[str, int], dict[str, int]]:
     # What is there all the time, and what is made, but for word vectors.
     tower, similarity, mixture = config.tower, config.similarity, config.mixture
     found = {"unigram": 8 * vocab_size, "dense blocks": DENSE * max(2**21, vocab_size)}
+    traces = config.recency.traces
+    found["recency"] = 8 * len(traces) * (max((window for _, window, _ in traces), default=0) + 2)
     making = {"mixture": FITTED * mixture.product_positions * vocab_size}
     if mixture.pool != "logarithmic":
         size = 4 * similarity.dim + 1
@@ -86,9 +94,9 @@ def _fixed(config: HolographicConfig, vocab_size: int) -> tuple[dict[str, int], 
         found["readout"] = 8 * size * size + 12 * size * (similarity.dim + words) + 4 * vocab_size * similarity.dim
         found["classes of words"] = 8 * vocab_size * len(config.counts.classes)
         if similarity.topics:
-            # Counts and ratios of each run, shares of all; made in float64.
-            runs = topic_runs(config.replay, vocab_size, similarity.topics)
-            found["topics"] = 8 * runs * vocab_size + 8 * vocab_size + 4 * runs
+            # Counts, shares and ratios of each run, and common shares; made in float64.
+            runs = topic_runs(learned, vocab_size, similarity.topics)
+            found["topics"] = 12 * runs * vocab_size + 4 * vocab_size
             making["topics"] = 16 * runs * vocab_size
     if tower.role != "off":
         addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
@@ -103,8 +111,8 @@ def least_room(order: int, symbols: int) -> int:
     return trie_bytes(symbols + rows, CHUNK_ROWS) * 3 // 2
 
 
-def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
-    """What a model of so many words will take.
+def memory_plan(config: HolographicConfig, vocab_size: int, words: int | None = None) -> MemoryPlan:
+    """What a model of so many different words will take, that learns `words` of them; None is any number.
 
     With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts, or less, so
     that vectors and mixture can be made, and copies of all that is saved.
@@ -112,8 +120,10 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
     Raises:
         ConfigError: it cannot fit; names what takes most and what would fit.
     """
-    (fixed, making), shares = _fixed(config, vocab_size), trie_shares(config)
+    (fixed, making), shares = _fixed(config, vocab_size, words or config.replay), trie_shares(config)
+    saved = sum(fixed.get(name, 0) for name in SAVED)
     if config.memory is None:
+        making["checkpoint"] = WAITING * saved
         making["mixture"] = min(making["mixture"], FITTED * FITTED_MOST)
         return MemoryPlan(fixed, {}, making, FITTED_MOST, None)
     budget = config.memory * MIB
@@ -121,7 +131,6 @@ def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
     working = budget // WORKING if "readout" in fixed else 0
     making["word vectors"] = working
     making["mixture"] = min(making["mixture"], max(budget // WORKING, FITTED * LEAST_FITTED * vocab_size))
-    saved = sum(fixed.get(name, 0) for name in ("unigram", "readout", "classes of words", "topics", "tower"))
     taken, most_made = sum(fixed.values()), max(making.values())
     free = min(budget - taken - most_made, (budget - taken - COPIES * saved) // (1 + COPIES))
     total = sum(share for _, _, share in shares.values())

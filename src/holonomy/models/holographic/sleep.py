@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from holonomy.core.errors import ConfigError, DataError
+from holonomy.core.learner import State
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.metrics import predict
 from holonomy.models.holographic.model import HolographicModel
@@ -21,7 +22,8 @@ class SleepReport:
     """What a sleep did.
 
     Attributes:
-        kept: False if grams were to be dropped, which cost more than allowed: then they are still there.
+        kept: False if it cost more than allowed: then grams that were to be dropped are still there, and after a `nap`
+            everything is as before.
         loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be dropped.
         bytes_before, bytes_after: of everything.
         dropped: grams forgotten.
@@ -67,46 +69,124 @@ def sleep(
     """
     if not 2 <= lowest <= model.memories.counts.order:
         raise ConfigError(f"`lowest` is {lowest}; wanted 2 to {model.memories.counts.order}, the longest grams")
-    size, before = int(len(tokens) * share / PIECES), _bytes(model)
-    if not bound >= 0 or size < 1 or least < 1:
-        raise ConfigError(
-            f"`bound` is {bound}, `least` {least} and `tokens` holds {len(tokens)}; wanted 0 or more, 1 or more, and a "
-            "longer text"
-        )
+    places, before = _places(tokens, least, bound, share), _bytes(model)
     found: tuple[float | None, float | None, int, int] = None, None, 0, 0
     if least > 1:
         found = _forget(
-            model, tokens, np.zeros(1, dtype=np.int64) if starts is None else starts, least, lowest, bound, size
+            model, tokens, np.zeros(1, dtype=np.int64) if starts is None else starts, least, lowest, bound, places
         )
     model.pack()
     loss_before, loss_after, dropped, shortest = found
     return SleepReport(least == 1 or shortest > 0, loss_before, loss_after, before, _bytes(model), dropped, shortest)
 
 
-def _forget(
-    model: HolographicModel, tokens: np.ndarray, begins: np.ndarray, least: int, lowest: int, bound: float, size: int
-) -> tuple[float, float, int, int]:
-    """Drops grams if `size` words of each piece allow it; losses before and after, how many, and their lowest order."""
+def nap(
+    model: HolographicModel,
+    tokens: np.ndarray,
+    *,
+    starts: np.ndarray,
+    least: int = 1,
+    lowest: int = 3,
+    bound: float = 0.01,
+    share: float = 0.1,
+) -> SleepReport:
+    """A sleep between two batches: everything that the end of a pass makes is made of what was learned so far.
+
+    That is word vectors, classes, topics and the mixture; then grams are dropped as in `sleep`, if `least` says so. The
+    same pieces decide: unlearned, they are predicted by the model as it was and as it is now, with vectors that do not
+    know them either, if it had any. Where the perplexity is higher by more than `bound`, everything is as before.
+    Nothing is packed, since learning goes on.
+
+    Args:
+        model: has learned `tokens`.
+        tokens, starts, least, lowest, bound, share: as of `sleep`.
+
+    Raises:
+        ConfigError: as there.
+        DataError: the text is too short to fit a mixture.
+    """
+    places, size = _places(tokens, least, bound, share), _bytes(model)
+    saved = state_of(model)
+    (_take_out if model.memories.readout is None else _refreshed_without)(model, saved, tokens, starts, places)
+    before = _loss(model, tokens, starts, places)
+    load_into(model, saved)
+    if model.memories.counts.cut_off:
+        # What was dropped cannot be unlearned for a fit.
+        model.consolidate(tokens, starts)
+    else:
+        model.fit(tokens, starts)
+    dropped = shortest = 0
+    if least > 1:
+        after, pruned, dropped, shortest = _forget(model, tokens, starts, least, lowest, bound, places)
+        after = pruned if shortest else after
+    else:
+        fitted = state_of(model)
+        _refreshed_without(model, fitted, tokens, starts, places)
+        after = _loss(model, tokens, starts, places)
+        load_into(model, fitted)
+    if after <= before + np.log1p(bound):
+        return SleepReport(True, before, after, size, _bytes(model), dropped, shortest)
+    load_into(model, saved)
+    return SleepReport(False, before, after, size, _bytes(model), 0, 0)
+
+
+def _places(tokens: np.ndarray, least: int, bound: float, share: float) -> np.ndarray:
+    """Words of the pieces that decide."""
+    size = int(len(tokens) * share / PIECES)
+    if not bound >= 0 or size < 1 or least < 1:
+        raise ConfigError(
+            f"`bound` is {bound}, `least` {least} and `tokens` holds {len(tokens)}; wanted 0 or more, 1 or more, and a "
+            "longer text"
+        )
     # As far apart as they can be; one that follows its own beginning would be too easy.
     firsts = np.linspace(0, len(tokens), PIECES, endpoint=False).astype(int) + (len(tokens) // PIECES - size)
-    places = (firsts[:, None] + np.arange(size)).reshape(-1)
-    saved = state_of(model)
+    return (firsts[:, None] + np.arange(size)).reshape(-1)
+
+
+def _loss(model: HolographicModel, tokens: np.ndarray, begins: np.ndarray, places: np.ndarray) -> float:
+    return float(predict(model, tokens, places, starts=begins).losses.mean())
+
+
+def _take_out(
+    model: HolographicModel, saved: State, tokens: np.ndarray, begins: np.ndarray, places: np.ndarray
+) -> bool:
+    """Unlearns words; where some of it went in an earlier sleep, the model stays as it was `saved`, and knows them."""
     try:
         model.change(of_text(tokens, begins, places), tokens[places], sign=-1)
-        unlearned = True
     except DataError:
-        # Some of it went in an earlier sleep: then it is predicted as it is.
         load_into(model, saved)
-        unlearned = False
-    if unlearned:
-        # Vectors and classes must not know the pieces either.
-        rest = np.setdiff1d(np.arange(len(tokens)), places)
-        model.memories.refresh(of_text(tokens, begins, rest), tokens[rest])
-    before = float(predict(model, tokens, places, starts=begins).losses.mean())
+        return False
+    return True
+
+
+def _refreshed_without(
+    model: HolographicModel, saved: State, tokens: np.ndarray, begins: np.ndarray, places: np.ndarray
+) -> bool:
+    """Unlearns words, and makes vectors and classes anew, which must not know them either."""
+    if not _take_out(model, saved, tokens, begins, places):
+        return False
+    rest = np.setdiff1d(np.arange(len(tokens)), places)
+    model.memories.refresh(of_text(tokens, begins, rest), tokens[rest])
+    return True
+
+
+def _forget(
+    model: HolographicModel,
+    tokens: np.ndarray,
+    begins: np.ndarray,
+    least: int,
+    lowest: int,
+    bound: float,
+    places: np.ndarray,
+) -> tuple[float, float, int, int]:
+    """Drops grams if the words at `places` allow it; losses before and after, how many, and their lowest order."""
+    saved = state_of(model)
+    unlearned = _refreshed_without(model, saved, tokens, begins, places)
+    before = _loss(model, tokens, begins, places)
     rested, after = state_of(model), before
     for order in range(lowest, model.memories.counts.order + 1):
         dropped = _prune(model, least, order)
-        after = float(predict(model, tokens, places, starts=begins).losses.mean())
+        after = _loss(model, tokens, begins, places)
         if after <= before + np.log1p(bound):
             break
         load_into(model, rested)

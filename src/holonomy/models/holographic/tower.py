@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.geometry.minkowski import multivector_of, witness
 from holonomy.geometry.rotation import splitmix
 from holonomy.models.holographic.kernels import binding
 from holonomy.models.holographic.signatures import Signatures
@@ -234,6 +235,13 @@ class Tower:
         held = (self._store,) if self._rest is None else (self._rest.small, self._rest.large)
         total = sum(float(part.double().square().sum()) for store in held for part in store.split(4096))
         return total / SCALE**2 / (4 * self.signatures.channels)
+
+    def mean_witness(self) -> Float[Tensor, " 2"]:
+        """Witness of the mean of all stored pairs, averaged over channels; as n grows it changes like 1 / n."""
+        held = (self._store,) if self._rest is None else (self._rest.small, self._rest.large)
+        total = torch.stack([part.sum(0, dtype=torch.int64) for part in held]).sum(0).double()
+        mean = total / SCALE / self.load.sum().clamp(min=1).double()
+        return witness(multivector_of(mean)).mean(0).cpu()
 
     def state(self) -> dict[str, Tensor]:
         """What `load_state` reads back."""
