@@ -21,6 +21,8 @@ ALONE = -2
 LEAF_WIDTH, INNER_WIDTH = 4, 11
 INNER_USED, LEAF_USED, STEPS, LOOKUPS = range(4)
 """Entries of `sizes`: rows in use, and how many probes how many searches took."""
+TOGETHER = 128
+"""Pairs that are looked up together: what they touch stays in the cache until they are counted."""
 
 
 class TrieKernels(NamedTuple):
@@ -78,15 +80,21 @@ def probing() -> tuple[Any, Any, Any]:
 
 
 @lru_cache(maxsize=1)
-def counting() -> tuple[Any, Any, Any]:
-    """`enter(inner, table, parent, symbol, sizes, follows)`, `enter_leaf(...)`, `recount(inner, tally, m, ...)`.
+def counting() -> tuple[Any, Any, Any, Any]:
+    """`join(inner, row)`, `enter(inner, table, parent, symbol, sizes)`, `enter_leaf(...)` and `recount(...)`.
 
-    Only a gram that `follows` its context joins the others that do: contexts of skips and classes have longer contexts
+    Only a gram that follows its context joins the others that do: contexts of skips and classes have longer contexts
     below them, often many more than words follow. Arrays are never chosen between: that would count references.
     """
     _, find, _ = probing()
 
-    def enter(inner, table, parent, symbol, sizes, follows):
+    def join(inner, row):
+        if inner[row, 3] == ALONE:
+            parent = inner[row, 0]
+            inner[row, 3] = inner[parent, 5]
+            inner[parent, 5] = row
+
+    def enter(inner, table, parent, symbol, sizes):
         row = find(inner, table, parent, symbol, sizes)
         if row < 0:
             slot, row = ~row, sizes[0]
@@ -95,9 +103,6 @@ def counting() -> tuple[Any, Any, Any]:
             for column in range(2, 11):
                 inner[row, column] = 0
             inner[row, 0], inner[row, 1], inner[row, 3], inner[row, 5] = parent, symbol, ALONE, -1
-        if follows and inner[row, 3] == ALONE:
-            inner[row, 3] = inner[parent, 5]
-            inner[parent, 5] = row
         return row
 
     def enter_leaf(inner, leaf, table, parent, symbol, sizes):
@@ -124,7 +129,21 @@ def counting() -> tuple[Any, Any, Any]:
         if fresh > 0:
             inner[context, 6 + min(fresh, 3)] += 1
 
-    return tuple(compiled(f, exact=True) for f in (enter, enter_leaf, recount))
+    return tuple(compiled(f, exact=True) for f in (join, enter, enter_leaf, recount))
+
+
+@lru_cache(maxsize=1)
+def discounting() -> Any:
+    """`discount(tally, taken)`: discounts of every order from how many grams have counts 1 to 4, behind a column."""
+    from holonomy.data.kneser_ney import discounts_of
+
+    of = compiled(discounts_of, exact=True)
+
+    def discount(tally, taken):
+        for m in range(len(tally)):
+            taken[m, 0], taken[m, 1], taken[m, 2], taken[m, 3] = of(tally[m, 1], tally[m, 2], tally[m, 3], tally[m, 4])
+
+    return compiled(discount, exact=True)
 
 
 @lru_cache(maxsize=1)
@@ -133,67 +152,89 @@ def learning() -> Any:
 
     Adds `weights` (negative ones take away) to the grams that end in each target; returns the number of the first
     pair that is not there to take away, after which everything before it has been taken, or -1. With `rolling`,
-    symbols are words just before the target, so the grams of one pair are the contexts of the next.
+    symbols are words just before the target, so the grams of one pair are the contexts of the next. What is there
+    already is looked up for some pairs together, so that their places in memory are fetched at the same time; what is
+    not, one pair after the other.
     """
     import numpy as np
 
     _, find, _ = probing()
-    enter, enter_leaf, recount = counting()
+    join, enter, enter_leaf, recount = counting()
+    contexts = reading(False)[1]
+
+    def known(view, symbols, lengths, targets, context, gram):
+        # Rows of the contexts and grams of pairs, -1 where there is none yet.
+        inner, leaf, inner_table, leaf_table, sizes = view
+        order = symbols.shape[1] + 1
+        contexts(view, symbols, lengths, context, False)
+        for m in range(order):
+            for b in range(len(targets)):
+                row = np.int64(context[b, m])
+                if row >= 0 and m < order - 1:
+                    row = find(inner, inner_table, row, targets[b], sizes)
+                elif row >= 0:
+                    row = find(leaf, leaf_table, row, targets[b], sizes)
+                gram[b, m] = row if row >= 0 else -1
+
+    known = compiled(known, exact=True)
+
+    def change(inner, leaf, tally, length, weight, context, gram):
+        # Adds `weight` to the grams of one pair.
+        order, change = len(context), 1 if weight > 0 else -1
+        for m in range(length + 1):
+            if m == order - 1:
+                old = leaf[gram[m], 2]
+                leaf[gram[m], 2] = old + weight
+                recount(inner, tally, m, context[m], old, old + weight)
+            else:
+                old = inner[gram[m], 2]
+                inner[gram[m], 2] = old + weight
+            if m > 0 and (old == 0) != (old + weight == 0):
+                shorter = inner[gram[m - 1], 4]
+                inner[gram[m - 1], 4] = shorter + change
+                recount(inner, tally, m - 1, context[m - 1], shorter, shorter + change)
+
+    change = compiled(change, exact=True)
 
     def learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling):
-        order = symbols.shape[1] + 1
-        context, gram = np.zeros(order, dtype=np.int64), np.zeros(order, dtype=np.int64)
-        reach = -1
+        order, view = symbols.shape[1] + 1, (inner, leaf, inner_table, leaf_table, sizes)
+        places, grams = np.empty((2, TOGETHER, order), dtype=np.int32)
+        before = np.zeros(order, dtype=np.int64)
         for b in range(len(targets)):
-            length, weight = lengths[b], weights[b]
-            follows = rolling and b > 0 and length == min(reach + 1, order - 1) and weight > 0
+            at = b % TOGETHER
+            if at == 0:
+                end = min(b + TOGETHER, len(targets))
+                known(view, symbols[b:end], lengths[b:end], targets[b:end], places, grams)
+            context, gram, length, weight = places[at], grams[at], lengths[b], weights[b]
+            follows = rolling and b > 0 and weight > 0 and length == min(lengths[b - 1] + 1, order - 1)
             if follows:
                 follows = symbols[b, order - 2] == targets[b - 1]
                 for j in range(length - 1):
                     follows = follows and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
             for m in range(1, length + 1):
-                if follows:
-                    context[m] = gram[m - 1]
-                    continue
-                row = np.int64(0)
-                for j in range(order - 1 - m, order - 1):
-                    if weight > 0:
-                        row = enter(inner, inner_table, row, symbols[b, j], sizes, False)
-                    else:
-                        row = find(inner, inner_table, row, symbols[b, j], sizes)
-                        if row < 0:
-                            return b
-                context[m] = row
-            below = min(length + 1, order - 1)
-            for m in range(below):
-                if weight > 0:
-                    gram[m] = enter(inner, inner_table, context[m], targets[b], sizes, True)
-                else:
-                    gram[m] = find(inner, inner_table, context[m], targets[b], sizes)
-                    if gram[m] < 0 or inner[gram[m], 2] + weight < 0:
-                        return b
-            if length == order - 1:
-                if weight > 0:
-                    row = enter_leaf(inner, leaf, leaf_table, context[length], targets[b], sizes)
-                else:
-                    row = find(leaf, leaf_table, context[length], targets[b], sizes)
-                    if row < 0 or leaf[row, 2] + weight < 0:
-                        return b
-                gram[length] = row
-            reach = length if weight > 0 else -1
-            change = 1 if weight > 0 else -1
+                if context[m] < 0 and weight < 0:
+                    return b
+                if context[m] < 0 and follows:
+                    context[m] = before[m - 1]
+                elif context[m] < 0:
+                    row = np.int64(0)
+                    for j in range(order - 1 - m, order - 1):
+                        row = enter(inner, inner_table, row, symbols[b, j], sizes)
+                    context[m] = row
             for m in range(length + 1):
-                if m == order - 1:
-                    old = leaf[gram[m], 2]
-                    leaf[gram[m], 2] = old + weight
-                    recount(inner, tally, m, context[m], old, old + weight)
-                else:
-                    old = inner[gram[m], 2]
-                    inner[gram[m], 2] = old + weight
-                if m > 0 and (old == 0) != (old + weight == 0):
-                    shorter = inner[gram[m - 1], 4]
-                    inner[gram[m - 1], 4] = shorter + change
-                    recount(inner, tally, m - 1, context[m - 1], shorter, shorter + change)
+                top = m == order - 1
+                if weight < 0:
+                    # In a branch of its own each: arrays that are chosen between have their references counted.
+                    if gram[m] < 0 or (leaf[gram[m], 2] if top else inner[gram[m], 2]) + weight < 0:
+                        return b
+                elif top and gram[m] < 0:
+                    gram[m] = enter_leaf(inner, leaf, leaf_table, context[m], targets[b], sizes)
+                elif not top:
+                    if gram[m] < 0:
+                        gram[m] = enter(inner, inner_table, context[m], targets[b], sizes)
+                    join(inner, gram[m])
+            before[:] = gram
+            change(inner, leaf, tally, length, weight, context, gram)
         return -1
 
     return compiled(learn, exact=True)

@@ -122,6 +122,8 @@ def weighing(packed: bool) -> Any:
     def weigh(view, taken, found, lowest, middle, weights, size, keys, probs, bits, logs, whole, mantissa, sums, base):
         order, width, work = found.shape[1], probs.shape[1], probs.shape[0] - 1
         keys[:] = -1
+        # Most voices want the logarithm of the highest order alone: it is taken where it is wanted.
+        spoken = np.zeros(len(keys), dtype=np.bool_)
         # Past the last word stand ones, so that there are logarithms.
         probs[0] = 1
         total, ones, twos, more, gone = mass(view, 0, order == 1)
@@ -129,7 +131,6 @@ def weighing(packed: bool) -> Any:
         probs[0, :size] = (rest / total if total > 0 else 1.0) / size
         if total > 0:
             walk(view, 0, order == 1, taken, 0, 1.0 / total, probs, 0)
-        logs_of(bits[0], whole, mantissa, logs[0])
         for b in range(len(found)):
             at, share = 0, f32(0)
             for m in range(order):
@@ -139,8 +140,9 @@ def weighing(packed: bool) -> Any:
                     total, ones, twos, more, gone = mass(view, row, top)
                 if total > 0:
                     if share != 0:
-                        if at == work:
+                        if not spoken[at]:
                             logs_of(bits[at], whole, mantissa, logs[at])
+                            spoken[at] = at != work
                         for v in range(width):
                             sums[b, v] += share * logs[at, v]
                         share = f32(0)
@@ -151,16 +153,15 @@ def weighing(packed: bool) -> Any:
                         for v in range(width):
                             probs[to, v] = probs[at, v] * left
                         walk(view, row, top, taken, m, 1.0 / total, probs, to)
-                        if to != work:
-                            keys[to] = row
-                            logs_of(bits[to], whole, mantissa, logs[to])
+                        keys[to], spoken[to] = row, False
                     at = to
                 if m + 1 >= lowest:
                     share += weights[b, m + 1 - lowest]
                 if m + 1 == middle:
                     base[b] = probs[at]
-            if at == work:
+            if not spoken[at]:
                 logs_of(bits[at], whole, mantissa, logs[at])
+                spoken[at] = at != work
             for v in range(width):
                 sums[b, v] += share * logs[at, v]
 
