@@ -51,11 +51,15 @@ def zipf(count: int, random: np.random.Generator) -> np.ndarray:
     return np.minimum(rank + 1, WORDS - 1)
 
 
+def plain_model() -> HolographicModel:
+    tokenizer = WordTokenizer([f"w{i}" for i in range(WORDS - 2)])
+    return HolographicModel(HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}}), tokenizer)
+
+
 def rates(scale: float) -> None:
     random, size = np.random.default_rng(0), int(200_000 * scale)
     tokens = zipf(size + 20_000, random)
-    tokenizer = WordTokenizer([f"w{i}" for i in range(WORDS - 2)])
-    model = HolographicModel(HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}}), tokenizer)
+    model = plain_model()
     model.learn_text(tokens[:2000])
     begin = time.process_time()
     model.learn_text(tokens[2000:size])
@@ -74,8 +78,8 @@ def latency(scale: float) -> None:
     are learned and taken away again, so that only what stands around them grows.
     """
     random, stored, largest = np.random.default_rng(0), 0, int(10_000_000 * scale)
-    signatures, trie = Signatures(7, 16, WORDS, 3), CountTrie(5, WORDS)
-    tower = Tower(signatures, levels=5, top_digits={2: 4, 3: 6, 4: 6}, seed=7)
+    signatures, model = Signatures(7, 16, WORDS, 3), plain_model()
+    tower, trie = Tower(signatures, levels=5, top_digits={2: 4, 3: 6, 4: 6}, seed=7), model.memories.counts
     presized(trie, largest)
     lengths, ones, threes = np.full(256, 4), np.ones(256, np.int64), np.ones((256, 3), np.int64)
 
@@ -109,9 +113,9 @@ def latency(scale: float) -> None:
         text = ", ".join(
             f"{what} {1e6 / 256 * seconds(work, 31, undone.get(what)):.3f}" for what, work in spent.items()
         )
-        dense = 1e6 / 256 * seconds(lambda found=found: trie.dense(found), 31)
+        dense = 1e6 / 256 * seconds(lambda: model.next_log_probs(asked), 7)
         print(
-            f"{size:>12,} pairs: {text}, whole distributions {dense:.2f} us, {trie.mean_probes:.2f} probes a search",
+            f"{size:>12,} pairs: {text}, whole distributions {dense:.1f} us, {trie.mean_probes:.2f} probes a search",
             flush=True,
         )
 

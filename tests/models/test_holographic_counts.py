@@ -184,6 +184,24 @@ def test_pairs_looked_up_together_are_learned_as_one_after_the_other(seed: int, 
     assert np.array_equal(together.state()["inner"], kept)
 
 
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_heights_are_masses_at_the_last_known_order(order: int) -> None:
+    random = np.random.default_rng(order)
+    trie = CountTrie(order, WORDS)
+    trie.learn(pairs_of(random.integers(0, WORDS, 80), order))
+    pairs = pairs_of(random.integers(0, WORDS, 50), order)
+    for _ in range(2):
+        found = trie.find(pairs.symbols, pairs.lengths)
+        masses, level, here = trie.masses(found), (found >= 0).sum(1) - 1, np.arange(50)
+        second, third = min(1, order - 1), min(2, order - 1)
+        wanted = [level, *masses[here, level].T, *masses[:, second].T, masses[:, third, 0]]
+        held = np.empty((50, 6))
+        view, kernels = trie.view()
+        kernels.heights(view, found, held)
+        assert np.array_equal(held, np.stack(wanted, 1))
+        trie.pack()
+
+
 def test_a_missing_pair_changes_nothing() -> None:
     trie, twin = CountTrie(3, WORDS), CountTrie(3, WORDS)
     pairs = pairs_of(np.random.default_rng(0).integers(0, WORDS, 3000), 3)

@@ -175,11 +175,11 @@ class CountTrie:
         self.unpack()
         learn = trie_kernels().learn
         for begin in range(0, len(pairs.targets), CHUNK):
-            part = Pairs(*(a[begin : begin + CHUNK] for a in pairs))
+            part = pairs if len(pairs.targets) <= CHUNK else Pairs(*(a[begin : begin + CHUNK] for a in pairs))
             if sign > 0 and grow:
                 self._reserve(len(part.targets))
             arrays = (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes, self._tally)
-            stopped = learn(*arrays, *part[:3], sign * part.weights, self.rolling)
+            stopped = learn(*arrays, *part[:3], part.weights if sign > 0 else -part.weights, self.rolling)
             if stopped >= 0:
                 return begin + stopped
         return -1

@@ -330,15 +330,12 @@ class Memories:
         return Reading(cues.contexts, found, features, cues.mass, self._numbers(cues, found, cues.mass), cues.followed)
 
     def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray) -> np.ndarray:
-        found, here, order = rows[0], np.arange(len(cues.lengths)), self.counts.order
-        level = (found >= 0).sum(1) - 1
-        masses = self.counts.masses(found)
-        out = np.empty((len(found), self.num_numbers))
+        order, out, held = self.counts.order, np.empty((len(mass), self.num_numbers)), np.empty((len(mass), 6))
+        view, kernels = self.counts.view()
+        kernels.heights(view, rows[0], held)
         out[:, 0] = 1
-        out[:, 1:order] = level[:, None] >= np.arange(1, order)
-        out[:, order : order + 2] = masses[here, np.maximum(level, 0)]
-        out[:, order + 2 : order + 4] = masses[:, 1]
-        out[:, order + 4] = masses[:, min(2, order - 1), 0]
+        out[:, 1:order] = held[:, :1] >= np.arange(1, order)
+        out[:, order : order + 5] = held[:, 1:]
         out[:, order + 5] = np.where(cues.lengths > 0, self.unigram[cues.symbols[:, -1]], 0)
         out[:, order : order + 6] = np.log1p(out[:, order : order + 6])
         at, matched = order + 6, [k for k, trace in enumerate(self.recency.traces) if trace.match > 0]
@@ -347,8 +344,9 @@ class Memories:
         at += 2 * len(matched)
         for gram, own in zip(self.grams, rows, strict=False):
             if gram.spelling is not None:
-                level = (own >= 0).sum(1) - 1
-                out[:, at], out[:, at + 1] = level, np.log1p(gram.trie.totals(own)[here, level])
+                view, kernels = gram.trie.view()
+                kernels.heights(view, own, held)
+                out[:, at], out[:, at + 1] = held[:, 0], np.log1p(held[:, 1])
                 at += 2
         return out
 

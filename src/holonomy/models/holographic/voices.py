@@ -20,6 +20,8 @@ from holonomy.models.holographic.kernels import access, walking
 
 LANES = 16
 """Rows of distributions are as long as a multiple of this many float32, so that loops over them have no rest."""
+TOUCHED = 64
+"""Contexts whose followers are fetched together."""
 SHARED, SLOTS = 2, 128
 """Orders whose distributions are kept, and how many of each."""
 
@@ -117,7 +119,19 @@ def weighing(packed: bool) -> Any:
     sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
     of each context. Where `middle` is one of the orders, base[b] is p of it.
     """
-    mass, walk, logs_of, f32 = access(packed).mass, walking(packed), logarithm(), np.float32
+    _, _, _, count_of, _, first, _, _, mass = access(packed)
+    walk, logs_of, f32 = walking(packed), logarithm(), np.float32
+
+    def touch(view, found):
+        # What follows is fetched for many contexts at the same time; the sum only keeps that from being left out.
+        order, held = found.shape[1], np.int64(0)
+        for b in range(len(found)):
+            for m in range(1, order):
+                row = first(view, found[b, m]) if found[b, m] >= 0 else np.int64(-1)
+                held += count_of(view, row, m == order - 1) if row >= 0 else 0
+        return held
+
+    touch = compiled(touch, exact=True)
 
     def weigh(view, taken, found, lowest, middle, weights, size, keys, probs, bits, logs, whole, mantissa, sums, base):
         order, width, work = found.shape[1], probs.shape[1], probs.shape[0] - 1
@@ -131,7 +145,10 @@ def weighing(packed: bool) -> Any:
         probs[0, :size] = (rest / total if total > 0 else 1.0) / size
         if total > 0:
             walk(view, 0, order == 1, taken, 0, 1.0 / total, probs, 0)
+        held = np.int64(0)
         for b in range(len(found)):
+            if b % TOUCHED == 0:
+                held += touch(view, found[b : b + TOUCHED])
             at, share = 0, f32(0)
             for m in range(order):
                 row, top = found[b, m], m == order - 1
@@ -164,6 +181,7 @@ def weighing(packed: bool) -> Any:
                 spoken[at] = at != work
             for v in range(width):
                 sums[b, v] += share * logs[at, v]
+        return held
 
     return compiled(weigh, exact=True)
 
