@@ -29,7 +29,7 @@ from holonomy.models.holographic.pooling import Pool
 from holonomy.recipes import holographic_chars
 
 ONE = np.zeros(1, dtype=np.int64)
-ROUNDS = 4
+ROUNDS = 3
 
 
 def row(name: str, static: float | None, online: float | None = None, note: str = "") -> None:
@@ -132,7 +132,8 @@ def speeds(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray) -
 
 def run_speeds(name: str) -> None:
     split, config = split_of(name, train_only=False), holographic_chars(name).model
-    model = HolographicModel(config, split.tokenizer)
+    mixture = config.mixture.model_copy(update={"positions": 4_000})
+    model = HolographicModel(config.model_copy(update={"mixture": mixture}), split.tokenizer)
     few = split.train[: len(split.train) // 8]
     model.learn_text(few)
     model.fit(few)

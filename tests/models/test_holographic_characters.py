@@ -218,7 +218,7 @@ def test_learning_while_reading_is_asking_and_learning_block_after_block(
         part = slice(begin, begin + 64)
         wanted.append(slow.distributions(contexts.part(part)))
         slow.change(contexts.part(part), targets[part], sign=1)
-    monkeypatch.setattr("holonomy.models.holographic.model.AHEAD", 150)
+    monkeypatch.setattr(HolographicModel, "_rows", lambda _: 150)
     assert torch.equal(fast.follow(contexts, targets, 64), torch.cat(wanted))
     for name, tensor in state_of(slow).items():
         other = state_of(fast)[name]

@@ -22,8 +22,6 @@ from holonomy.models.holographic.topics import WINDOW
 
 FLOOR = 1e-30
 """Below this float32 has no logarithm to speak of."""
-AHEAD = 1024
-"""Contexts whose cues are made together where blocks are learned in between."""
 
 
 @dataclass
@@ -231,7 +229,7 @@ class HolographicModel:
     def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
         targets, logs = checked_ids("targets", targets, self.vocab_size), [torch.empty(0, self.vocab_size)]
-        span = max(1, AHEAD // block) * block
+        span = max(1, self._rows() // block) * block
         for begin in range(0, len(targets), span):
             cues = self.memories.cues(contexts.part(slice(begin, begin + span)), traces=True)
             for first in range(0, len(cues.lengths), block):
