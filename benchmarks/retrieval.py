@@ -21,6 +21,7 @@ from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.growth import grown, table_with_room
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.settle import settle
@@ -32,15 +33,16 @@ from holonomy.recipes.holographic import read_words
 WORDS = 10_000
 
 
-def seconds(work: Callable[[], Any], repeats: int = 1) -> float:
-    """Median CPU-seconds of some calls after one that warms up."""
-    work()
+def seconds(work: Callable[[], Any], repeats: int = 1, undo: Callable[[], Any] | None = None) -> float:
+    """Median CPU-seconds of some calls after one that warms up; each is undone before the next, if need be."""
     spent = []
-    for _ in range(repeats):
+    for _ in range(repeats + 1):
         begin = time.process_time()
         work()
         spent.append(time.process_time() - begin)
-    return float(np.median(spent))
+        if undo is not None:
+            undo()
+    return float(np.median(spent[1:]))
 
 
 def zipf(count: int, random: np.random.Generator) -> np.ndarray:
@@ -49,11 +51,15 @@ def zipf(count: int, random: np.random.Generator) -> np.ndarray:
     return np.minimum(rank + 1, WORDS - 1)
 
 
+def plain_model() -> HolographicModel:
+    tokenizer = WordTokenizer([f"w{i}" for i in range(WORDS - 2)])
+    return HolographicModel(HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}}), tokenizer)
+
+
 def rates(scale: float) -> None:
     random, size = np.random.default_rng(0), int(200_000 * scale)
     tokens = zipf(size + 20_000, random)
-    tokenizer = WordTokenizer([f"w{i}" for i in range(WORDS - 2)])
-    model = HolographicModel(HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}}), tokenizer)
+    model = plain_model()
     model.learn_text(tokens[:2000])
     begin = time.process_time()
     model.learn_text(tokens[2000:size])
@@ -65,31 +71,61 @@ def rates(scale: float) -> None:
     print(f"scored: {256 / spent:,.0f} whole distributions/s of {WORDS:,} words", flush=True)
 
 
-def filled(count: int, random: np.random.Generator, tower: Tower, trie: CountTrie) -> None:
-    while count > 0:
-        batch = min(50_000, count)
-        symbols, targets = random.integers(2, WORDS, (batch, 4)), random.integers(2, WORDS, batch)
-        lengths, ones = np.full(batch, 4), np.ones(batch, dtype=np.int64)
-        trie.learn(Pairs(symbols, lengths, targets, ones))
-        near = np.ascontiguousarray(symbols[:, 1:])
-        tower.write(Bindings(near, np.minimum(lengths, 3), targets, np.ones((batch, 3), np.int64)))
-        count -= batch
-
-
 def latency(scale: float) -> None:
-    random, stored = np.random.default_rng(0), 0
-    signatures, trie = Signatures(7, 16, WORDS, 3), CountTrie(5, WORDS)
-    tower = Tower(signatures, levels=5, top_digits={2: 4, 3: 6, 4: 6}, seed=7)
-    asked = random.integers(2, WORDS, (256, 4))
-    for size in (1_000, 100_000, int(10_000_000 * scale)):
-        filled(size - stored, random, tower, trie)
-        stored = size
-        bound = seconds(lambda: signatures.similarities(tower.read(torch.from_numpy(asked[:, 1:]), 4)), 9)
-        exact = seconds(lambda: trie.find(asked, np.full(256, 4)), 9)
-        text = (
-            f"{size:>12,} pairs: bindings {1e6 * bound / 256:7.2f}, exact counts {1e6 * exact / 256:7.2f} us a context"
+    """Reading and learning with more and more stored, in tables that are as large from the start as they get.
+
+    Every time the same 256 contexts are asked, which are among the first thousand that were learned, and 256 pairs
+    are learned and taken away again, so that only what stands around them grows.
+    """
+    random, stored, largest = np.random.default_rng(0), 0, int(10_000_000 * scale)
+    signatures, model = Signatures(7, 16, WORDS, 3), plain_model()
+    tower, trie = Tower(signatures, levels=5, top_digits={2: 4, 3: 6, 4: 6}, seed=7), model.memories.counts
+    presized(trie, largest)
+    lengths, ones, threes = np.full(256, 4), np.ones(256, np.int64), np.ones((256, 3), np.int64)
+
+    def pairs(count: int) -> tuple[np.ndarray, np.ndarray]:
+        return random.integers(2, WORDS, (count, 4)), random.integers(2, WORDS, count)
+
+    def bindings(symbols: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> Bindings:
+        return Bindings(np.ascontiguousarray(symbols[:, 1:]), np.full(len(targets), 3), targets, weights)
+
+    asked, followed = pairs(256)
+    fresh, words = pairs(256)
+    for size in (1_000, 100_000, largest):
+        while stored < size:
+            symbols, targets = (asked, followed) if not stored else pairs(min(50_000, size - stored))
+            whole = np.ones(len(targets), np.int64)
+            trie.learn(Pairs(symbols, np.full(len(targets), 4), targets, whole))
+            tower.write(bindings(symbols, targets, np.ones((len(targets), 3), np.int64)))
+            stored += len(targets)
+        found = trie.find(asked, lengths)
+        spent = {
+            "bindings read": lambda: signatures.similarities(tower.read(torch.from_numpy(asked[:, 1:]), 4)),
+            "bindings learned": lambda: tower.write(bindings(fresh, words, threes)),
+            "contexts found": lambda: trie.find(asked, lengths),
+            "words scored": lambda found=found: trie.score(found, followed),
+            "pairs counted": lambda: trie.learn(Pairs(fresh, lengths, words, ones)),
+        }
+        undone = {
+            "bindings learned": lambda: tower.write(bindings(fresh, words, -threes)),
+            "pairs counted": lambda: trie.unlearn(Pairs(fresh, lengths, words, ones)),
+        }
+        text = ", ".join(
+            f"{what} {1e6 / 256 * seconds(work, 31, undone.get(what)):.3f}" for what, work in spent.items()
         )
-        print(f"{text}, {trie.mean_probes:.2f} probes a search", flush=True)
+        dense = 1e6 / 256 * seconds(lambda: model.next_log_probs(asked), 7)
+        print(
+            f"{size:>12,} pairs: {text}, whole distributions {dense:.1f} us, {trie.mean_probes:.2f} probes a search",
+            flush=True,
+        )
+
+
+def presized(trie: CountTrie, pairs: int) -> None:
+    """Makes rows and tables as large as so many random pairs of four words need."""
+    # Contexts of 2 to 4 words make 1, 2 and 3 rows that no other has, three grams after them one each.
+    trie._inner, trie._leaf = grown(trie._inner, 9 * pairs + WORDS * WORDS), grown(trie._leaf, pairs)
+    trie._inner_table = table_with_room(trie._inner_table, trie._inner, 1, 1, 9 * pairs)
+    trie._leaf_table = table_with_room(trie._leaf_table, trie._leaf, 0, 0, pairs)
 
 
 def contexts(scale: float) -> None:

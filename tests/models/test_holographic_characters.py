@@ -207,6 +207,25 @@ def test_characters_are_predicted_better_than_by_kneser_ney(model: HolographicMo
     assert before.keys() == state_of(model).keys()
 
 
+def test_learning_while_reading_is_asking_and_learning_block_after_block(
+    model: HolographicModel, split: WordSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens, cut = np.concatenate([split.train, split.test]), len(split.train)
+    contexts, targets = of_text(tokens, ONE, np.arange(cut, cut + 500)), tokens[cut : cut + 500]
+    slow, fast = copy.deepcopy(model), copy.deepcopy(model)
+    wanted = []
+    for begin in range(0, 500, 64):
+        part = slice(begin, begin + 64)
+        wanted.append(slow.distributions(contexts.part(part)))
+        slow.change(contexts.part(part), targets[part], sign=1)
+    monkeypatch.setattr(HolographicModel, "_rows", lambda _: 150)
+    assert torch.equal(fast.follow(contexts, targets, 64), torch.cat(wanted))
+    for name, tensor in state_of(slow).items():
+        other = state_of(fast)[name]
+        assert torch.equal(tensor, other) if isinstance(tensor, torch.Tensor) else tensor == other
+    assert not torch.equal(fast.follow(contexts, targets, 500), torch.cat(wanted)), "what was learned is known"
+
+
 def test_probabilities_sum_to_one_and_the_pad_has_none(model: HolographicModel, split: WordSplit) -> None:
     size, pad = model.vocab_size, model.pad_id
     random = np.random.default_rng(0)

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
-from holonomy.data.kneser_ney import KneserNey, NGramCounts
+from holonomy.data.kneser_ney import KneserNey, NGramCounts, discounts_of
 from holonomy.data.text import KNOWN_TEXTS, data_directory, load_text
 from holonomy.data.words import split_words
 from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.kernels import TOGETHER
 from holonomy.models.holographic.pairs import Pairs
 
 WORDS = 6
@@ -155,6 +156,50 @@ def test_pruned_tries_keep_what_is_frequent(tokens: np.ndarray, later: np.ndarra
     dense = trie.dense(found)
     assert np.abs(dense.sum(1) - 1).max() < 1e-5
     assert np.allclose(dense[np.arange(len(dense)), probe.targets], trie.score(found, probe.targets), rtol=1e-4)
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_pairs_looked_up_together_are_learned_as_one_after_the_other(seed: int, rolling: bool) -> None:
+    random = np.random.default_rng(seed)
+    tokens = random.integers(0, int(random.integers(1, WORDS + 1)), 2 * TOGETHER + 40)
+    pairs = pairs_of(tokens, 4)
+    weights = random.integers(1, 4, len(tokens))
+    if not rolling:
+        pairs = pairs._replace(symbols=pairs.symbols[::-1].copy(), lengths=pairs.lengths[::-1].copy())
+    pairs = pairs._replace(weights=weights)
+    together, single = CountTrie(4, WORDS, rolling=rolling), CountTrie(4, WORDS, rolling=rolling)
+    together.learn(pairs)
+    for b in range(len(tokens)):
+        single.learn(Pairs(*(a[b : b + 1] for a in pairs)))
+    # To the last bit, the places of rows and what chains them included.
+    for name, array in single.state().items():
+        assert np.array_equal(together.state()[name], array)
+    assert np.array_equal(
+        together.taken, [discounts_of(*row) for row in together.state()["tally"][:-1].reshape(4, 5)[:, 1:].tolist()]
+    )
+    kept = together.state()["inner"].copy()
+    wrong = pairs._replace(weights=np.where(np.arange(len(tokens)) == TOGETHER + 7, weights + 10**6, weights))
+    with pytest.raises(DataError, match=f"row {TOGETHER + 7}"):
+        together.unlearn(wrong)
+    assert np.array_equal(together.state()["inner"], kept)
+
+
+@pytest.mark.parametrize("order", [1, 2, 5])
+def test_heights_are_masses_at_the_last_known_order(order: int) -> None:
+    random = np.random.default_rng(order)
+    trie = CountTrie(order, WORDS)
+    trie.learn(pairs_of(random.integers(0, WORDS, 80), order))
+    pairs = pairs_of(random.integers(0, WORDS, 50), order)
+    for _ in range(2):
+        found = trie.find(pairs.symbols, pairs.lengths)
+        masses, level, here = trie.masses(found), (found >= 0).sum(1) - 1, np.arange(50)
+        second, third = min(1, order - 1), min(2, order - 1)
+        wanted = [level, *masses[here, level].T, *masses[:, second].T, masses[:, third, 0]]
+        held = np.empty((50, 6))
+        view, kernels = trie.view()
+        kernels.heights(view, found, held)
+        assert np.array_equal(held, np.stack(wanted, 1))
+        trie.pack()
 
 
 def test_a_missing_pair_changes_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 
 import numpy as np
@@ -122,6 +123,22 @@ def test_rows_of_experts_agree_with_their_targets(model: HolographicModel, split
         dense = model.memories.mix(reading, weights, counts=True)
         assert np.allclose(dense.sum(1), known[:, column], atol=1e-4)
         assert np.allclose(dense[np.arange(40), tokens[positions]], probs[:, column] * known[:, column], atol=1e-5)
+
+
+def test_words_are_learned_block_after_block_while_they_are_read(model: HolographicModel, split: WordSplit) -> None:
+    from holonomy.models.holographic.contexts import of_text
+
+    tokens, cut = np.concatenate([split.train, split.test]), len(split.train)
+    contexts, targets = of_text(tokens, np.zeros(1, np.int64), np.arange(cut, cut + 200)), tokens[cut : cut + 200]
+    slow, fast, wanted = copy.deepcopy(model), copy.deepcopy(model), []
+    for begin in range(0, 200, 64):
+        part = slice(begin, begin + 64)
+        wanted.append(slow.distributions(contexts.part(part)))
+        slow.change(contexts.part(part), targets[part], sign=1)
+    assert torch.equal(fast.follow(contexts, targets, 64), torch.cat(wanted))
+    assert fast.mirror is not None and slow.mirror is not None
+    assert torch.equal(fast.mirror.tower.store, slow.mirror.tower.store)
+    assert np.array_equal(fast.memories.counts.state()["inner"], slow.memories.counts.state()["inner"])
 
 
 def test_learning_in_any_form_is_the_same(split: WordSplit) -> None:

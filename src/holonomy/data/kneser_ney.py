@@ -10,7 +10,6 @@ for any vocabulary and any order, and looking a gram up is a binary search.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -85,22 +84,20 @@ def _checked(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 def discounts(counts: np.ndarray) -> np.ndarray:
     """D(0) = 0, D1, D2, D3+ of the counts of all grams of one order."""
-    return np.array(discounts_of([int((counts == c).sum()) for c in (1, 2, 3, 4)]))
+    return np.array(discounts_of(*(int((counts == c).sum()) for c in (1, 2, 3, 4))))
 
 
-def discounts_of(counts_of_counts: Sequence[int]) -> list[float]:
+def discounts_of(n1: int, n2: int, n3: int, n4: int) -> tuple[float, float, float, float]:
     """D(0) = 0, D1, D2, D3+ from how many grams have counts 1 to 4 (Chen & Goodman 1999, equation 26).
 
     An estimate that does not exist (a count of counts is zero) or lies outside (0, c] is replaced by c / 2, so that
-    every context leaves some probability to what it has not seen.
+    every context leaves some probability to what it has not seen. Kernels compile it, too.
     """
-    n1, n2, n3, n4 = (float(n) for n in counts_of_counts)
-    y = n1 / (n1 + 2 * n2) if n1 else 0.0
-    estimates = [0.0]
-    for c, (low, high) in enumerate(((n1, n2), (n2, n3), (n3, n4)), start=1):
-        estimate = c - (c + 1) * y * high / low if low and y else 0.0
-        estimates.append(estimate if 0 < estimate <= c else c / 2)
-    return estimates
+    y = n1 / (n1 + 2 * n2) if n1 > 0 else 0.0
+    one = 1 - 2 * y * n2 / n1 if n1 > 0 else 0.0
+    two = 2 - 3 * y * n3 / n2 if n2 > 0 and y > 0 else 0.0
+    more = 3 - 4 * y * n4 / n3 if n3 > 0 and y > 0 else 0.0
+    return 0.0, one if 0 < one <= 1 else 0.5, two if 0 < two <= 2 else 1.0, more if 0 < more <= 3 else 1.5
 
 
 @dataclass(frozen=True)

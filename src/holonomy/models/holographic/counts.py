@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
-from holonomy.data.kneser_ney import discounts_of
 from holonomy.models.holographic.eviction import SLACK, drop, evict, row_depths, trie_bytes
 from holonomy.models.holographic.growth import grown, let_go, reached, table_with_room
 from holonomy.models.holographic.kernels import (
@@ -26,6 +25,7 @@ from holonomy.models.holographic.kernels import (
     RELEASED,
     STEPS,
     TrieKernels,
+    discounting,
     trie_kernels,
 )
 from holonomy.models.holographic.packed import STORED, PackedGrams, packed, packed_from
@@ -127,7 +127,8 @@ class CountTrie:
         """Discounts D(0) to D(3+) by order, [order, 4]."""
         taken = self._taken
         if taken is None:
-            taken = np.array([discounts_of(row) for row in self._tally[:, 1:].tolist()])
+            taken = np.empty((self.order, 4))
+            discounting()(self._tally, taken)
             self._taken = taken
         return taken
 
@@ -174,11 +175,11 @@ class CountTrie:
         self.unpack()
         learn = trie_kernels().learn
         for begin in range(0, len(pairs.targets), CHUNK):
-            part = Pairs(*(a[begin : begin + CHUNK] for a in pairs))
+            part = pairs if len(pairs.targets) <= CHUNK else Pairs(*(a[begin : begin + CHUNK] for a in pairs))
             if sign > 0 and grow:
                 self._reserve(len(part.targets))
             arrays = (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes, self._tally)
-            stopped = learn(*arrays, *part[:3], sign * part.weights, self.rolling)
+            stopped = learn(*arrays, *part[:3], part.weights if sign > 0 else -part.weights, self.rolling)
             if stopped >= 0:
                 return begin + stopped
         return -1

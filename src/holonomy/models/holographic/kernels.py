@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from holonomy.geometry.compiled import compiled
+from holonomy.models.holographic.addressing import probing
 from holonomy.models.holographic.packed import Access, packed_access
 
 PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE, RELEASED = range(11)
@@ -21,6 +22,8 @@ ALONE = -2
 LEAF_WIDTH, INNER_WIDTH = 4, 11
 INNER_USED, LEAF_USED, STEPS, LOOKUPS = range(4)
 """Entries of `sizes`: rows in use, and how many probes how many searches took."""
+TOGETHER = 128
+"""Pairs that are looked up together: what they touch stays in the cache until they are counted."""
 
 
 class TrieKernels(NamedTuple):
@@ -29,6 +32,7 @@ class TrieKernels(NamedTuple):
     rehash: Callable[..., None]
     learn: Callable[..., Any]
     masses: Callable[..., None]
+    heights: Callable[..., None]
     contexts: Callable[..., None]
     score: Callable[..., None]
     spread: Callable[..., None]
@@ -38,55 +42,21 @@ class TrieKernels(NamedTuple):
 
 
 @lru_cache(maxsize=1)
-def probing() -> tuple[Any, Any, Any]:
-    """`place(parent, symbol, mask)`, `find(rows, table, parent, symbol, sizes)`, `rehash(rows, table, used)`."""
-    import numpy as np
+def counting() -> tuple[Any, Any, Any, Any]:
+    """`join(inner, row)`, `enter(inner, table, parent, symbol, sizes)`, `enter_leaf(...)` and `recount(...)`.
 
-    def place(parent, symbol, mask):
-        # One step of splitmix64 on both numbers side by side.
-        z = (np.uint64(parent) << np.uint64(32)) | np.uint64(symbol)
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return np.int64((z ^ (z >> np.uint64(31))) & np.uint64(mask))
-
-    place = compiled(place, exact=True)
-
-    def find(rows, table, parent, symbol, sizes):
-        # The row of a gram, or ~slot of the empty place where it would stand.
-        mask = table.shape[0] - 1
-        at = place(parent, symbol, mask)
-        sizes[3] += 1
-        while True:
-            sizes[2] += 1
-            row = table[at]
-            if row < 0:
-                return ~at
-            if rows[row, 0] == parent and rows[row, 1] == symbol:
-                return np.int64(row)
-            at = (at + 1) & mask
-
-    def rehash(rows, table, begin, used):
-        mask = table.shape[0] - 1
-        for row in range(begin, used):
-            at = place(rows[row, 0], rows[row, 1], mask)
-            while table[at] >= 0:
-                at = (at + 1) & mask
-            table[at] = row
-
-    return place, compiled(find, exact=True), compiled(rehash, exact=True)
-
-
-@lru_cache(maxsize=1)
-def counting() -> tuple[Any, Any, Any]:
-    """`enter(inner, table, parent, symbol, sizes, follows)`, `enter_leaf(...)`, `recount(inner, tally, m, ...)`.
-
-    Only a gram that `follows` its context joins the others that do: contexts of skips and classes have longer contexts
+    Only a gram that follows its context joins the others that do: contexts of skips and classes have longer contexts
     below them, often many more than words follow. Arrays are never chosen between: that would count references.
     """
-    _, find, _ = probing()
+    find, _, _ = probing()
 
-    def enter(inner, table, parent, symbol, sizes, follows):
+    def join(inner, row):
+        if inner[row, 3] == ALONE:
+            parent = inner[row, 0]
+            inner[row, 3] = inner[parent, 5]
+            inner[parent, 5] = row
+
+    def enter(inner, table, parent, symbol, sizes):
         row = find(inner, table, parent, symbol, sizes)
         if row < 0:
             slot, row = ~row, sizes[0]
@@ -95,9 +65,6 @@ def counting() -> tuple[Any, Any, Any]:
             for column in range(2, 11):
                 inner[row, column] = 0
             inner[row, 0], inner[row, 1], inner[row, 3], inner[row, 5] = parent, symbol, ALONE, -1
-        if follows and inner[row, 3] == ALONE:
-            inner[row, 3] = inner[parent, 5]
-            inner[parent, 5] = row
         return row
 
     def enter_leaf(inner, leaf, table, parent, symbol, sizes):
@@ -124,7 +91,68 @@ def counting() -> tuple[Any, Any, Any]:
         if fresh > 0:
             inner[context, 6 + min(fresh, 3)] += 1
 
-    return tuple(compiled(f, exact=True) for f in (enter, enter_leaf, recount))
+    return tuple(compiled(f, exact=True) for f in (join, enter, enter_leaf, recount))
+
+
+@lru_cache(maxsize=1)
+def discounting() -> Any:
+    """`discount(tally, taken)`: discounts of every order from how many grams have counts 1 to 4, behind a column."""
+    from holonomy.data.kneser_ney import discounts_of
+
+    of = compiled(discounts_of, exact=True)
+
+    def discount(tally, taken):
+        for m in range(len(tally)):
+            taken[m, 0], taken[m, 1], taken[m, 2], taken[m, 3] = of(tally[m, 1], tally[m, 2], tally[m, 3], tally[m, 4])
+
+    return compiled(discount, exact=True)
+
+
+@lru_cache(maxsize=1)
+def knowing() -> Any:
+    """`known(view, symbols, lengths, targets, context, gram)`: rows of contexts and grams of pairs, -1 for none yet."""
+    import numpy as np
+
+    _, find_each, _ = probing()
+    contexts = reading(False)[0]
+
+    def known(view, symbols, lengths, targets, context, gram):
+        inner, leaf, inner_table, leaf_table, sizes = view
+        order = symbols.shape[1] + 1
+        places = np.empty(len(targets), dtype=np.int64)
+        contexts(view, symbols, lengths, context, False)
+        for m in range(order):
+            places[:] = context[: len(targets), m]
+            if m < order - 1:
+                find_each(inner, inner_table, places, targets, sizes)
+            else:
+                find_each(leaf, leaf_table, places, targets, sizes)
+            gram[: len(targets), m] = places
+
+    return compiled(known, exact=True)
+
+
+@lru_cache(maxsize=1)
+def changing() -> Any:
+    """`change(inner, leaf, tally, length, weight, context, gram)`: adds `weight` to the grams of one pair."""
+    recount = counting()[3]
+
+    def change(inner, leaf, tally, length, weight, context, gram):
+        order, change = len(context), 1 if weight > 0 else -1
+        for m in range(length + 1):
+            if m == order - 1:
+                old = leaf[gram[m], 2]
+                leaf[gram[m], 2] = old + weight
+                recount(inner, tally, m, context[m], old, old + weight)
+            else:
+                old = inner[gram[m], 2]
+                inner[gram[m], 2] = old + weight
+            if m > 0 and (old == 0) != (old + weight == 0):
+                shorter = inner[gram[m - 1], 4]
+                inner[gram[m - 1], 4] = shorter + change
+                recount(inner, tally, m - 1, context[m - 1], shorter, shorter + change)
+
+    return compiled(change, exact=True)
 
 
 @lru_cache(maxsize=1)
@@ -133,67 +161,54 @@ def learning() -> Any:
 
     Adds `weights` (negative ones take away) to the grams that end in each target; returns the number of the first
     pair that is not there to take away, after which everything before it has been taken, or -1. With `rolling`,
-    symbols are words just before the target, so the grams of one pair are the contexts of the next.
+    symbols are words just before the target, so the grams of one pair are the contexts of the next. What is there
+    already is looked up for some pairs together, so that their places in memory are fetched at the same time; what is
+    not, one pair after the other.
     """
     import numpy as np
 
-    _, find, _ = probing()
-    enter, enter_leaf, recount = counting()
+    join, enter, enter_leaf, _ = counting()
+    known, change = knowing(), changing()
 
     def learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling):
-        order = symbols.shape[1] + 1
-        context, gram = np.zeros(order, dtype=np.int64), np.zeros(order, dtype=np.int64)
-        reach = -1
+        order, view = symbols.shape[1] + 1, (inner, leaf, inner_table, leaf_table, sizes)
+        places, grams = np.empty((2, TOGETHER, order), dtype=np.int32)
+        before = np.zeros(order, dtype=np.int64)
         for b in range(len(targets)):
-            length, weight = lengths[b], weights[b]
-            follows = rolling and b > 0 and length == min(reach + 1, order - 1) and weight > 0
+            at = b % TOGETHER
+            if at == 0:
+                end = min(b + TOGETHER, len(targets))
+                known(view, symbols[b:end], lengths[b:end], targets[b:end], places, grams)
+            context, gram, length, weight = places[at], grams[at], lengths[b], weights[b]
+            follows = rolling and b > 0 and weight > 0 and length == min(lengths[b - 1] + 1, order - 1)
             if follows:
                 follows = symbols[b, order - 2] == targets[b - 1]
                 for j in range(length - 1):
                     follows = follows and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
             for m in range(1, length + 1):
-                if follows:
-                    context[m] = gram[m - 1]
-                    continue
-                row = np.int64(0)
-                for j in range(order - 1 - m, order - 1):
-                    if weight > 0:
-                        row = enter(inner, inner_table, row, symbols[b, j], sizes, False)
-                    else:
-                        row = find(inner, inner_table, row, symbols[b, j], sizes)
-                        if row < 0:
-                            return b
-                context[m] = row
-            below = min(length + 1, order - 1)
-            for m in range(below):
-                if weight > 0:
-                    gram[m] = enter(inner, inner_table, context[m], targets[b], sizes, True)
-                else:
-                    gram[m] = find(inner, inner_table, context[m], targets[b], sizes)
-                    if gram[m] < 0 or inner[gram[m], 2] + weight < 0:
-                        return b
-            if length == order - 1:
-                if weight > 0:
-                    row = enter_leaf(inner, leaf, leaf_table, context[length], targets[b], sizes)
-                else:
-                    row = find(leaf, leaf_table, context[length], targets[b], sizes)
-                    if row < 0 or leaf[row, 2] + weight < 0:
-                        return b
-                gram[length] = row
-            reach = length if weight > 0 else -1
-            change = 1 if weight > 0 else -1
+                if context[m] < 0 and weight < 0:
+                    return b
+                if context[m] < 0 and follows:
+                    context[m] = before[m - 1]
+                elif context[m] < 0:
+                    row = np.int64(0)
+                    for j in range(order - 1 - m, order - 1):
+                        row = enter(inner, inner_table, row, symbols[b, j], sizes)
+                    context[m] = row
             for m in range(length + 1):
-                if m == order - 1:
-                    old = leaf[gram[m], 2]
-                    leaf[gram[m], 2] = old + weight
-                    recount(inner, tally, m, context[m], old, old + weight)
-                else:
-                    old = inner[gram[m], 2]
-                    inner[gram[m], 2] = old + weight
-                if m > 0 and (old == 0) != (old + weight == 0):
-                    shorter = inner[gram[m - 1], 4]
-                    inner[gram[m - 1], 4] = shorter + change
-                    recount(inner, tally, m - 1, context[m - 1], shorter, shorter + change)
+                top = m == order - 1
+                if weight < 0:
+                    # In a branch of its own each: arrays that are chosen between have their references counted.
+                    if gram[m] < 0 or (leaf[gram[m], 2] if top else inner[gram[m], 2]) + weight < 0:
+                        return b
+                elif top and gram[m] < 0:
+                    gram[m] = enter_leaf(inner, leaf, leaf_table, context[m], targets[b], sizes)
+                elif not top:
+                    if gram[m] < 0:
+                        gram[m] = enter(inner, inner_table, context[m], targets[b], sizes)
+                    join(inner, gram[m])
+            before[:] = gram
+            change(inner, leaf, tally, length, weight, context, gram)
         return -1
 
     return compiled(learn, exact=True)
@@ -202,7 +217,10 @@ def learning() -> Any:
 @lru_cache(maxsize=1)
 def open_access() -> Access:
     """How rows of a trie that learns are read: a view is `(inner, leaf, inner_table, leaf_table, sizes)`."""
-    _, find, _ = probing()
+    find, find_each, _ = probing()
+
+    def grams(view, places, symbols):
+        find_each(view[0], view[2], places, symbols, view[4])
 
     def gram(view, context, symbol, top):
         # Each in a branch of its own: arrays that are chosen between have their references counted.
@@ -232,7 +250,7 @@ def open_access() -> Access:
         row = view[0][context]
         return row[6], row[7], row[8], row[9], row[10]
 
-    return Access(*(compiled(f, exact=True) for f in (gram, symbol, count, raw, first, after, followed, mass)))
+    return Access(*(compiled(f, exact=True) for f in (gram, grams, symbol, count, raw, first, after, followed, mass)))
 
 
 def access(packed: bool) -> Access:
@@ -241,15 +259,11 @@ def access(packed: bool) -> Access:
 
 
 @lru_cache(maxsize=2)
-def reading(packed: bool) -> tuple[Any, Any, Any]:
-    """`masses`, `contexts` and `score`: what follows contexts, where they stand, and probabilities of targets.
-
-    p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V; of followers
-    that were dropped, the whole count is taken.
-    """
+def measuring(packed: bool) -> tuple[Any, Any]:
+    """`masses(view, found, out)` and `heights(view, found, out)`: what follows contexts, and how far they are known."""
     import numpy as np
 
-    gram, _, count_of, _, _, _, followed_by, mass = access(packed)
+    mass = access(packed).mass
 
     def masses(view, found, out):
         for b in range(found.shape[0]):
@@ -257,6 +271,37 @@ def reading(packed: bool) -> tuple[Any, Any, Any]:
                 if found[b, m] >= 0:
                     total, ones, twos, more, _ = mass(view, found[b, m], m == found.shape[1] - 1)
                     out[b, m, 0], out[b, m, 1] = total, ones + twos + more
+
+    def heights(view, found, out):
+        # How many symbols are known of each context; how often something followed so many, and how many different
+        # symbols; the same of the last one, and how often something followed the last two.
+        order = found.shape[1]
+        for b in range(len(found)):
+            level = -1
+            for m in range(order):
+                level += found[b, m] >= 0
+            out[b, 0] = level
+            for k, m in enumerate((max(level, 0), min(1, order - 1), min(2, order - 1))):
+                total = ones = twos = more = np.int64(0)
+                if found[b, m] >= 0:
+                    total, ones, twos, more, _ = mass(view, found[b, m], m == order - 1)
+                out[b, 1 + 2 * k] = total
+                if k < 2:
+                    out[b, 2 + 2 * k] = ones + twos + more
+
+    return compiled(masses, exact=True), compiled(heights, exact=True)
+
+
+@lru_cache(maxsize=2)
+def reading(packed: bool) -> tuple[Any, Any]:
+    """`contexts` and `score`: where contexts stand, and probabilities of targets.
+
+    p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V; of followers
+    that were dropped, the whole count is taken.
+    """
+    import numpy as np
+
+    gram, grams, _, count_of, _, _, _, followed_by, mass = access(packed)
 
     def contexts(view, symbols, lengths, found, followed):
         order, batch = symbols.shape[1] + 1, len(lengths)
@@ -269,15 +314,18 @@ def reading(packed: bool) -> tuple[Any, Any, Any]:
                 same = same and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
             follows[b] = same
         # Symbol after symbol of all contexts: their places in memory are fetched at the same time.
+        places, own = np.empty((2, batch), dtype=np.int64)
         for m in range(1, order):
             for j in range(order - 1 - m, order - 1):
                 for b in range(batch):
-                    if m > lengths[b] or (follows[b] and j < order - 2):
-                        continue
-                    row = np.int64(found[b - 1, m - 1] if follows[b] else 0 if j == order - 1 - m else found[b, m])
-                    row = gram(view, row, symbols[b, j], False) if row >= 0 else row
-                    # An absent row must not look like a slot: -1 it is.
-                    found[b, m] = row if row >= 0 else -1
+                    row = np.int64(-1)
+                    if m <= lengths[b] and (j == order - 2 or not follows[b]):
+                        row = np.int64(found[b - 1, m - 1] if follows[b] else 0 if j == order - 1 - m else found[b, m])
+                    places[b], own[b] = row, symbols[b, j]
+                grams(view, places, own)
+                for b in range(batch):
+                    if m <= lengths[b] and (j == order - 2 or not follows[b]):
+                        found[b, m] = places[b]
         for m in range(1, order if followed else 1):
             for b in range(batch):
                 # A context that nothing follows says nothing.
@@ -301,13 +349,13 @@ def reading(packed: bool) -> tuple[Any, Any, Any]:
                 p = (count - taken[m, min(count, 3)] + rest * p) / total
             result[b] = p
 
-    return compiled(masses, exact=True), compiled(contexts, exact=True), compiled(score, exact=True)
+    return compiled(contexts, exact=True), compiled(score, exact=True)
 
 
 @lru_cache(maxsize=2)
 def walking(packed: bool) -> Any:
     """`walk(view, context, top, taken, m, scale, out, b)`: out[b, v] += scale * (count of v there - its discount)."""
-    _, symbol, count_of, _, first, after, _, _ = access(packed)
+    _, _, symbol, count_of, _, first, after, _, _ = access(packed)
 
     def walk(view, context, top, taken, m, scale, out, b):
         row = first(view, context)
@@ -385,7 +433,7 @@ def spreading(packed: bool) -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def looking(packed: bool) -> tuple[Any, Any]:
     """`locate(view, contexts, targets, rows)` and `frequent(view, contexts, least, out)`, below the highest order."""
-    gram, symbol, _, raw, first, after, _, _ = access(packed)
+    gram, _, symbol, _, raw, first, after, _, _ = access(packed)
 
     def locate(view, contexts, targets, rows):
         for b in range(len(targets)):
@@ -403,54 +451,8 @@ def looking(packed: bool) -> tuple[Any, Any]:
     return compiled(locate, exact=True), compiled(frequent, exact=True)
 
 
-@lru_cache(maxsize=1)
-def binding() -> Any:
-    """`bind(store, load, words, placed, rows, symbols, targets, weights)`: adds weights * round(4096 key word).
-
-    The key of order n is the product of `placed[j, c]` over the n - 1 nearest symbols c, nearest first. Column j of
-    `rows` is the address for order j + 2, negative if there is none. Products of one pair never depend on another
-    pair, so batches, merging and unlearning agree to the last bit.
-    """
-    import numpy as np
-
-    def bind(store, load, words, placed, rows, symbols, targets, weights):
-        channels = words.shape[1]
-        key, held = np.empty(16, dtype=np.float32), np.empty(16, dtype=np.float32)
-        last = symbols.shape[1] - 1
-        for b in range(len(targets)):
-            for k in range(channels):
-                word = words[targets[b], k]
-                for n in range(rows.shape[1]):
-                    if rows[b, n] < 0:
-                        break
-                    step = placed[n, symbols[b, last - n], k]
-                    if n == 0:
-                        key[:] = step
-                    else:
-                        held[:] = key
-                        for i in range(4):
-                            for j in range(4):
-                                total = held[4 * i] * step[j] + held[4 * i + 1] * step[4 + j]
-                                total += held[4 * i + 2] * step[8 + j] + held[4 * i + 3] * step[12 + j]
-                                key[4 * i + j] = total
-                    if weights[b, n] == 0:
-                        continue
-                    place = store[rows[b, n], k]
-                    for i in range(4):
-                        for j in range(4):
-                            total = key[4 * i] * word[j] + key[4 * i + 1] * word[4 + j]
-                            total += key[4 * i + 2] * word[8 + j] + key[4 * i + 3] * word[12 + j]
-                            place[4 * i + j] += np.int32(weights[b, n]) * np.int32(np.rint(np.float32(4096) * total))
-            for n in range(rows.shape[1]):
-                if rows[b, n] < 0:
-                    break
-                load[rows[b, n]] += weights[b, n]
-
-    return compiled(bind, exact=True)
-
-
 @lru_cache(maxsize=2)
 def trie_kernels(packed: bool = False) -> TrieKernels:
     """All kernels of a trie of counts; those that read know how it is stored."""
     _, _, rehash = probing()
-    return TrieKernels(rehash, learning(), *reading(packed), *spreading(packed), *looking(packed))
+    return TrieKernels(rehash, learning(), *measuring(packed), *reading(packed), *spreading(packed), *looking(packed))

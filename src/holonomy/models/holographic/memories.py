@@ -64,22 +64,49 @@ class Grams:
 
     def own(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The trie's own contexts from the last words of contexts, if it reads words."""
-        columns = symbols.shape[1] - np.array(self.places[::-1])
-        own = symbols[:, columns]
+        columns = symbols.shape[1] - np.array(self.places[::-1], dtype=np.int64)
+        own = symbols.take(columns, axis=1)
         own = own if self.group is None else self.group[own]
         return own, np.searchsorted(np.array(self.places), lengths, side="right")
 
 
 def own_contexts(
     grams: Sequence[Grams], contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """The contexts of each trie from contexts and their last words; what is spelled is read in one pass."""
     found = {g.name: g.own(symbols, lengths) for g in grams if g.spelling is None}
     rest = [g for g in grams if g.spelling is not None]
     if rest and rest[0].spelling is not None:
         kinds = spelled(contexts, rest[0].spelling, [g.sources for g in rest])
         found |= {g.name: (own, np.full(len(own), own.shape[1])) for g, own in zip(rest, kinds, strict=True)}
-    return [found[g.name] for g in grams]
+    return found
+
+
+@dataclass
+class Cues:
+    """What memories are asked with, and learn by: it hangs on contexts alone, so it stays while pairs are learned.
+
+    Attributes:
+        contexts: the contexts.
+        symbols: their last words, nearest last, [B, n].
+        lengths: how many of them there are, [B].
+        owns: contexts of each trie, and how many symbols they have, by name.
+        mass: of the traces of the text itself, [B, traces]; None where nothing is to be read.
+        followed: mass of the traces by word, [B, traces, V], where they are pooled.
+    """
+
+    contexts: Contexts
+    symbols: np.ndarray
+    lengths: np.ndarray
+    owns: dict[str, tuple[np.ndarray, np.ndarray]]
+    mass: np.ndarray | None = None
+    followed: np.ndarray | None = None
+
+    def part(self, cut: slice) -> Cues:
+        """Those of some of the contexts."""
+        owns = {name: (own[cut], lengths[cut]) for name, (own, lengths) in self.owns.items()}
+        mass, followed = (None if a is None else a[cut] for a in (self.mass, self.followed))
+        return Cues(self.contexts.part(cut), self.symbols[cut], self.lengths[cut], owns, mass, followed)
 
 
 @dataclass
@@ -195,29 +222,43 @@ class Memories:
         Raises:
             DataError: ids or weights out of range, or a pair to take away that is not there; nothing has changed.
         """
-        symbols, lengths = contexts.symbols(self.near)
-        counted = self._counted(contexts, symbols, lengths, targets, weights)
+        self.learn_cued(self.cues(contexts), targets, weights, sign=sign)
+
+    def learn_cued(self, cues: Cues, targets: np.ndarray, weights: np.ndarray, *, sign: int = 1) -> None:
+        """`learn`, of contexts whose cues are there."""
+        counted = self._counted(cues, targets, weights)
         if sign > 0:
             for trie, pairs in counted:
                 trie.learn(pairs)
         else:
             self._unlearn(counted)
-        self._summed(symbols, lengths, targets, sign * weights)
+        self._summed(cues, targets, sign * weights)
 
     def restore(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray) -> None:
         """Brings pairs back that were just taken away; see `CountTrie.restore`."""
-        symbols, lengths = contexts.symbols(self.near)
-        for trie, pairs in self._counted(contexts, symbols, lengths, targets, weights):
+        cues = self.cues(contexts)
+        for trie, pairs in self._counted(cues, targets, weights):
             trie.restore(pairs)
-        self._summed(symbols, lengths, targets, weights)
+        self._summed(cues, targets, weights)
 
-    def _counted(
-        self, contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray
-    ) -> list[tuple[CountTrie, Pairs]]:
+    def cues(self, contexts: Contexts, *, traces: bool = False) -> Cues:
+        """What contexts are learned by and, with their `traces`, read with."""
+        symbols, lengths = contexts.symbols(self.near)
+        found = Cues(contexts, symbols, lengths, own_contexts(self._learning, contexts, symbols, lengths))
+        if traces and self.pooled:
+            found.followed = self.recency.scatter(*contexts, self.vocab_size)
+            found.mass = found.followed.sum(2)
+        elif traces:
+            found.mass, _ = self.recency.rate(*contexts, np.full(len(lengths), -1, dtype=np.int64))
+        return found
+
+    @property
+    def _learning(self) -> list[Grams]:
         # Only word vectors are made of the counts that stand apart.
-        grams = [*self.grams, *self.classes, *([] if self.pooled else [self.apart])]
-        own = own_contexts(grams, contexts, symbols, lengths)
-        return [(g.trie, Pairs(*read, targets, weights)) for g, read in zip(grams, own, strict=True)]
+        return [*self.grams, *self.classes, *([] if self.pooled else [self.apart])]
+
+    def _counted(self, cues: Cues, targets: np.ndarray, weights: np.ndarray) -> list[tuple[CountTrie, Pairs]]:
+        return [(g.trie, Pairs(*cues.owns[g.name], targets, weights)) for g in self._learning]
 
     @staticmethod
     def _unlearn(counted: list[tuple[CountTrie, Pairs]]) -> None:
@@ -230,10 +271,10 @@ class Memories:
                     before.restore(own)
                 raise
 
-    def _summed(self, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
+    def _summed(self, cues: Cues, targets: np.ndarray, weights: np.ndarray) -> None:
         np.add.at(self.unigram, targets, weights)
         if self.readout is not None:
-            self.readout.add(*map(torch.from_numpy, (symbols, lengths, targets, weights)))
+            self.readout.add(*map(torch.from_numpy, (cues.symbols, cues.lengths, targets, weights)))
 
     def refresh(self, contexts: Contexts, targets: np.ndarray) -> None:
         """Makes vectors and classes from the counts, and fills what hangs on them from a replayed text."""
@@ -282,43 +323,37 @@ class Memories:
 
     def read(self, contexts: Contexts) -> Reading:
         """Looks contexts up everywhere."""
-        symbols, lengths = contexts.symbols(self.near)
-        tries = [*self.grams, *self.classes]
-        owns = own_contexts(tries, contexts, symbols, lengths)
-        found = [gram.trie.find(*own) for gram, own in zip(tries, owns, strict=True)]
+        return self.read_cued(self.cues(contexts, traces=True))
+
+    def read_cued(self, cues: Cues) -> Reading:
+        """`read`, of contexts whose cues are there, with traces."""
+        found = [gram.trie.find(*cues.owns[gram.name]) for gram in [*self.grams, *self.classes]]
         features = None
         if self.readout is not None:
-            features = self.readout.features(torch.from_numpy(symbols), torch.from_numpy(lengths))
-        nothing = np.full(len(lengths), -1, dtype=np.int64)
-        followed = None
-        if self.pooled:
-            followed = self._followed(contexts)
-            mass = followed.sum(2)
-        else:
-            mass, _ = self.recency.rate(*contexts, nothing)
-        return Reading(contexts, found, features, mass, self._numbers(symbols, lengths, found, mass), followed)
+            features = self.readout.features(torch.from_numpy(cues.symbols), torch.from_numpy(cues.lengths))
+        assert cues.mass is not None
+        return Reading(cues.contexts, found, features, cues.mass, self._numbers(cues, found, cues.mass), cues.followed)
 
-    def _numbers(
-        self, symbols: np.ndarray, lengths: np.ndarray, rows: list[np.ndarray], mass: np.ndarray
-    ) -> np.ndarray:
-        found, here = rows[0], np.arange(len(lengths))
-        level = (found >= 0).sum(1) - 1
-        masses = self.counts.masses(found)
-        longest, short = np.log1p(masses[here, np.maximum(level, 0)]), np.log1p(masses[:, 1])
-        last = np.where(lengths > 0, self.unigram[symbols[:, -1]], 0)
-        columns = [np.ones(len(found)), *(level >= n for n in range(1, self.counts.order)), *longest.T, *short.T]
-        columns += [np.log1p(masses[:, min(2, self.counts.order - 1), 0]), np.log1p(last)]
-        for k, trace in enumerate(self.recency.traces):
-            if trace.match > 0:
-                columns += [mass[:, k] > PRESENT, np.log1p(mass[:, k])]
+    def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray) -> np.ndarray:
+        order, out, held = self.counts.order, np.empty((len(mass), self.num_numbers)), np.empty((len(mass), 6))
+        view, kernels = self.counts.view()
+        kernels.heights(view, rows[0], held)
+        out[:, 0] = 1
+        out[:, 1:order] = held[:, :1] >= np.arange(1, order)
+        out[:, order : order + 5] = held[:, 1:]
+        out[:, order + 5] = np.where(cues.lengths > 0, self.unigram[cues.symbols[:, -1]], 0)
+        out[:, order : order + 6] = np.log1p(out[:, order : order + 6])
+        at, matched = order + 6, [k for k, trace in enumerate(self.recency.traces) if trace.match > 0]
+        out[:, at : at + 2 * len(matched) : 2] = mass[:, matched] > PRESENT
+        out[:, at + 1 : at + 2 * len(matched) : 2] = np.log1p(mass[:, matched])
+        at += 2 * len(matched)
         for gram, own in zip(self.grams, rows, strict=False):
             if gram.spelling is not None:
-                level = (own >= 0).sum(1) - 1
-                columns += [level, np.log1p(gram.trie.totals(own)[here, level])]
-        return np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1)
-
-    def _followed(self, contexts: Contexts) -> np.ndarray:
-        return self.recency.scatter(*contexts, self.vocab_size)
+                view, kernels = gram.trie.view()
+                kernels.heights(view, own, held)
+                out[:, at], out[:, at + 1] = held[:, 0], np.log1p(held[:, 1])
+                at += 2
+        return out
 
     def drop_made(self) -> None:
         """Drops vectors, classes and topics, which follow from counts and a text: `refresh` makes them again."""
@@ -360,10 +395,10 @@ class Memories:
         self.counts.ladder(reading.found[0], low, out[:, :orders])
         for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
             gram.trie.ladder(found, gram.trie.order, out[:, column : column + 1])
-        followed = reading.followed if reading.followed is not None else self._followed(reading.contexts)
+        assert reading.followed is not None
         base = out[:, max(0, min(MIDDLE, order) - low), None]
         mass = reading.mass[:, :, None]
-        out[:, -traces:] = (followed + SMOOTHING * base) / ((mass + SMOOTHING) * base)
+        out[:, -traces:] = (reading.followed + SMOOTHING * base) / ((mass + SMOOTHING) * base)
         return torch.from_numpy(out).log_().numpy()
 
     def pooled_probs(self, reading: Reading, weights: np.ndarray) -> np.ndarray:

@@ -187,21 +187,14 @@ def predict(
     tokens = np.ascontiguousarray(tokens, dtype=np.int64)
     contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
     together = max(1, PART // model.vocab_size)
-    step = model.config.evaluation.block if online else together
-    parts, learned, waiting, first = list[Predictions](), 0, list[Tensor](), 0
-    targets = tokens[positions]
+    block, parts, targets = model.config.evaluation.block, list[Predictions](), tokens[positions]
+    step = max(1, together // block) * block if online else together
     for begin in range(0, len(positions), step):
         cut = slice(begin, begin + step)
-        waiting.append(model.distributions(contexts.part(cut)))
-        end = min(begin + step, len(positions))
-        if online:
-            model.change(contexts.part(cut), targets[cut], sign=1)
-            learned = end
-        if end - first + step > together or end == len(positions):
-            parts.append(judged(torch.cat(waiting), targets[first:end]))
-            waiting, first = [], end
-    if learned:
-        model.change(contexts.part(slice(0, learned)), targets[:learned], sign=-1)
+        part, words = contexts.part(cut), targets[cut]
+        parts.append(judged(model.follow(part, words, block) if online else model.distributions(part), words))
+    if online:
+        model.change(contexts, targets, sign=-1)
     return chained(parts)
 
 

@@ -16,7 +16,7 @@ from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
 from holonomy.models.holographic.fit import Mixture, MixtureFit
-from holonomy.models.holographic.memories import PART, Memories, Reading
+from holonomy.models.holographic.memories import PART, Cues, Memories, Reading
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.topics import WINDOW
 
@@ -214,12 +214,33 @@ class HolographicModel:
         return max(1, PART // (self.vocab_size * self.memories.depth))
 
     def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
-        """Log probabilities after contexts of a buffer: the only place that makes them."""
+        """Log probabilities after contexts of a buffer."""
         logs = [torch.empty(0, self.vocab_size)]
         for begin in range(0, len(contexts.ends), self._rows()):
-            reading = self.memories.read(contexts.part(slice(begin, begin + self._rows())))
-            probs = self.mixture.distribution(self.memories, reading)
-            logs.append(torch.from_numpy(probs).clamp_(min=FLOOR).log_())
+            part = contexts.part(slice(begin, begin + self._rows()))
+            logs.append(self._distributions(self.memories.cues(part, traces=True)))
+        return torch.cat(logs)
+
+    def _distributions(self, cues: Cues) -> Float[Tensor, "B V"]:
+        # The only place that makes them.
+        probs = self.mixture.distribution(self.memories, self.memories.read_cued(cues))
+        return torch.from_numpy(probs).clamp_(min=FLOOR).log_()
+
+    def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
+        """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
+        targets, logs = checked_ids("targets", targets, self.vocab_size), [torch.empty(0, self.vocab_size)]
+        span = max(1, self._rows() // block) * block
+        for begin in range(0, len(targets), span):
+            cues = self.memories.cues(contexts.part(slice(begin, begin + span)), traces=True)
+            for first in range(0, len(cues.lengths), block):
+                own = cues.part(slice(first, first + block))
+                parts = (slice(at, at + self._rows()) for at in range(0, len(own.lengths), self._rows()))
+                logs += [self._distributions(own.part(part)) for part in parts]
+                words = targets[begin + first : begin + first + len(own.lengths)]
+                ones = np.ones_like(words)
+                self.memories.learn_cued(own, words, ones)
+                if self.mirror is not None and self.config.tower.role == "mirror":
+                    self.mirror.follow(own.contexts, words, ones, 1, self.memories.counts)
         return torch.cat(logs)
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:

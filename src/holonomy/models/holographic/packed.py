@@ -29,6 +29,7 @@ class Access(NamedTuple):
 
     Attributes:
         gram: `(view, context, symbol, top)`, the row of a gram.
+        grams: `(view, places, symbols)`, puts those of many grams below the highest order, or -1, where contexts stand.
         symbol, count: `(view, row, top)`, its last symbol, and what it counts in the distribution after its context.
         raw: `(view, row)`, how often a gram below the highest order occurred.
         first, after: `(view, context)` and `(view, row, context, top)`: the grams of a context one after the other.
@@ -37,6 +38,7 @@ class Access(NamedTuple):
     """
 
     gram: Any
+    grams: Any
     symbol: Any
     count: Any
     raw: Any
@@ -244,6 +246,12 @@ def packed_access() -> Access:
         row = halving(view.symbols, symbol, low, high)
         return row if row < end and view.symbols[row] == symbol else np.int64(-1)
 
+    gram = compiled(gram, exact=True)
+
+    def grams(view, places, symbols):
+        for b in range(len(places)):
+            places[b] = gram(view, places[b], symbols[b], False) if places[b] >= 0 else -1
+
     def symbol(view, row, top):
         return view.symbols[row]
 
@@ -292,5 +300,5 @@ def packed_access() -> Access:
                 more += 1
         return total, ones, twos, more, gone
 
-    plain = {f.__name__: compiled(f, exact=True) for f in (gram, symbol, raw, first, after, followed, mass)}
-    return Access(count=count, **plain)
+    plain = {f.__name__: compiled(f, exact=True) for f in (grams, symbol, raw, first, after, followed, mass)}
+    return Access(gram=gram, count=count, **plain)

@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from holonomy.core.errors import DataError
+from holonomy.geometry.compiled import compiled
 
 LARGEST = 2**31 - 1
 """Most occurrences that are counted."""
+
+
+@lru_cache(maxsize=1)
+def ranging() -> Any:
+    """`inside(symbols, lengths, targets, weights, order, num_symbols, vocab_size)`: whether all are in range."""
+
+    def inside(symbols, lengths, targets, weights, order, num_symbols, vocab_size):
+        good = True
+        for b in range(len(targets)):
+            good &= 0 <= lengths[b] < order and 0 <= targets[b] < vocab_size and 1 <= weights[b] < LARGEST
+            for j in range(symbols.shape[1]):
+                good &= 0 <= symbols[b, j] < num_symbols
+        return good
+
+    return compiled(inside, exact=True)
 
 
 class Pairs(NamedTuple):
@@ -40,6 +57,10 @@ class Pairs(NamedTuple):
                 f"`symbols` has shape {symbols.shape}, `lengths` {lengths.shape}, `weights` {weights.shape}; "
                 f"{rows} targets want ({rows}, {order - 1}), ({rows},), ({rows},)"
             )
+        arrays = symbols, lengths, targets, weights
+        whole = all(a.dtype == np.int64 and a.flags.c_contiguous for a in arrays)
+        if whole and ranging()(*arrays, order, num_symbols, vocab_size):
+            return Pairs(*arrays)
         for name, array, low, high in (
             ("symbols", symbols, 0, num_symbols),
             ("lengths", lengths, 0, order),
@@ -52,4 +73,4 @@ class Pairs(NamedTuple):
                 row = int(np.argmax((array < low) | (array >= high)) // max(1, array.size // rows))
                 value = array[row].tolist()
                 raise DataError(f"`{name}` row {row} is {value}; wanted {low} to {high - 1}")
-        return Pairs(*(np.ascontiguousarray(a, dtype=np.int64) for a in (symbols, lengths, targets, weights)))
+        return Pairs(*(np.ascontiguousarray(a, dtype=np.int64) for a in arrays))

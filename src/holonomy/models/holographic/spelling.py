@@ -81,4 +81,5 @@ def spelled(contexts: Contexts, spelling: Spelling, sources: Sequence[tuple[str,
     out = np.empty((len(contexts.ends), len(found)), dtype=np.int64)
     tokens, begins, ends = (np.ascontiguousarray(a, dtype=np.int64) for a in contexts)
     spelling_kernel()(tokens, begins, ends, spelling.letters, spelling.breaks, np.array(found), np.array(places), out)
-    return np.split(out, np.cumsum([len(kind) for kind in sources])[:-1], 1)
+    ends = np.cumsum([len(kind) for kind in sources]).tolist()
+    return [np.ascontiguousarray(out[:, end - len(kind) : end]) for kind, end in zip(sources, ends, strict=True)]

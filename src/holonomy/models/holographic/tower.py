@@ -18,7 +18,7 @@ from torch import Tensor
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
 from holonomy.geometry.minkowski import multivector_of, witness
 from holonomy.geometry.rotation import splitmix
-from holonomy.models.holographic.kernels import binding
+from holonomy.models.holographic.binding import binding
 from holonomy.models.holographic.signatures import Signatures
 
 SCALE = 4096

@@ -20,6 +20,8 @@ from holonomy.models.holographic.kernels import access, walking
 
 LANES = 16
 """Rows of distributions are as long as a multiple of this many float32, so that loops over them have no rest."""
+TOUCHED = 64
+"""Contexts whose followers are fetched together."""
 SHARED, SLOTS = 2, 128
 """Orders whose distributions are kept, and how many of each."""
 
@@ -117,11 +119,25 @@ def weighing(packed: bool) -> Any:
     sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
     of each context. Where `middle` is one of the orders, base[b] is p of it.
     """
-    mass, walk, logs_of, f32 = access(packed).mass, walking(packed), logarithm(), np.float32
+    _, _, _, count_of, _, first, _, _, mass = access(packed)
+    walk, logs_of, f32 = walking(packed), logarithm(), np.float32
+
+    def touch(view, found):
+        # What follows is fetched for many contexts at the same time; the sum only keeps that from being left out.
+        order, held = found.shape[1], np.int64(0)
+        for b in range(len(found)):
+            for m in range(1, order):
+                row = first(view, found[b, m]) if found[b, m] >= 0 else np.int64(-1)
+                held += count_of(view, row, m == order - 1) if row >= 0 else 0
+        return held
+
+    touch = compiled(touch, exact=True)
 
     def weigh(view, taken, found, lowest, middle, weights, size, keys, probs, bits, logs, whole, mantissa, sums, base):
         order, width, work = found.shape[1], probs.shape[1], probs.shape[0] - 1
         keys[:] = -1
+        # Most voices want the logarithm of the highest order alone: it is taken where it is wanted.
+        spoken = np.zeros(len(keys), dtype=np.bool_)
         # Past the last word stand ones, so that there are logarithms.
         probs[0] = 1
         total, ones, twos, more, gone = mass(view, 0, order == 1)
@@ -129,8 +145,10 @@ def weighing(packed: bool) -> Any:
         probs[0, :size] = (rest / total if total > 0 else 1.0) / size
         if total > 0:
             walk(view, 0, order == 1, taken, 0, 1.0 / total, probs, 0)
-        logs_of(bits[0], whole, mantissa, logs[0])
+        held = np.int64(0)
         for b in range(len(found)):
+            if b % TOUCHED == 0:
+                held += touch(view, found[b : b + TOUCHED])
             at, share = 0, f32(0)
             for m in range(order):
                 row, top = found[b, m], m == order - 1
@@ -139,8 +157,9 @@ def weighing(packed: bool) -> Any:
                     total, ones, twos, more, gone = mass(view, row, top)
                 if total > 0:
                     if share != 0:
-                        if at == work:
+                        if not spoken[at]:
                             logs_of(bits[at], whole, mantissa, logs[at])
+                            spoken[at] = at != work
                         for v in range(width):
                             sums[b, v] += share * logs[at, v]
                         share = f32(0)
@@ -151,18 +170,18 @@ def weighing(packed: bool) -> Any:
                         for v in range(width):
                             probs[to, v] = probs[at, v] * left
                         walk(view, row, top, taken, m, 1.0 / total, probs, to)
-                        if to != work:
-                            keys[to] = row
-                            logs_of(bits[to], whole, mantissa, logs[to])
+                        keys[to], spoken[to] = row, False
                     at = to
                 if m + 1 >= lowest:
                     share += weights[b, m + 1 - lowest]
                 if m + 1 == middle:
                     base[b] = probs[at]
-            if at == work:
+            if not spoken[at]:
                 logs_of(bits[at], whole, mantissa, logs[at])
+                spoken[at] = at != work
             for v in range(width):
                 sums[b, v] += share * logs[at, v]
+        return held
 
     return compiled(weigh, exact=True)
 
