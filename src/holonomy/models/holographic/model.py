@@ -215,12 +215,12 @@ class HolographicModel:
 
     def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer: the only place that makes them."""
-        logs = [torch.empty(0, self.vocab_size)]
-        for begin in range(0, len(contexts.ends), self._rows()):
-            reading = self.memories.read(contexts.part(slice(begin, begin + self._rows())))
+        logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self._rows()
+        for begin in range(0, len(logs), rows):
+            reading = self.memories.read(contexts.part(slice(begin, begin + rows)))
             probs = self.mixture.distribution(self.memories, reading)
-            logs.append(torch.from_numpy(probs).clamp_(min=FLOOR).log_())
-        return torch.cat(logs)
+            torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=logs[begin : begin + rows])
+        return logs
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""
