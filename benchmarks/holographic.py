@@ -25,7 +25,7 @@ from holonomy.data.words import WORD_PATTERN, WordTokenizer, split_words
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
-from holonomy.models.holographic.fit import MixtureFit, sharpened_targets
+from holonomy.models.holographic.fit import MixtureFit
 from holonomy.models.holographic.memories import Memories
 from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of, separation
 from holonomy.models.holographic.mirror import Mirror

@@ -16,6 +16,8 @@ import torch
 
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.text import load_text
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.holographic.learner import LastBatch
 from holonomy.models.holographic.model import HolographicModel
@@ -244,3 +246,27 @@ def test_what_cannot_work_is_refused(lines: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"PK nothing")
     with pytest.raises(DataError, match="zip archive"):
         documents_of(configured(tmp_path / "bad.zip").data)
+
+
+@pytest.mark.parametrize("words", [34_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_a_large_vocabulary_trains_evaluates_and_talks(words: int, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frequent = np.exp(random.random(words // 2) * np.log(words)).astype(int)
+    said = random.permutation(np.concatenate([frequent, np.arange(words + words // 10)]))
+    documents = [" ".join(f"w{n}" for n in part) for part in np.array_split(said, len(said) // 200)]
+    path = tmp_path / "many.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    config = configured(
+        path, "data.documents.first=20000", f"data.documents.vocab_size={words}", "data.min_count=1",
+        f"data.documents.held_out={700 / words}", f"data.documents.apart={700 / words}", "model.memory=null",
+        "model.batch_size=8192", "model.counts.order=3", "model.counts.skips=[]", "model.mixture.positions=100",
+        "model.mixture.product_positions=50",
+    )  # fmt: skip
+    report = trained(config, tmp_path)
+    model, _ = launch.load_speaker("a", root=tmp_path)
+    assert model.vocab_size == words and model.memories.most == 4096
+    found = launch.evaluate("a", root=tmp_path)
+    assert found["val/loss"] == pytest.approx(report.metrics["val/loss"], abs=1e-6)
+    session = Session(model, Sampling(temperature=1.0, selector="gibbsmax", repetition=1.5), seed=1)
+    session.feed("w1 w2 w3")
+    assert "w" in "".join(session.reply(max_tokens=4))

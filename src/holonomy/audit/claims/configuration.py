@@ -108,7 +108,8 @@ SCENARIOS = (
     }),
     Scenario("holographic", WORDS | {
         "data.stream": "true", "data.documents.first": "60", "data.documents.held_out": "0.2",
-        "data.documents.apart": "0.2", "train.words": "4000",
+        "data.documents.apart": "0.2", "train.words": "4000", "model.similarity.candidates": "64",
+        "model.tower.cleanup": "candidates",
     }),
     Scenario("holographic-chars", {
         **TOKENS, "model.counts.skips": "[[1, 3]]", "model.counts.spelled": "[[word0]]", "model.tower.role": "'off'",

@@ -25,6 +25,10 @@ class TowerConfig(Config):
     promote_at: int | None = Field(
         default=4, ge=1, description="count from which a pair leaves the store to its exact count; null is never"
     )
+    cleanup: Literal["auto", "full", "candidates"] = Field(
+        default="auto",
+        description="words that a settled state may hold: all, candidates, or what similarity speaks of",
+    )
     seed: int = Field(default=7, ge=0, lt=2**31, description="of rotations and addresses")
 
     _off = field_validator("role", mode="before")(off_word)
@@ -76,6 +80,12 @@ class SimilarityConfig(Config):
     positions: int = Field(default=6, ge=2, le=64, description="words of a context that are superposed")
     topics: int = Field(
         default=128, ge=0, le=4096, description="runs of the learned text that a text may resemble, at most; 0 is none"
+    )
+    candidates: int | None = Field(
+        default=None,
+        ge=64,
+        le=4096,
+        description="words that similarity speaks of after each context; null is all of them up to 32,768, else 4,096",
     )
     readout: bool = Field(default=False, description="also expect words directly; features times vocabulary numbers")
 
@@ -315,11 +325,13 @@ class HolographicRunConfig(Config):
             else ("data.min_count", "data.tokens is chars")
         )
         if model.tower.role == "off":
-            for key in ("channels", "levels", "promote_at", "seed"):
+            for key in ("channels", "levels", "promote_at", "cleanup", "seed"):
                 yield f"model.tower.{key}", "model.tower.role is off"
         if mixture.product == "none":
             for key in ("model.mixture.product_steps", "model.similarity.topics"):
                 yield key, "model.mixture.product is none"
+            if model.tower.role == "off" or model.tower.cleanup == "full":
+                yield "model.similarity.candidates", "model.mixture.product is none and nothing else has candidates"
             if not (model.counts.classes or model.similarity.readout):
                 for key in ("dim", "ridge", "decay"):
                     yield f"model.similarity.{key}", "nothing reads word vectors"

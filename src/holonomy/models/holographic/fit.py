@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -18,6 +18,7 @@ from holonomy.models.holographic.mixture import Certainty, Gate, simplex_search
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import LEAST_FITTED
 from holonomy.models.holographic.pooling import Pool
+from holonomy.models.holographic.sharpening import Focus, Whole, sharpened
 
 START = (0.95, 4.0)
 """Exponents of counts and of similarity before they are fitted."""
@@ -63,9 +64,13 @@ class Mixture:
         gate = Gate.uniform(memories.num_numbers, len(memories.experts))
         return cls(gate, 1.0, 0.0, "none", None, calibrated=False)
 
-    def lean(self, memories: Memories, reading: Reading) -> torch.Tensor | None:
-        """What is added to sharpened log probabilities, [B, V]; None before vectors are made."""
-        return leaning(memories.leanings(reading), (self.slope, *self.tilts)) if self.product != "none" else None
+    def lean(self, memories: Memories, reading: Reading) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """What is added to sharpened log probabilities, [B, V], or of candidates, and these, [B, m].
+
+        None before vectors are made.
+        """
+        found = memories.leanings(reading) if self.product != "none" else None
+        return None if found is None else (found.weighted((self.slope, *self.tilts)), found.words)
 
     def weights(self, reading: Reading, known: np.ndarray) -> np.ndarray:
         """Weights of the experts, [B, C]: the first also takes those of experts that know nothing."""
@@ -80,8 +85,8 @@ class Mixture:
         probs, known = memories.target_probs(reading, targets)
         lean = self.lean(memories, reading) if self.product == "episodic" else None
         if lean is not None:
-            counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
-            probs[:, 0] = sharpened_targets(counts, lean, torch.from_numpy(targets), self.power, 1.0)
+            asked = counts_asked(memories, reading, lean[1], targets)
+            probs[:, 0] = asked.said(lean[0], self.power)
         return probs, known
 
     def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
@@ -92,12 +97,27 @@ class Mixture:
         lean = self.lean(memories, reading)
         out = memories.mix(reading, weights, counts=self.product != "episodic" or lean is None)
         if lean is not None and self.product == "episodic":
-            counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
-            own = sharpened(counts, lean, self.power, 1.0)
-            out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
+            if lean[1] is not None:
+                memories.followers(reading).add_focused(out, weights[:, 0], self.power, lean[1], lean[0])
+            else:
+                counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
+                own = sharpened(counts, lean[0], self.power)
+                out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
         elif lean is not None:
-            out = sharpened(torch.from_numpy(out), lean, self.power, 1.0).numpy()
-        return out if self.certainty is None else self.certainty.corrected(out)
+            out = sharpened(torch.from_numpy(out), lean[0], self.power, lean[1]).numpy()
+        if self.certainty is None:
+            return out
+        return self.certainty.corrected(out, None if memories.most is None else out.sum(1))
+
+
+def counts_asked(
+    memories: Memories, reading: Reading, words: torch.Tensor | None, targets: np.ndarray
+) -> Whole | Focus:
+    """Plain counts as exponents act on them, with candidates or without."""
+    came = torch.from_numpy(targets)
+    if words is not None:
+        return Focus.of_followers(memories.followers(reading), words, came)
+    return Whole(torch.from_numpy(memories.counts.dense(reading.found[0])), came)
 
 
 def words_held_out(count: int, share: float) -> int:
@@ -109,30 +129,6 @@ def words_held_out(count: int, share: float) -> int:
     if int(count * share) < 1:
         raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn {ceil(1 / share)} or more")
     return int(count * share)
-
-
-def leaning(terms: Sequence[torch.Tensor] | None, exponents: Sequence[float]) -> torch.Tensor | None:
-    """Terms times their exponents, added up; those without an exponent count nothing."""
-    if not terms:
-        return None
-    total = terms[0] * exponents[0]
-    for term, exponent in zip(terms[1:], exponents[1:], strict=False):
-        total.add_(term, alpha=exponent)
-    return total
-
-
-def sharpened(probs: torch.Tensor, similar: torch.Tensor, power: float, slope: float) -> torch.Tensor:
-    """probs^power exp(slope similar), normalised."""
-    return probs.log().mul_(power).add_(similar, alpha=slope).softmax(1)
-
-
-def sharpened_targets(
-    probs: torch.Tensor, similar: torch.Tensor, targets: torch.Tensor, power: float, slope: float
-) -> np.ndarray:
-    """Entries of `sharpened` at targets, [B] float64."""
-    logits = probs.log().mul_(power).add_(similar, alpha=slope)
-    own = logits.gather(1, targets[:, None]).squeeze(1)
-    return (own - logits.logsumexp(1)).exp().double().numpy()
 
 
 @dataclass
@@ -238,7 +234,7 @@ class MixtureFit:
         self._say(few, fitted)
         if self.mirror is not None:
             contexts, words = self._questions(self._sample(rest, MIRROR_POSITIONS))
-            self.mirror.fit(contexts, words, self.memories.counts)
+            self.mirror.fit(contexts, words, self.memories.counts, self.memories.settling)
         self.blocks.append(self.read(few, fitted))
         return self._whole(fitted)
 
@@ -277,19 +273,20 @@ class MixtureFit:
         if not self.config.mixture.temper or self.memories.pooled:
             return
         fitted = replace(fitted, gate=self._gate(self.blocks))
-        for contexts, words in self._pieces(self._few(positions)):
+        few = self._few(positions, self.memories.breadth)
+        for contexts, words in self._pieces(few, self.memories.vocab_size):
             probs = fitted.distribution(self.memories, self.memories.read(contexts))
             self._said.append(np.stack([probs.max(1), probs.argmax(1) == words]))
 
     def _certainty(self) -> Certainty | None:
         return Certainty.fit(*np.concatenate(self._said, 1)) if self._said else None
 
-    def _few(self, positions: np.ndarray) -> np.ndarray:
-        most = min(self.config.mixture.product_positions, self.memories.plan.fitted // self.memories.vocab_size)
+    def _few(self, positions: np.ndarray, breadth: int) -> np.ndarray:
+        most = min(self.config.mixture.product_positions, self.memories.plan.fitted // breadth)
         return self._sample(positions, max(LEAST_FITTED, most))
 
-    def _pieces(self, positions: np.ndarray) -> Iterator[tuple[Contexts, np.ndarray]]:
-        step = max(1, PART // (self.memories.vocab_size * self.memories.depth))
+    def _pieces(self, positions: np.ndarray, breadth: int) -> Iterator[tuple[Contexts, np.ndarray]]:
+        step = max(1, PART // (breadth * self.memories.depth))
         for begin in range(0, len(positions), step):
             yield self._questions(positions[begin : begin + step])
 
@@ -316,7 +313,7 @@ class MixtureFit:
         part, targets, ones = self.contexts.part(held), self.targets[held], np.ones(len(held), dtype=np.int64)
         self.mirror.follow(part, targets, ones, -1, self.memories.counts)
         few = self._sample(held, MIRROR_POSITIONS)
-        self.mirror.fit(*self._questions(few), self.memories.counts)
+        self.mirror.fit(*self._questions(few), self.memories.counts, self.memories.settling)
         self.memories.counts.learn(self._pairs(held))
         self.mirror.follow(part, targets, ones, 1, self.memories.counts)
         self.memories.counts.unlearn(self._pairs(held))
@@ -339,7 +336,7 @@ class MixtureFit:
     def read(self, positions: np.ndarray, fitted: Mixture) -> Block:
         """What the memories, as they are, say about the words at some positions."""
         parts: list[Block] = []
-        for contexts, words in self._pieces(positions):
+        for contexts, words in self._pieces(positions, self.memories.breadth):
             reading = self.memories.read(contexts)
             probs, known = fitted.experts_at(self.memories, reading, words)
             panel = self.memories.panel(reading) if self.memories.pooled else None
@@ -357,26 +354,24 @@ class MixtureFit:
         """Fits gate and exponents in turn on one part."""
         mixture, memories = self.config.mixture, self.memories
         start = replace(Mixture.uniform(memories), product=mixture.product, calibrated=True)
-        few = list(self._pieces(self._few(positions)))
+        few = list(self._pieces(self._few(positions, memories.breadth), memories.breadth))
         readings = [memories.read(contexts) for contexts, _ in few]
         terms = [found for found in map(memories.leanings, readings) if found is not None]
         if mixture.product == "none" or not terms:
             return replace(start, gate=self._gate([self.read(positions, start)]))
         power, slope = START if mixture.product == "episodic" else (1.0, 1.0)
-        fitted = replace(start, power=power, slope=slope, tilts=TILTS[: len(terms[0]) - 1])
+        fitted = replace(start, power=power, slope=slope, tilts=TILTS[: len(terms[0].terms) - 1])
         for _ in range(ROUNDS):
             fitted = replace(fitted, gate=self._gate([self.read(positions, fitted)]))
             asked = [
-                self._sharpenable(reading, words, fitted) for reading, (_, words) in zip(readings, few, strict=True)
+                self._sharpenable(reading, own.words, words, fitted)
+                for reading, own, (_, words) in zip(readings, terms, few, strict=True)
             ]
 
             def loss(point: np.ndarray, asked=asked) -> float:
                 found = list[np.ndarray]()
-                for (dense, first, rest), own, (_, words) in zip(asked, terms, few, strict=True):
-                    lean = leaning(own, point[1:].tolist())
-                    assert lean is not None
-                    said = sharpened_targets(dense, lean, torch.from_numpy(words), float(point[0]), 1.0)
-                    found.append(first * said + rest)
+                for (sought, first, rest), own in zip(asked, terms, strict=True):
+                    found.append(first * sought.said(own.weighted(point[1:].tolist()), float(point[0])) + rest)
                 return -float(np.log(np.maximum(np.concatenate(found), 1e-300)).mean())
 
             begun = (fitted.power, fitted.slope, *fitted.tilts)
@@ -385,13 +380,14 @@ class MixtureFit:
         return fitted
 
     def _sharpenable(
-        self, reading: Reading, words: np.ndarray, fitted: Mixture
-    ) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-        """What exponents act on, [B, V], its weight, and what they leave alone of the probability of `words`, [B]."""
+        self, reading: Reading, chosen: torch.Tensor | None, words: np.ndarray, fitted: Mixture
+    ) -> tuple[Whole | Focus, np.ndarray, np.ndarray]:
+        """What exponents act on, its weight, and what they leave alone of the probability of `words`, [B]."""
         memories, weights = self.memories, fitted.weights(reading, self.memories.knowing(reading))
         if fitted.product != "episodic":
-            dense = torch.from_numpy(memories.mix(reading, weights, counts=True))
-            return dense, np.ones(len(words)), np.zeros(len(words))
+            dense, came = torch.from_numpy(memories.mix(reading, weights, counts=True)), torch.from_numpy(words)
+            asked = Whole(dense, came) if chosen is None else Focus.of_rows(dense, chosen, came)
+            return asked, np.ones(len(words)), np.zeros(len(words))
         first, weights[:, 0] = weights[:, 0].copy(), 0.0
         rest = (memories.target_probs(reading, words)[0] * weights).sum(1)
-        return torch.from_numpy(memories.counts.dense(reading.found[0])), first, rest
+        return counts_asked(memories, reading, chosen, words), first, rest

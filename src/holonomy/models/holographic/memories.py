@@ -17,12 +17,20 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import Spelling
 from holonomy.data.words import UNKNOWN_ID
+from holonomy.models.holographic.candidates import Candidates, Cells, Followers, Lowest, always
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.pairs import Pairs
-from holonomy.models.holographic.plan import memory_plan, skip_name
+from holonomy.models.holographic.plan import (
+    fitted_breadth,
+    memory_plan,
+    num_candidates,
+    settled_candidates,
+    skip_name,
+)
 from holonomy.models.holographic.recency import Recency, Trace
+from holonomy.models.holographic.sharpening import Leanings
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 from holonomy.models.holographic.spelling import MODULUS, REACH, spelled
 from holonomy.models.holographic.topics import Topics
@@ -120,6 +128,7 @@ class Reading:
         mass: of the traces of the text itself, [B, traces].
         numbers: what decides the weights of the experts, [B, d].
         followed: mass of the traces by word, [B, traces, V], where they are pooled.
+        followers: words that followed the contexts, once they were asked for.
     """
 
     contexts: Contexts
@@ -128,6 +137,7 @@ class Reading:
     mass: np.ndarray
     numbers: np.ndarray
     followed: np.ndarray | None = None
+    followers: Followers | None = None
 
 
 class Memories:
@@ -150,6 +160,10 @@ class Memories:
     ) -> None:
         self.config, self.vocab_size, self.unknown = config, vocab_size, unknown
         counts, self.plan = config.counts, memory_plan(config, vocab_size)
+        self.most = num_candidates(config, vocab_size)
+        """Words that similarity speaks of after a context; None is all of them."""
+        self.breadth = fitted_breadth(config, vocab_size)
+        """Numbers that exponents of one context are fitted to."""
         rolling = Grams("counts", self._trie("counts", counts.order, rolling=True), tuple(range(1, counts.order)))
         skips = [Grams(name, self._trie(name, len(p) + 1), p) for p in counts.skips for name in (skip_name(p),)]
         spelled_ones = [
@@ -163,6 +177,10 @@ class Memories:
         self.readout: Readout | None = None
         self.topics: Topics | None = None
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
+        self._lowest: Lowest | None = None
+        self._bases: tuple[list[np.ndarray], Tensor] | None = None
+        self._cells: Cells | None = None
+        self._candidates: Candidates | None = None
         self.recency = Recency(tuple(Trace(*trace) for trace in config.recency.traces))
         near = (max(g.places, default=1) for g in self.grams)
         self.near = max(config.similarity.positions, counts.class_order, 2, *near)
@@ -273,6 +291,7 @@ class Memories:
 
     def _summed(self, cues: Cues, targets: np.ndarray, weights: np.ndarray) -> None:
         np.add.at(self.unigram, targets, weights)
+        self._candidates = None
         if self.readout is not None:
             self.readout.add(*map(torch.from_numpy, (cues.symbols, cues.lengths, targets, weights)))
 
@@ -302,6 +321,7 @@ class Memories:
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout
+        self._cells = self._candidates = None
         if similarity.topics:
             self.topics = Topics.of_words(targets, self.vocab_size, self.unknown, similarity.topics)
         for gram in [*self.grams, *self.classes]:
@@ -355,22 +375,59 @@ class Memories:
                 at += 2
         return out
 
+    def _together(self, lowest: list[np.ndarray]) -> Tensor:
+        # One below the other, until one of them is another one.
+        held = self._bases
+        if held is None or len(held[0]) != len(lowest) or any(a is not b for a, b in zip(held[0], lowest, strict=True)):
+            held = lowest, torch.from_numpy(np.stack(lowest))
+            self._bases = held
+        return held[1]
+
     def drop_made(self) -> None:
         """Drops vectors, classes and topics, which follow from counts and a text: `refresh` makes them again."""
         self.classes, self.readout, self.topics = [], None, None
+        self._cells = self._candidates = None
 
-    def leanings(self, reading: Reading) -> list[Tensor] | None:
-        """What speaks for each word besides its counts, [B, V] each: similarity, then the topics' log ratios."""
-        similar = self.similarities(reading)
-        if similar is None:
-            return None
-        return [similar, *(self.topics.tilts(reading.contexts) if self.topics is not None else [])]
-
-    def similarities(self, reading: Reading) -> Tensor | None:
-        """How well each word fits the vector that contexts expect, [B, V]."""
+    def leanings(self, reading: Reading) -> Leanings | None:
+        """What speaks for words besides their counts: similarity, then the topics' log ratios."""
         if self.readout is None or reading.features is None:
             return None
-        return self.readout.similarities(reading.features)
+        if self.most is None:
+            tilts = [] if self.topics is None else self.topics.tilts(reading.contexts)
+            return Leanings(None, [self.readout.similarities(reading.features), *tilts])
+        words = self.candidates(reading, self.most)
+        tilts = [] if self.topics is None else self.topics.tilts_of(reading.contexts, words)
+        return Leanings(words, [self.readout.similarities_of(reading.features, words, always(self.most)), *tilts])
+
+    def followers(self, reading: Reading) -> Followers:
+        """What followed contexts in the exact counts."""
+        if reading.followers is None:
+            lowest = self.counts.lowest
+            if self._lowest is None or self._lowest.probs is not lowest:
+                self._lowest = Lowest(lowest)
+            reading.followers = Followers.of(self.counts, reading.found[0], self._lowest)
+        return reading.followers
+
+    def candidates(self, reading: Reading, most: int) -> Tensor:
+        """Words that followed contexts, that they expect, and that are frequent, [B, most]."""
+        vectors = None if self.readout is None else self.readout.features.vectors
+        if self._cells is None and vectors is not None:
+            groups = [g.group for g in self.classes if g.group is not None]
+            finest = max(groups, key=lambda group: int(group.max()), default=None)
+            if finest is None:
+                finest = word_classes(vectors, torch.ones(len(vectors)), int(len(vectors) ** 0.5))
+            self._cells = Cells(vectors, finest)
+        if self._candidates is None:
+            self._candidates = Candidates(self.unigram, self._cells)
+        expected = None
+        if self.readout is not None and reading.features is not None:
+            expected = reading.features @ self.readout.towards
+        return self._candidates.of(self.followers(reading), expected, most)
+
+    def settling(self, contexts: Contexts) -> Tensor | None:
+        """Words that settled states after contexts may hold, [B, m]; None is all of them."""
+        most = settled_candidates(self.config, self.vocab_size)
+        return None if most is None else self.candidates(self.read(contexts), most)
 
     @property
     def voices(self) -> list[str]:
@@ -459,7 +516,7 @@ class Memories:
                 lowest.append(gram.trie.lowest)
         if bases:
             base = torch.from_numpy(np.stack(bases, 1).astype(np.float32))
-            torch.from_numpy(out).addmm_(base, torch.from_numpy(np.stack(lowest)))
+            torch.from_numpy(out).addmm_(base, self._together(lowest))
         first = len(self.grams) + len(self.config.counts.classes)
         traces = weights[:, first : first + len(self.recency.traces)] / np.maximum(reading.mass, PRESENT)
         self.recency.spread(*reading.contexts, np.where(reading.mass > PRESENT, traces, 0.0), out)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
@@ -15,11 +17,14 @@ from holonomy.models.holographic.settle import (
     Settled,
     bucket_of,
     fit_shares,
-    settle,
+    settle_among,
     spread_counts,
 )
 from holonomy.models.holographic.signatures import Signatures
 from holonomy.models.holographic.tower import Bindings, Tower
+
+Words = torch.Tensor | None
+"""Those that each settled state may hold, [B, m]; None is all."""
 
 
 class Mirror:
@@ -96,17 +101,17 @@ class Mirror:
         near = np.ascontiguousarray(symbols[:, symbols.shape[1] - len(self.tower.orders) :])
         self.tower.write(Bindings(near, lengths, targets, weights))
 
-    def settled(self, contexts: Contexts, order: int) -> tuple[Settled, np.ndarray]:
+    def settled(self, contexts: Contexts, order: int, words: Words = None) -> tuple[Settled, np.ndarray]:
         """Settled states of contexts at one order, and which contexts are long enough."""
         symbols, lengths = contexts.symbols(len(self.tower.orders))
-        state = settle(self.tower.read(torch.from_numpy(symbols), order), self.signatures)
+        state = settle_among(self.tower.read(torch.from_numpy(symbols), order), self.signatures, words)
         return state, lengths >= order - 1
 
     def _counted(
-        self, contexts: Contexts, order: int, counts: CountTrie, rows: np.ndarray
+        self, contexts: Contexts, order: int, counts: CountTrie, rows: np.ndarray, words: Words
     ) -> tuple[np.ndarray, np.ndarray]:
         # Counts of words after contexts, settled or promoted, [B, V], and the class of each state.
-        state, long = self.settled(contexts, order)
+        state, long = self.settled(contexts, order, words)
         found = spread_counts(state, self.vocab_size).numpy().astype(np.float64)
         # What was dropped and came again is in both, each time by itself.
         least = 1 if self.config.role == "overflow" else self.config.promote_at
@@ -115,25 +120,32 @@ class Mirror:
         found[~long] = 0.0
         return found, bucket_of(found.sum(1), state.sd.numpy())
 
-    def distribution(self, contexts: Contexts, counts: CountTrie) -> np.ndarray:
+    def distribution(self, contexts: Contexts, counts: CountTrie, words: Words = None) -> np.ndarray:
         """What the store says about the next word, interpolated over its orders, [B, V] float64."""
         rows = counts.find(*contexts.symbols(counts.order - 1), followed=False)
         out = np.tile(counts.lowest.astype(np.float64), (len(rows), 1))
         for column, order in enumerate(self.tower.orders):
-            found, bucket = self._counted(contexts, order, counts, rows)
+            found, bucket = self._counted(contexts, order, counts, rows, words)
             share = self.shares[column][bucket][:, None]
             out = (1 - share) * out + share * found / np.maximum(found.sum(1, keepdims=True), 1e-9)
         return out
 
-    def fit(self, contexts: Contexts, targets: np.ndarray, counts: CountTrie) -> None:
-        """Fits the shares of the orders to words that were not learned."""
+    def fit(
+        self,
+        contexts: Contexts,
+        targets: np.ndarray,
+        counts: CountTrie,
+        choose: Callable[[Contexts], Words] = lambda contexts: None,
+    ) -> None:
+        """Fits the shares of the orders to words that were not learned; `choose` says what states may hold."""
         rows = counts.find(*contexts.symbols(counts.order - 1), followed=False)
         lower, step = counts.lowest[targets].astype(np.float64), max(1, PART // self.vocab_size)
         for column, order in enumerate(self.tower.orders):
             own, bucket = np.empty(len(targets)), np.empty(len(targets), dtype=np.int64)
             for begin in range(0, len(targets), step):
                 cut = slice(begin, begin + step)
-                found, bucket[cut] = self._counted(contexts.part(cut), order, counts, rows[cut])
+                part = contexts.part(cut)
+                found, bucket[cut] = self._counted(part, order, counts, rows[cut], choose(part))
                 said = found[np.arange(len(found)), targets[cut]]
                 own[cut] = said / np.maximum(found.sum(1), 1e-9)
             self.shares[column] = fit_shares(lower, own, bucket)

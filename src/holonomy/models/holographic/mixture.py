@@ -176,14 +176,21 @@ class Certainty(LinearWeights):
             weights = weights - np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + np.diag(pull), slope)
         return cls(mean, scale, weights[:, None])
 
-    def corrected(self, probs: np.ndarray) -> np.ndarray:
-        """Distributions with their highest probability corrected, [B, V] float32; in place."""
+    def corrected(self, probs: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
+        """Distributions with their highest probability corrected, [B, V] float32; in place.
+
+        Args:
+            probs: the distributions.
+            whole: what each of them sums to, [B]; one by default. What is left of a sure one is little, and would
+                otherwise take over all rounding of the sum.
+        """
         first, here = probs.argmax(1), np.arange(len(probs))
         highest = probs[here, first].astype(np.float64)
         odds, numbers = _odds(highest)
         shift = self.scores(numbers)[:, 0].clip(-MOST_SHIFTED, MOST_SHIFTED)
         fresh = 1 / (1 + np.exp(-odds - shift))
-        probs *= ((1 - fresh) / np.maximum(1 - highest, SURE))[:, None].astype(np.float32)
+        left = (1 if whole is None else whole) - highest
+        probs *= ((1 - fresh) / np.maximum(left, SURE))[:, None].astype(np.float32)
         probs[here, first] = fresh
         return probs
 

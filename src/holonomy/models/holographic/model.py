@@ -215,11 +215,11 @@ class HolographicModel:
 
     def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer."""
-        logs = [torch.empty(0, self.vocab_size)]
-        for begin in range(0, len(contexts.ends), self._rows()):
-            part = contexts.part(slice(begin, begin + self._rows()))
-            logs.append(self._distributions(self.memories.cues(part, traces=True)))
-        return torch.cat(logs)
+        logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self._rows()
+        for begin in range(0, len(logs), rows):
+            part = slice(begin, begin + rows)
+            logs[part] = self._distributions(self.memories.cues(contexts.part(part), traces=True))
+        return logs
 
     def _distributions(self, cues: Cues) -> Float[Tensor, "B V"]:
         # The only place that makes them.

@@ -19,6 +19,12 @@ FITTED_MOST = 20 * 2**20
 """Numbers of these distributions, at most."""
 LEAST_FITTED = 50
 """Words that exponents are fitted to at least."""
+MANY_WORDS = 32_768
+"""With more words than these, some things are done for a part of them only."""
+MOST_CANDIDATES = 4096
+"""Candidates where nothing else is said."""
+FOLLOWED = 16
+"""The part of all words, one in so many, that followed a context, or less on average."""
 PAIR = 400
 """Bytes for each pair of neighbours while word vectors are made."""
 REPLAYED = 48
@@ -60,6 +66,43 @@ class MemoryPlan:
         return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
+def num_candidates(config: HolographicConfig, vocab_size: int) -> int | None:
+    """How many words of each context similarity speaks of; None is all of them.
+
+    Raises:
+        ConfigError: something needs all of them, and there are too many.
+    """
+    most, pooled = config.similarity.candidates, config.mixture.pool == "logarithmic"
+    if most is None:
+        most = MOST_CANDIDATES if vocab_size > MANY_WORDS else vocab_size
+    if most >= vocab_size or pooled:
+        return None
+    if config.similarity.readout:
+        raise ConfigError(
+            f"`model.similarity.readout` is true, which expects all {vocab_size:,} words, and similarity speaks of "
+            f"{most:,} candidates: set it to false, or take {MANY_WORDS:,} words or fewer and no candidates"
+        )
+    return most
+
+
+def settled_candidates(config: HolographicConfig, vocab_size: int) -> int | None:
+    """How many words of each context a settled state may hold; None is all of them."""
+    if config.tower.cleanup == "full":
+        return None
+    if config.tower.cleanup == "auto":
+        return num_candidates(config, vocab_size)
+    most = config.similarity.candidates or MOST_CANDIDATES
+    return most if most < vocab_size else None
+
+
+def fitted_breadth(config: HolographicConfig, vocab_size: int) -> int:
+    """Numbers that exponents are fitted to at each place: all words, or candidates and what followed."""
+    most = num_candidates(config, vocab_size)
+    if most is None or config.mixture.product != "episodic":
+        return vocab_size
+    return max(most, vocab_size // FOLLOWED)
+
+
 def skip_name(places: tuple[int, ...]) -> str:
     """Name of the counts of words at chosen places."""
     return f"skip {'-'.join(map(str, places))}"
@@ -87,7 +130,11 @@ def _fixed(config: HolographicConfig, vocab_size: int, learned: int) -> tuple[di
     found = {"unigram": 8 * vocab_size, "dense blocks": DENSE * max(2**21, vocab_size)}
     traces = config.recency.traces
     found["recency"] = 8 * len(traces) * (max((window for _, window, _ in traces), default=0) + 2)
-    making = {"mixture": FITTED * mixture.product_positions * vocab_size}
+    breadth = fitted_breadth(config, vocab_size)
+    making = {"mixture": FITTED * mixture.product_positions * breadth}
+    if num_candidates(config, vocab_size) is not None:
+        # Words by frequency and by cell, marks of a batch, lowest distributions and a power of one, a row.
+        found["candidates"] = 48 * vocab_size
     if mixture.pool != "logarithmic":
         size = 4 * similarity.dim + 1
         words = vocab_size if similarity.readout else 0
@@ -101,7 +148,8 @@ def _fixed(config: HolographicConfig, vocab_size: int, learned: int) -> tuple[di
     if tower.role != "off":
         addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
         found["tower"] = addresses * (64 * tower.channels + 4)
-        found["signatures"] = 64 * tower.channels * vocab_size * (1 + len(tower.top_digits))
+        placed = len(tower.top_digits) if vocab_size <= MANY_WORDS else 0
+        found["signatures"] = 64 * tower.channels * vocab_size * (1 + placed)
     return found, making
 
 
@@ -130,7 +178,9 @@ def memory_plan(config: HolographicConfig, vocab_size: int, words: int | None = 
     fixed["words of the replay"] = REPLAYED * config.replay
     working = budget // WORKING if "readout" in fixed else 0
     making["word vectors"] = working
-    making["mixture"] = min(making["mixture"], max(budget // WORKING, FITTED * LEAST_FITTED * vocab_size))
+    making["mixture"] = min(
+        making["mixture"], max(budget // WORKING, FITTED * LEAST_FITTED * fitted_breadth(config, vocab_size))
+    )
     taken, most_made = sum(fixed.values()), max(making.values())
     free = min(budget - taken - most_made, (budget - taken - COPIES * saved) // (1 + COPIES))
     total = sum(share for _, _, share in shares.values())

@@ -89,7 +89,7 @@ def divergence_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 def _conflict(model: HolographicModel, mirror: Mirror, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
     counts = model.memories.counts
     exact = counts.dense(reading.found[0]).astype(np.float64)
-    bound = mirror.distribution(reading.contexts, counts)
+    bound = mirror.distribution(reading.contexts, counts, model.memories.settling(reading.contexts))
     divergence = divergence_of(exact, bound)
     sure = np.minimum(exact.max(1), bound.max(1)) >= SURE
     return divergence, (exact.argmax(1) != bound.argmax(1)) & sure & (divergence >= APART)
@@ -123,4 +123,5 @@ def settled_states(model: HolographicModel, ids: np.ndarray, order: int, lengths
     if mirror is None or order not in mirror.tower.orders:
         known = "none, tower.role is off" if mirror is None else str(mirror.tower.orders)
         raise ConfigError(f"`order` is {order}; bound orders: {known}")
-    return mirror.settled(model.contexts(ids, lengths), order)[0]
+    contexts = model.contexts(ids, lengths)
+    return mirror.settled(contexts, order, model.memories.settling(contexts))[0]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -86,6 +87,19 @@ def settle(x: Float[Tensor, "B K 4 4"], signatures: Signatures, *, steps: int = 
         for part in several.split(REFIT):
             counts[part], residual[part] = _fitted(x[part], tokens[part], signatures)
     return Settled(tokens, counts, residual, noise(residual), taken)
+
+
+def settle_among(x: Float[Tensor, "B K 4 4"], signatures: Signatures, words: Int[Tensor, "B m"] | None) -> Settled:
+    """`settle` where each state may hold only some words; None is all of them."""
+    if words is None or not len(x):
+        return settle(x, signatures)
+    found = [settle(x[b : b + 1], signatures.among(some)) for b, some in enumerate(words)]
+    longest = max(state.tokens.shape[1] for state in found)
+    tokens = [torch.where(s.tokens >= 0, some[s.tokens], -1) for s, some in zip(found, words, strict=True)]
+    wide = [[F.pad(part, (0, longest - part.shape[1]), value=value) for part in parts]
+            for parts, value in ((tokens, -1), ([s.counts for s in found], 0.0))]  # fmt: skip
+    rest = (torch.cat([s[k] for s in found]) for k in (2, 3, 4))
+    return Settled(*(torch.cat(parts) for parts in wide), *rest)
 
 
 def _fitted(

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from copy import copy
+
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 from holonomy.geometry.rotation import counter_haar
+from holonomy.models.holographic.plan import MANY_WORDS
 
+ROWS = 8192
+"""Words whose rotations are made at a time."""
 WORD, PLACE = 1, 2
 """Tags of the two families of rotations."""
 
@@ -34,7 +40,9 @@ class Signatures:
             )
         self.seed, self.channels = seed, channels
         index = torch.arange(max(vocab_size, places + 1) * channels, device=device).view(-1, channels)
-        self.words = counter_haar(seed, WORD, index[:vocab_size]).float()
+        # Hashes and angles take many times what they give.
+        parts = [counter_haar(seed, WORD, part).float() for part in index[:vocab_size].split(ROWS)]
+        self.words = torch.cat(parts)
         """[V, K, 4, 4]."""
         self.places = counter_haar(seed, PLACE, index[1 : places + 1]).float()
         """Nearest first, [places, K, 4, 4]."""
@@ -48,6 +56,19 @@ class Signatures:
             placed = self.places[:, None] @ self.words
             self._placed = placed
         return placed
+
+    def placed_of(self, symbols: np.ndarray) -> tuple[Float[Tensor, "places W K 4 4"], np.ndarray]:
+        """A table of words at places, and symbols as rows of it: of all words, or, if they are many, of these."""
+        if len(self.words) <= MANY_WORDS:
+            return self.placed, symbols
+        few, rows = np.unique(symbols, return_inverse=True)
+        return self.places[:, None] @ self.words[torch.from_numpy(few)], rows.reshape(symbols.shape)
+
+    def among(self, words: Int[Tensor, " m"]) -> Signatures:
+        """Those of some words alone, numbered anew."""
+        some = copy(self)
+        some.words, some._placed = self.words[words], None
+        return some
 
     def release(self) -> None:
         """Gives back the largest table; it is made again when something is bound."""

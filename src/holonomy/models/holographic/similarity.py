@@ -17,6 +17,8 @@ FLOOR = 1e-4
 """Share of the unigram that keeps the read-out above zero."""
 PART = 4096
 """Contexts whose features exist at a time."""
+GATHERED = 16
+"""Contexts whose candidates' vectors exist at a time."""
 
 
 class ContextFeatures:
@@ -122,6 +124,16 @@ class Readout:
     def similarities(self, f: Float[Tensor, "B size"]) -> Float[Tensor, "B V"]:
         """How well the vector of each word fits the one expected."""
         return (f @ self.towards) @ self.features.vectors.T
+
+    def similarities_of(
+        self, f: Float[Tensor, "B size"], words: Int[Tensor, "B m"], fixed: int
+    ) -> Float[Tensor, "B m"]:
+        """The same for some words alone, the first `fixed` of which are the same in every row."""
+        expected, vectors = f @ self.towards, self.features.vectors
+        common = expected @ vectors[words[:1, :fixed].flatten()].T
+        pieces = zip(words[:, fixed:].split(GATHERED), expected.split(GATHERED), strict=True)
+        own = [(vectors[some] @ towards[:, :, None]).squeeze(2) for some, towards in pieces]
+        return torch.cat([common, torch.cat(own)], 1)
 
     def shares(self, f: Float[Tensor, "B size"], unigram: Float[Tensor, " V"]) -> Float[Tensor, "B V"]:
         """Normalised positive part of the read-out of words."""

@@ -8,15 +8,19 @@ over the last words c_i, and of these words themselves.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.recency import Recency, Trace
+from holonomy.models.holographic.similarity import GATHERED
 
 SHORTEST, LARGEST_TABLE = 2048, 1 << 22
 """Words of a run at least, and counts of all runs at most."""
@@ -44,12 +48,14 @@ class Topics:
 
     counts: np.ndarray
     unknown: int | None
-    _common: Tensor = field(init=False, repr=False)
-    _shares: Tensor = field(init=False, repr=False)
-    _ratios: Tensor = field(init=False, repr=False)
-    _recency: Recency = field(init=False, repr=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _recency(self) -> Recency:
+        return Recency((Trace(0, WINDOW, TAU),))
+
+    @cached_property
+    def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        # Common distribution, shares of words in each run, and log ratios to the common one, [V] and [runs, V].
         counts = torch.from_numpy(self.counts).double()
         common = counts.sum(0) + 0.5
         common /= common.sum()
@@ -57,14 +63,14 @@ class Topics:
         ratios = ((counts + RUN_PRIOR * common) / ((sizes + RUN_PRIOR) * common)).log_()
         if self.unknown is not None:
             ratios[:, self.unknown] = 0.0
-        made = {
-            "_common": common.float(),
-            "_shares": (counts / sizes).float(),
-            "_ratios": ratios.float(),
-            "_recency": Recency((Trace(0, WINDOW, TAU),)),
-        }
-        for name, value in made.items():
-            object.__setattr__(self, name, value)
+        return common.float(), (counts / sizes).float(), ratios.float()
+
+    @cached_property
+    def _by_word(self) -> tuple[Tensor, Tensor, Tensor]:
+        # The same where few words are asked for: what is known of one stands side by side.
+        common, shares, ratios = self._tables
+        del self.__dict__["_tables"]
+        return common, shares.T.contiguous(), ratios.T.contiguous()
 
     @classmethod
     def of_words(cls, words: np.ndarray, vocab_size: int, unknown: int | None, most: int) -> Topics:
@@ -77,13 +83,59 @@ class Topics:
     @property
     def nbytes(self) -> int:
         """Bytes of counts and of what is made from them."""
-        return self.counts.nbytes + 4 * (self._common.numel() + self._shares.numel() + self._ratios.numel())
+        made = [t for name in ("_tables", "_by_word") for t in self.__dict__.get(name, ())]
+        return self.counts.nbytes + sum(table.nbytes for table in made)
 
     def tilts(self, contexts: Contexts) -> list[Float[Tensor, "B V"]]:
         """Log ratios of both adapted distributions to the common one: of runs, and of the last words themselves."""
-        own = torch.from_numpy(self._recency.scatter(*contexts, len(self._common))[:, 0]).float()
-        weights = (own @ self._ratios.T).mul_(BETA).softmax(1)
-        adapted = (weights @ self._shares).div_(self._common).add_(COMMON).div_(1 + COMMON).log_()
-        mass = own.sum(1, keepdim=True)
-        own.div_(self._common).add_(OWN_PRIOR).div_(mass + OWN_PRIOR).log_()
-        return [adapted, own]
+        common, shares, ratios = self._tables
+        own = torch.from_numpy(self._recency.scatter(*contexts, len(common))[:, 0]).float()
+        weights = (own @ ratios.T).mul_(BETA).softmax(1)
+        return [_of_runs(weights @ shares, common), _of_own(own, own.sum(1, keepdim=True), common)]
+
+    def tilts_of(self, contexts: Contexts, words: Int[Tensor, "B m"]) -> list[Float[Tensor, "B m"]]:
+        """The same for some words of each context."""
+        common, shares, ratios = self._by_word
+        batch, runs = len(words), shares.shape[1]
+        leanings, own = np.zeros((batch, runs)), np.empty(tuple(words.shape), dtype=np.float32)
+        decays, mass = np.exp(-np.arange(WINDOW) / TAU), np.zeros(len(common))
+        recalling_some()(*contexts, decays, ratios.numpy(), words.numpy(), mass, leanings, own)
+        weights = torch.from_numpy(leanings).float().mul_(BETA).softmax(1)
+        pieces = zip(words.split(GATHERED), weights.split(GATHERED), strict=True)
+        adapted = torch.cat([(shares[some] @ own_weights[:, :, None]).squeeze(2) for some, own_weights in pieces])
+        kept = np.minimum(contexts.ends - contexts.begins, WINDOW)
+        whole = torch.from_numpy(np.append(0.0, np.cumsum(decays))[kept]).float()[:, None]
+        return [_of_runs(adapted, common[words]), _of_own(torch.from_numpy(own), whole, common[words])]
+
+
+def _of_runs(adapted: Tensor, common: Tensor) -> Tensor:
+    return adapted.div_(common).add_(COMMON).div_(1 + COMMON).log_()
+
+
+def _of_own(own: Tensor, mass: Tensor, common: Tensor) -> Tensor:
+    return own.div_(common).add_(OWN_PRIOR).div_(mass + OWN_PRIOR).log_()
+
+
+@lru_cache(maxsize=1)
+def recalling_some() -> Any:
+    """`recall(tokens, begins, ends, decays, ratios, words, mass, leanings, own)`: one trace of every word, for some.
+
+    leanings[b] += decay of each of the last words times its ratios, own[b, j]: decays of the word words[b, j] together.
+    `mass` is zero for every word, before and after.
+    """
+
+    def recall(tokens, begins, ends, decays, ratios, words, mass, leanings, own):
+        for b in range(len(ends)):
+            end = ends[b]
+            first = max(begins[b], end - len(decays))
+            for at in range(first, end):
+                word, decay = tokens[at], decays[end - 1 - at]
+                mass[word] += decay
+                for k in range(leanings.shape[1]):
+                    leanings[b, k] += decay * ratios[word, k]
+            for j in range(words.shape[1]):
+                own[b, j] = mass[words[b, j]]
+            for at in range(first, end):
+                mass[tokens[at]] = 0.0
+
+    return compiled(recall, exact=True)

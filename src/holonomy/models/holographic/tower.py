@@ -162,8 +162,9 @@ class Tower:
             self._write_tensors(pairs, rows, weights)
             self.load = after
             return
-        tables = self.signatures.words.flatten(2).numpy(), self.signatures.placed.flatten(3).numpy()
-        pairs_in = rows.numpy(), pairs.symbols, pairs.targets, weights.numpy()
+        placed, symbols = self.signatures.placed_of(pairs.symbols)
+        tables = self.signatures.words.flatten(2).numpy(), placed.flatten(3).numpy()
+        pairs_in = rows.numpy(), symbols, pairs.targets, weights.numpy()
         binding()(self._store.flatten(2).numpy(), self.load.numpy(), *tables, *pairs_in)
 
     def _write_tensors(self, pairs: Bindings, rows: Tensor, weights: Tensor) -> None:

@@ -10,12 +10,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
+from holonomy.models.holographic.plan import MANY_WORDS
 
 SMOOTHING = 0.75
 """Power of column counts: rare neighbours would otherwise dominate (Levy et al. 2015)."""
 OVERSAMPLE, POWER_STEPS = 32, 6
-MOST_COLUMNS, MANY_WORDS = 20_000, 32_768
-"""With more words than the second, only so many of the most frequent serve as neighbours."""
+MOST_COLUMNS = 20_000
+"""With more than `plan.MANY_WORDS`, only so many of the most frequent serve as neighbours."""
+ROWS = 32_768
+"""Words that are compared with all classes at a time."""
 
 
 def neighbour_information(
@@ -28,7 +31,8 @@ def neighbour_information(
         vocab_size: V.
 
     Returns:
-        Rows, columns and values of the matrix, and its number of columns: V for each side of each distance.
+        Rows, columns and values of the matrix, and its number of columns: V for each side of each distance, or as many
+        as there are with only some of the words.
     """
     rows, columns, counts = [], [], []
     for distance, (left, right, count) in enumerate(neighbours):
@@ -42,7 +46,10 @@ def neighbour_information(
         frequent = np.bincount(word, weights=count, minlength=vocab_size).argsort(kind="stable")[::-1][:MOST_COLUMNS]
         kept = np.isin(word, frequent)
         row, column, count = row[kept], column[kept], count[kept]
-    width = 2 * len(neighbours) * vocab_size
+        there, column = np.unique(column, return_inverse=True)
+        width, column = len(there), column.reshape(-1)
+    else:
+        width = 2 * len(neighbours) * vocab_size
     of_word = np.bincount(row, weights=count, minlength=vocab_size)
     of_column = np.bincount(column, weights=count, minlength=width) ** SMOOTHING
     information = np.log(count / (of_word[row] * (of_column / of_column.sum())[column]))
@@ -102,16 +109,29 @@ def word_classes(
         num_classes: number of groups.
         steps: of the iteration.
     """
+    if len(vectors) > MANY_WORDS:
+        # The heaviest words place the centres: all others hardly move them, and would take most of the time.
+        some = weights.argsort(descending=True, stable=True)[:MANY_WORDS]
+        return _nearest(vectors, _centres(vectors[some], weights[some], num_classes, steps)[0]).numpy()
+    return _centres(vectors, weights, num_classes, steps)[1].numpy().astype(np.int64)
+
+
+def _centres(vectors: Tensor, weights: Tensor, num_classes: int, steps: int) -> tuple[Tensor, Tensor]:
+    # Centres of classes, and the class of each word.
     heaviest = weights.argsort(descending=True, stable=True)[:num_classes]
     centres = vectors[heaviest].clone()
-    group = (vectors @ centres.T).argmax(1)
+    group = _nearest(vectors, centres)
     for _ in range(steps):
         sums = torch.zeros_like(centres).index_add_(0, group, vectors * weights[:, None])
         norm = sums.norm(dim=1, keepdim=True)
         # An empty class keeps its centre.
         centres = torch.where(norm > 1e-9, sums / norm.clamp(min=1e-9), centres)
-        fresh = (vectors @ centres.T).argmax(1)
+        fresh = _nearest(vectors, centres)
         if torch.equal(fresh, group):
             break
         group = fresh
-    return group.numpy().astype(np.int64)
+    return centres, group
+
+
+def _nearest(vectors: Tensor, centres: Tensor) -> Tensor:
+    return torch.cat([(part @ centres.T).argmax(1) for part in vectors.split(ROWS)])
