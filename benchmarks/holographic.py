@@ -34,6 +34,7 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.recency import Recency
 from holonomy.models.holographic.retrieval import retrieve_batch
+from holonomy.models.holographic.sharpening import sharpened_targets
 from holonomy.models.holographic.sleep import sleep
 
 ONE = np.zeros(1, dtype=np.int64)
@@ -148,12 +149,13 @@ class Reference:
     def parts(self, memories: Memories, tokens: np.ndarray, positions: np.ndarray) -> tuple:
         """Counts, similarity, probabilities of read-out and traces (NaN for nothing), level and masses."""
         reading, targets = memories.read(of_text(tokens, ONE, positions)), tokens[positions]
-        counts, similar = torch.from_numpy(memories.counts.dense(reading.found[0])), memories.similarities(reading)
+        assert memories.readout is not None and reading.features is not None
+        counts, similar = memories.counts.dense(reading.found[0]), memories.readout.similarities(reading.features)
         probs = memories.target_probs(reading, targets)[0][:, -1]
         mass, own = self.recency.rate(*reading.contexts, targets)
         traces = np.where(mass > 1e-9, own / np.maximum(mass, 1e-9), np.nan)
         level = (reading.found[0] >= 0).sum(1) - 1
-        return counts, similar, probs, traces, level, mass, torch.from_numpy(targets)
+        return torch.from_numpy(counts), similar, probs, traces, level, mass, torch.from_numpy(targets)
 
     def components(self, parts: tuple, power: float, slope: float, traces: int) -> tuple[np.ndarray, np.ndarray]:
         counts, similar, words, found, level, mass, targets = parts
