@@ -12,7 +12,8 @@ import torch
 from holonomy.core.errors import DataError
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
-from holonomy.models.holographic.memories import PART, Memories, Reading
+from holonomy.models.holographic.cues import Reading
+from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import Certainty, Gate, simplex_search
 from holonomy.models.holographic.pairs import Pairs

@@ -7,9 +7,6 @@ hangs on them are made again from a text that is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,6 +18,7 @@ from holonomy.models.holographic.candidates import Candidates, Cells, Followers,
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.cues import Cues, Grams, Reading, own_contexts
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import (
     fitted_breadth,
@@ -32,7 +30,7 @@ from holonomy.models.holographic.plan import (
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.sharpening import Leanings
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
-from holonomy.models.holographic.spelling import MODULUS, REACH, spelled
+from holonomy.models.holographic.spelling import MODULUS, REACH
 from holonomy.models.holographic.topics import Topics
 from holonomy.models.holographic.vectors import word_classes, word_vectors
 from holonomy.models.holographic.voices import Voices
@@ -45,99 +43,6 @@ MIDDLE, SMOOTHING = 5, 0.5
 """Order of the counts that smooths the traces, and its weight in occurrences."""
 PART = 1 << 21
 """Numbers of a dense block: contexts at a time times words."""
-
-
-@dataclass
-class Grams:
-    """A trie and the places of a context that it reads.
-
-    Attributes:
-        name: of the expert.
-        trie: its counts.
-        places: distances from the target, nearest first.
-        group: symbol of each word in contexts, or None for the words themselves.
-    """
-
-    name: str
-    trie: CountTrie
-    places: tuple[int, ...]
-    group: np.ndarray | None = None
-    sources: tuple[str, ...] = ()
-    spelling: Spelling | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of trie and classes."""
-        return self.trie.nbytes + (0 if self.group is None else self.group.nbytes)
-
-    def own(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The trie's own contexts from the last words of contexts, if it reads words."""
-        columns = symbols.shape[1] - np.array(self.places[::-1], dtype=np.int64)
-        own = symbols.take(columns, axis=1)
-        own = own if self.group is None else self.group[own]
-        return own, np.searchsorted(np.array(self.places), lengths, side="right")
-
-
-def own_contexts(
-    grams: Sequence[Grams], contexts: Contexts, symbols: np.ndarray, lengths: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The contexts of each trie from contexts and their last words; what is spelled is read in one pass."""
-    found = {g.name: g.own(symbols, lengths) for g in grams if g.spelling is None}
-    rest = [g for g in grams if g.spelling is not None]
-    if rest and rest[0].spelling is not None:
-        kinds = spelled(contexts, rest[0].spelling, [g.sources for g in rest])
-        found |= {g.name: (own, np.full(len(own), own.shape[1])) for g, own in zip(rest, kinds, strict=True)}
-    return found
-
-
-@dataclass
-class Cues:
-    """What memories are asked with, and learn by: it hangs on contexts alone, so it stays while pairs are learned.
-
-    Attributes:
-        contexts: the contexts.
-        symbols: their last words, nearest last, [B, n].
-        lengths: how many of them there are, [B].
-        owns: contexts of each trie, and how many symbols they have, by name.
-        mass: of the traces of the text itself, [B, traces]; None where nothing is to be read.
-        followed: mass of the traces by word, [B, traces, V], where they are pooled.
-    """
-
-    contexts: Contexts
-    symbols: np.ndarray
-    lengths: np.ndarray
-    owns: dict[str, tuple[np.ndarray, np.ndarray]]
-    mass: np.ndarray | None = None
-    followed: np.ndarray | None = None
-
-    def part(self, cut: slice) -> Cues:
-        """Those of some of the contexts."""
-        owns = {name: (own[cut], lengths[cut]) for name, (own, lengths) in self.owns.items()}
-        mass, followed = (None if a is None else a[cut] for a in (self.mass, self.followed))
-        return Cues(self.contexts.part(cut), self.symbols[cut], self.lengths[cut], owns, mass, followed)
-
-
-@dataclass
-class Reading:
-    """What the memories found for a batch of contexts.
-
-    Attributes:
-        contexts: the contexts.
-        found: rows in each trie.
-        features: of word vectors, [B, size]; None without vectors.
-        mass: of the traces of the text itself, [B, traces].
-        numbers: what decides the weights of the experts, [B, d].
-        followed: mass of the traces by word, [B, traces, V], where they are pooled.
-        followers: words that followed the contexts, once they were asked for.
-    """
-
-    contexts: Contexts
-    found: list[np.ndarray]
-    features: Tensor | None
-    mass: np.ndarray
-    numbers: np.ndarray
-    followed: np.ndarray | None = None
-    followers: Followers | None = None
 
 
 class Memories:

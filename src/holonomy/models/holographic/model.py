@@ -15,8 +15,9 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
+from holonomy.models.holographic.cues import Cues, Reading
 from holonomy.models.holographic.fit import Mixture, MixtureFit
-from holonomy.models.holographic.memories import PART, Cues, Memories, Reading
+from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.topics import WINDOW
 

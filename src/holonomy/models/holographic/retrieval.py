@@ -10,7 +10,7 @@ import torch
 
 from holonomy.core.errors import ConfigError
 from holonomy.geometry.minkowski import multivector_of, stability
-from holonomy.models.holographic.memories import Reading
+from holonomy.models.holographic.cues import Reading
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.settle import Settled
