@@ -321,7 +321,7 @@ def planned_memory(config: Config) -> dict[str, int]:
         return {}
     from holonomy.models.holographic.plan import memory_plan
 
-    return memory_plan(config.model, config.data.documents.vocab_size).table()
+    return memory_plan(config.model, config.data.documents.vocab_size, words=config.model.replay).table()
 
 
 def configure(

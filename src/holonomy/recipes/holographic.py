@@ -22,6 +22,7 @@ from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
+from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import load_into, state_of
 from holonomy.recipes.holographic_stream import (
     FirstPart,
@@ -219,6 +220,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             places = np.sort(some.choice(len(places), min(config.train.positions, len(places)), replace=False))
         return None if stop() else held_out(model, split, places)
 
+    plan = memory_plan(config.model, model.vocab_size, words=len(words))
     return Work(
         config=config,
         learner=HolographicLearner(model),
@@ -230,7 +232,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "held-out words": len(split.test),
             "vocabulary": model.vocab_size,
             "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
-            "bytes beside counts": f"{sum(model.memories.plan.table().values()):,}",
+            "bytes beside counts": f"{sum(plan.table().values()):,}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
         facts={

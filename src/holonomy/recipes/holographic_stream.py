@@ -175,7 +175,7 @@ def prepare_stream(
     share = None if config.train.words is None else -(-config.train.words // world.size)
     tokenizer = None if saved is None else WordTokenizer.from_json(saved.files[tokenizer_file])
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
-    plan = memory_plan(config.model, first.tokenizer.vocab_size)
+    plan = memory_plan(config.model, first.tokenizer.vocab_size, words=config.model.replay)
     model = HolographicModel(config.model, first.tokenizer)
     source = WordStream(
         lambda: training_stream(config.data, (world.rank, world.size)),

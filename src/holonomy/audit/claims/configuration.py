@@ -102,7 +102,9 @@ SCENARIOS = (
     }, ("field", "memory")),
     Scenario("lior-smoke", LIOR | {"data.tokenizer": "bpe", "data.unk": "false", "data.bpe_vocab": "270"}),
     Scenario("lior-smoke", LIOR | {"data.stream": "true"}),
-    Scenario("holographic", WORDS | {"model.counts.classes": "[5]", "model.similarity.readout": "true"}),
+    Scenario("holographic", WORDS | {
+        "model.counts.classes": "[5]", "model.similarity.readout": "true", "model.basins.enabled": "true",
+    }),
     Scenario("holographic", WORDS | {
         "data.stream": "true", "data.documents.first": "60", "data.documents.held_out": "0.2",
         "data.documents.apart": "0.2", "train.words": "4000",

@@ -17,6 +17,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import Spelling
 from holonomy.data.words import UNKNOWN_ID
+from holonomy.models.holographic.basins import Basins, Neighbours
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
@@ -93,6 +94,7 @@ class Reading:
         mass: of the traces of the text itself, [B, traces].
         numbers: what decides the weights of the experts, [B, d].
         followed: mass of the traces by word, [B, traces, V], where they are pooled.
+        near: contexts that look much the same, if they are kept.
     """
 
     contexts: Contexts
@@ -101,6 +103,7 @@ class Reading:
     mass: np.ndarray
     numbers: np.ndarray
     followed: np.ndarray | None = None
+    near: Neighbours | None = None
 
 
 class Memories:
@@ -135,6 +138,7 @@ class Memories:
         self.classes: list[Grams] = []
         self.readout: Readout | None = None
         self.topics: Topics | None = None
+        self.basins: Basins | None = None
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
         self.recency = Recency(tuple(Trace(*trace) for trace in config.recency.traces))
         near = (max(g.places, default=1) for g in self.grams)
@@ -163,26 +167,29 @@ class Memories:
         """Names of the components of the mixture, in order."""
         named = [g.name for g in self.grams] + [f"class {number}" for number in self.config.counts.classes]
         named += [f"recent {t.match}-{t.window}-{t.tau:g}" for t in self.recency.traces]
-        return [*named, "words"] if self.config.similarity.readout else named
+        named += ["words"] if self.config.similarity.readout else []
+        return [*named, "neighbours"] if self.config.basins.enabled else named
 
     @property
     def num_numbers(self) -> int:
         """How many numbers decide the weights of the experts."""
         traces, spelled_ones = sum(t.match > 0 for t in self.recency.traces), len(self.config.counts.spelled)
-        return 6 + self.counts.order + 2 * traces + 2 * spelled_ones
+        return 6 + self.counts.order + 2 * traces + 2 * spelled_ones + 2 * self.config.basins.enabled
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes by structure."""
         found = {g.name: g.nbytes for g in [*self.grams, self.apart, *self.classes]}
         found |= {"unigram": self.unigram.nbytes, "recency": self.recency.nbytes}
-        made = {"readout": self.readout, "topics": self.topics}
+        made = {"readout": self.readout, "topics": self.topics, "basins": self.basins}
         return found | {name: part.nbytes for name, part in made.items() if part is not None}
 
     def pack(self) -> None:
         """Takes as little memory as reading needs; whoever learns makes room first."""
         for gram in [*self.grams, self.apart, *self.classes]:
             gram.trie.pack()
+        if self.basins is not None:
+            self.basins.pack()
 
     def learn(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int = 1) -> None:
         """Adds pairs, or takes them away where `sign` is -1.
@@ -195,8 +202,10 @@ class Memories:
         if sign > 0:
             for trie, pairs in counted:
                 trie.learn(pairs)
+            if self.basins is not None:
+                self.basins.learn(symbols, lengths, targets, weights)
         else:
-            self._unlearn(counted)
+            self._unlearn(counted, Pairs(symbols, lengths, targets, weights))
         self._summed(symbols, lengths, targets, sign * weights)
 
     def restore(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray) -> None:
@@ -204,6 +213,8 @@ class Memories:
         symbols, lengths = contexts.symbols(self.near)
         for trie, pairs in self._counted(contexts, symbols, lengths, targets, weights):
             trie.restore(pairs)
+        if self.basins is not None:
+            self.basins.learn(symbols, lengths, targets, weights)
         self._summed(symbols, lengths, targets, weights)
 
     def _counted(
@@ -214,16 +225,19 @@ class Memories:
         own = own_contexts(grams, contexts, symbols, lengths)
         return [(g.trie, Pairs(*read, targets, weights)) for g, read in zip(grams, own, strict=True)]
 
-    @staticmethod
-    def _unlearn(counted: list[tuple[CountTrie, Pairs]]) -> None:
+    def _unlearn(self, counted: list[tuple[CountTrie, Pairs]], whole: Pairs) -> None:
         # One of several tries may lack a pair that the others have: each drops by itself what is rare.
-        for done, (trie, pairs) in enumerate(counted):
-            try:
+        done = 0
+        try:
+            for trie, pairs in counted:
                 trie.unlearn(pairs)
-            except DataError:
-                for before, own in counted[:done]:
-                    before.restore(own)
-                raise
+                done += 1
+            if self.basins is not None:
+                self.basins.unlearn(*whole)
+        except DataError:
+            for before, own in counted[:done]:
+                before.restore(own)
+            raise
 
     def _summed(self, symbols: np.ndarray, lengths: np.ndarray, targets: np.ndarray, weights: np.ndarray) -> None:
         np.add.at(self.unigram, targets, weights)
@@ -256,6 +270,11 @@ class Memories:
             readout.add(*map(torch.from_numpy, (symbols, lengths, targets[cut], ones)))
         readout.solve()
         self.readout = readout
+        if self.config.basins.enabled:
+            # Keys are made of vectors and read-out, so that new ones mean new basins; the old ones make room first.
+            self.basins = None
+            self.basins = Basins(self.config.basins, readout)
+            self.basins.learn(*contexts.symbols(self.near), targets, np.ones(len(targets), dtype=np.int64))
         if similarity.topics:
             self.topics = Topics.of_words(targets, self.vocab_size, self.unknown, similarity.topics)
         for gram in [*self.grams, *self.classes]:
@@ -291,10 +310,17 @@ class Memories:
             mass = followed.sum(2)
         else:
             mass, _ = self.recency.rate(*contexts, nothing)
-        return Reading(contexts, found, features, mass, self._numbers(symbols, lengths, found, mass), followed)
+        near = None if self.basins is None else self.basins.find(symbols, lengths)
+        numbers = self._numbers(symbols, lengths, found, mass, near)
+        return Reading(contexts, found, features, mass, numbers, followed, near)
 
     def _numbers(
-        self, symbols: np.ndarray, lengths: np.ndarray, rows: list[np.ndarray], mass: np.ndarray
+        self,
+        symbols: np.ndarray,
+        lengths: np.ndarray,
+        rows: list[np.ndarray],
+        mass: np.ndarray,
+        near: Neighbours | None,
     ) -> np.ndarray:
         found, here = rows[0], np.arange(len(lengths))
         level = (found >= 0).sum(1) - 1
@@ -310,6 +336,9 @@ class Memories:
             if gram.spelling is not None:
                 level = (own >= 0).sum(1) - 1
                 columns += [level, np.log1p(gram.trie.totals(own)[here, level])]
+        if self.config.basins.enabled:
+            nothing = np.zeros(len(found))
+            columns += [nothing, nothing] if near is None else [near.nearest, np.log1p(near.mass)]
         return np.stack([np.asarray(c, dtype=np.float64) for c in columns], 1)
 
     def _followed(self, contexts: Contexts) -> np.ndarray:
@@ -317,7 +346,7 @@ class Memories:
 
     def drop_made(self) -> None:
         """Drops vectors, classes and topics, which follow from counts and a text: `refresh` makes them again."""
-        self.classes, self.readout, self.topics = [], None, None
+        self.classes, self.readout, self.topics, self.basins = [], None, None, None
 
     def leanings(self, reading: Reading) -> list[Tensor] | None:
         """What speaks for each word besides its counts, [B, V] each: similarity, then the topics' log ratios."""
@@ -391,6 +420,9 @@ class Memories:
         probs += list((own / np.maximum(mass, PRESENT)).T)
         if self.config.similarity.readout:
             probs.append(self._read_out(reading)[np.arange(len(targets)), targets])
+        if self.config.basins.enabled:
+            near, told = reading.near, np.zeros(len(targets))
+            probs.append(told if self.basins is None or near is None else self.basins.probs(near, targets))
         return np.stack(probs, 1), self.knowing(reading)
 
     def knowing(self, reading: Reading) -> np.ndarray:
@@ -401,6 +433,9 @@ class Memories:
         known = [*tries, reading.mass > PRESENT]
         if self.config.similarity.readout:
             known.append(np.full((batch, 1), self.readout is not None))
+        if self.config.basins.enabled:
+            near = reading.near
+            known.append(np.zeros((batch, 1), bool) if near is None else near.mass[:, None] > 0)
         return np.concatenate(known, 1)
 
     def _read_out(self, reading: Reading) -> np.ndarray:
@@ -424,5 +459,7 @@ class Memories:
         traces = weights[:, first : first + len(self.recency.traces)] / np.maximum(reading.mass, PRESENT)
         self.recency.spread(*reading.contexts, np.where(reading.mass > PRESENT, traces, 0.0), out)
         if self.config.similarity.readout and self.readout is not None:
-            out += weights[:, -1:].astype(np.float32) * self._read_out(reading)
+            out += weights[:, self.experts.index("words"), None].astype(np.float32) * self._read_out(reading)
+        if self.basins is not None and reading.near is not None:
+            self.basins.spread(reading.near, weights[:, -1], out)
         return out

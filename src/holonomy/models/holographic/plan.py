@@ -27,6 +27,8 @@ COPIES = 2
 """Of everything that is saved: the bytes of each tensor, and those of the file."""
 WORKING = 8
 """The part of a budget, one in so many, that word vectors, and that a mixture, may take while they are made."""
+NEIGHBOUR = 100
+"""Bytes for each context of the hashed neighbours beside its key, with what stands empty while they grow."""
 CHUNK_ROWS = 1024
 """Pairs that a trie must have room for at a time; see `counts.CHUNK`."""
 
@@ -75,21 +77,30 @@ def trie_shares(config: HolographicConfig) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _fixed(config: HolographicConfig, vocab_size: int) -> tuple[dict[str, int], dict[str, int]]:
+def basin_bytes(config: HolographicConfig, words: int) -> int:
+    """Bytes of hashed neighbours of so many words, at most."""
+    basins, key = config.basins, 8 * config.similarity.dim
+    tables = 4 * basins.tables * (2**basins.bits + 4 * config.similarity.dim * basins.bits)
+    return tables + words * ((key + 4 * basins.tables) * 9 // 8 + NEIGHBOUR)
+
+
+def _fixed(config: HolographicConfig, vocab_size: int, words: int) -> tuple[dict[str, int], dict[str, int]]:
     # What is there all the time, and what is made, but for word vectors.
     tower, similarity, mixture = config.tower, config.similarity, config.mixture
     found = {"unigram": 8 * vocab_size, "dense blocks": DENSE * max(2**21, vocab_size)}
     making = {"mixture": FITTED * mixture.product_positions * vocab_size}
     if mixture.pool != "logarithmic":
         size = 4 * similarity.dim + 1
-        words = vocab_size if similarity.readout else 0
-        found["readout"] = 8 * size * size + 12 * size * (similarity.dim + words) + 4 * vocab_size * similarity.dim
+        columns = similarity.dim + (vocab_size if similarity.readout else 0)
+        found["readout"] = 8 * size * size + 12 * size * columns + 4 * vocab_size * similarity.dim
         found["classes of words"] = 8 * vocab_size * len(config.counts.classes)
         if similarity.topics:
             # Counts and ratios of each run, shares of all; made in float64.
             runs = topic_runs(config.replay, vocab_size, similarity.topics)
             found["topics"] = 8 * runs * vocab_size + 8 * vocab_size + 4 * runs
             making["topics"] = 16 * runs * vocab_size
+        if config.basins.enabled:
+            found["basins"] = basin_bytes(config, words)
     if tower.role != "off":
         addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
         found["tower"] = addresses * (64 * tower.channels + 4)
@@ -103,16 +114,21 @@ def least_room(order: int, symbols: int) -> int:
     return trie_bytes(symbols + rows, CHUNK_ROWS) * 3 // 2
 
 
-def memory_plan(config: HolographicConfig, vocab_size: int) -> MemoryPlan:
-    """What a model of so many words will take.
+def memory_plan(config: HolographicConfig, vocab_size: int, *, words: int = 0) -> MemoryPlan:
+    """What a model of so many known words will take.
 
     With `config.memory`, what is left beside structures of fixed size is shared by the tries of counts, or less, so
     that vectors and mixture can be made, and copies of all that is saved.
 
+    Args:
+        config: of the model.
+        vocab_size: words that are known.
+        words: what hashed neighbours are kept of, where that is known.
+
     Raises:
         ConfigError: it cannot fit; names what takes most and what would fit.
     """
-    (fixed, making), shares = _fixed(config, vocab_size), trie_shares(config)
+    (fixed, making), shares = _fixed(config, vocab_size, words), trie_shares(config)
     if config.memory is None:
         making["mixture"] = min(making["mixture"], FITTED * FITTED_MOST)
         return MemoryPlan(fixed, {}, making, FITTED_MOST, None)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,6 +16,8 @@ from holonomy.models.holographic.storage import load_into, state_of
 
 PIECES = 16
 """Of the text, spread over all of it: texts repeat themselves in some places and not in others."""
+NEAR = (0.8, 0.9, 0.95)
+"""Least cosines of the keys of neighbours that are united, one after the other while that costs too much."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,11 @@ class SleepReport:
 
     Attributes:
         kept: False if grams were to be dropped, which cost more than allowed: then they are still there.
-        loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be dropped.
+        loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be lost.
         bytes_before, bytes_after: of everything.
         dropped: grams forgotten.
         lowest: order of the shortest of them, 0 if there are none.
+        united: basins of hashed neighbours that others took in.
     """
 
     kept: bool
@@ -35,6 +40,7 @@ class SleepReport:
     bytes_after: int
     dropped: int
     lowest: int
+    united: int
 
 
 def sleep(
@@ -44,6 +50,7 @@ def sleep(
     starts: np.ndarray | None = None,
     least: int = 1,
     lowest: int = 3,
+    alike: float = 0.02,
     bound: float = 0.01,
     share: float = 0.1,
 ) -> SleepReport:
@@ -51,7 +58,8 @@ def sleep(
 
     With `least` above one, long grams that occurred less often are forgotten first, if that costs next to nothing.
     Pieces from all over the text decide: they are unlearned, and predicted before and after on trial. What then goes
-    from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`.
+    from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`. Hashed
+    neighbours, where there are any, are united on the same condition; see `Basins.unite`.
 
     Args:
         model: has learned `tokens`.
@@ -59,7 +67,8 @@ def sleep(
         starts: where documents begin; one document by default.
         least: occurrences that a long gram needs to stay; 1 forgets none.
         lowest: order below which no gram is forgotten; where that costs too much, higher ones are tried.
-        bound: largest relative rise of the perplexity of those pieces; a larger one keeps all grams.
+        alike: divergence of what follows neighbours, in nats, below which they are united; 0 unites none.
+        bound: largest relative rise of the perplexity of those pieces; a larger one keeps everything.
         share: of the text that they make up.
 
     Raises:
@@ -68,25 +77,43 @@ def sleep(
     if not 2 <= lowest <= model.memories.counts.order:
         raise ConfigError(f"`lowest` is {lowest}; wanted 2 to {model.memories.counts.order}, the longest grams")
     size, before = int(len(tokens) * share / PIECES), _bytes(model)
-    if not bound >= 0 or size < 1 or least < 1:
+    if not bound >= 0 or size < 1 or least < 1 or not alike >= 0:
         raise ConfigError(
-            f"`bound` is {bound}, `least` {least} and `tokens` holds {len(tokens)}; wanted 0 or more, 1 or more, and a "
-            "longer text"
+            f"`bound` is {bound}, `alike` {alike}, `least` {least} and `tokens` holds {len(tokens)}; wanted 0 or more, "
+            "0 or more, 1 or more, and a longer text"
         )
-    found: tuple[float | None, float | None, int, int] = None, None, 0, 0
+    begins = np.zeros(1, dtype=np.int64) if starts is None else starts
+    losses, dropped, shortest, united = list[float](), 0, 0, 0
     if least > 1:
-        found = _forget(
-            model, tokens, np.zeros(1, dtype=np.int64) if starts is None else starts, least, lowest, bound, size
+        orders = range(lowest, model.memories.counts.order + 1)
+        *losses, dropped, chosen = _tried(
+            model, tokens, begins, bound, size, [partial(_prune, model, least, order) for order in orders]
         )
+        shortest = 0 if chosen is None else orders[chosen]
+    if alike > 0 and model.memories.basins is not None:
+        first, after, united, _ = _tried(
+            model, tokens, begins, bound, size, [partial(_unite, model, alike, near) for near in NEAR]
+        )
+        losses = [losses[0] if losses else first, after]
     model.pack()
-    loss_before, loss_after, dropped, shortest = found
-    return SleepReport(least == 1 or shortest > 0, loss_before, loss_after, before, _bytes(model), dropped, shortest)
+    loss_before, loss_after = losses or (None, None)
+    kept = least == 1 or shortest > 0
+    return SleepReport(kept, loss_before, loss_after, before, _bytes(model), dropped, shortest, united)
 
 
-def _forget(
-    model: HolographicModel, tokens: np.ndarray, begins: np.ndarray, least: int, lowest: int, bound: float, size: int
-) -> tuple[float, float, int, int]:
-    """Drops grams if `size` words of each piece allow it; losses before and after, how many, and their lowest order."""
+def _tried(
+    model: HolographicModel,
+    tokens: np.ndarray,
+    begins: np.ndarray,
+    bound: float,
+    size: int,
+    ways: Sequence[Callable[[], int]],
+) -> tuple[float, float, int, int | None]:
+    """Takes the first way to lose something that `size` words of each piece allow.
+
+    Returns:
+        Losses before and after, what the way returned for the whole model, and its place; 0 and None without one.
+    """
     # As far apart as they can be; one that follows its own beginning would be too easy.
     firsts = np.linspace(0, len(tokens), PIECES, endpoint=False).astype(int) + (len(tokens) // PIECES - size)
     places = (firsts[:, None] + np.arange(size)).reshape(-1)
@@ -104,20 +131,25 @@ def _forget(
         model.memories.refresh(of_text(tokens, begins, rest), tokens[rest])
     before = float(predict(model, tokens, places, starts=begins).losses.mean())
     rested, after = state_of(model), before
-    for order in range(lowest, model.memories.counts.order + 1):
-        dropped = _prune(model, least, order)
+    for place, way in enumerate(ways):
+        lost = way()
         after = float(predict(model, tokens, places, starts=begins).losses.mean())
         if after <= before + np.log1p(bound):
             break
         load_into(model, rested)
     else:
         load_into(model, saved)
-        return before, after, 0, 0
+        return before, after, 0, None
     if unlearned:
         # The trial was on counts without the pieces: what they hold may have occurred elsewhere, and then it stays.
         load_into(model, saved)
-        dropped = _prune(model, least, order)
-    return before, after, dropped, order
+        lost = way()
+    return before, after, lost, place
+
+
+def _unite(model: HolographicModel, alike: float, near: float) -> int:
+    basins = model.memories.basins
+    return 0 if basins is None else basins.unite(alike=alike, near=near)
 
 
 def _prune(model: HolographicModel, least: int, lowest: int) -> int:
