@@ -278,7 +278,9 @@ def test_the_model_comes_back_learns_and_forgets(model: HolographicModel, split:
     assert not torch.equal(before, logs(again, split))
     again.unlearn_text(split.test)
     assert torch.equal(before, logs(again, split))
-    assert all(torch.equal(v, state_of(again)[k]) for k, v in state.items() if isinstance(v, torch.Tensor) and "basins" in k)
+    assert all(
+        torch.equal(v, state_of(again)[k]) for k, v in state.items() if isinstance(v, torch.Tensor) and "basins" in k
+    )
     with pytest.raises(CheckpointError, match="basins/first"):
         load_into(again, {k: v for k, v in state.items() if k != "basins/first"})
     assert not [k for k in resized(state, split.tokenizer) if k.startswith("basins/")]

@@ -100,7 +100,8 @@ def sleep(
 
     Example: holonomy sleep words
 
-    A packed run can learn and forget as before; it then takes as much memory as before, until it sleeps again.
+    A packed run can learn and forget as before; it then takes as much memory as before, until it sleeps again. Only
+    --least above 1, and --alike where the run keeps hashed neighbours (model.basins), give something up, on trial.
     """
     from holonomy.recipes.holographic_runs import sleep_run
     from holonomy.train.run import RunDirectory

@@ -320,7 +320,7 @@ def _nearest_loop(code_of: Any) -> Any:
             candidates += count
             for k in range(count):
                 at, value, place = pile[k], dot(queries[b], keys[pile[k]]), found
-                if found == most and value < dots[b, most - 1] or basins[at, TOTAL] <= 0:
+                if (found == most and value < dots[b, most - 1]) or basins[at, TOTAL] <= 0:
                     continue
                 while place > 0 and (
                     dots[b, place - 1] < value

@@ -23,10 +23,8 @@ from holonomy.core.errors import CheckpointError, DataError
 from holonomy.models.holographic.basin_kernels import (
     BASIN,
     COUNT,
-    FOLLOWED,
     HEAD,
     OWNER,
-    TOTAL,
     UNIT,
     WORD,
     basin_kernels,

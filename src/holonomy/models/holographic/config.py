@@ -260,7 +260,9 @@ class HolographicConfig(Config):
                 f"counts.classes to [] ({list(self.counts.classes)}), similarity.readout and basins.enabled to false"
             )
         if self.basins.enabled and self.memory is not None:
-            raise ValueError("basins.enabled keeps every context, which no budget holds; set memory to null, or leave it")
+            raise ValueError(
+                "basins.enabled keeps every context, which no budget holds; set memory to null, or leave it"
+            )
         if self.mixture.lowest > self.counts.order:
             raise ValueError(f"mixture.lowest = {self.mixture.lowest} is above counts.order = {self.counts.order}")
         return self

@@ -132,7 +132,7 @@ def _tried(
     before = float(predict(model, tokens, places, starts=begins).losses.mean())
     rested, after = state_of(model), before
     for place, way in enumerate(ways):
-        lost = way()
+        chosen, lost = place, way()
         after = float(predict(model, tokens, places, starts=begins).losses.mean())
         if after <= before + np.log1p(bound):
             break
@@ -144,7 +144,7 @@ def _tried(
         # The trial was on counts without the pieces: what they hold may have occurred elsewhere, and then it stays.
         load_into(model, saved)
         lost = way()
-    return before, after, lost, place
+    return before, after, lost, chosen
 
 
 def _unite(model: HolographicModel, alike: float, near: float) -> int:
