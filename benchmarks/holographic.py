@@ -1,7 +1,9 @@
 """Words in one pass: perplexities of Kneser-Ney, reference mixtures and the holographic model on identical tokens.
 
-Run: `HOLONOMY_DATA=... python benchmarks/holographic.py [tinyshakespeare pydoc wikitext2 state_union]`; the last two
-are read from `wikitext2_{valid,test}.txt.gz` and `state_union.zip` of the data directory. Static means that nothing is
+Run: `HOLONOMY_DATA=... python benchmarks/holographic.py [--train-only] [tinyshakespeare pydoc wikitext2 state_union]`;
+the last two are read from `wikitext2_{valid,test}.txt.gz` and `state_union.zip` of the data directory. `--train-only`
+never looks at the test text: it learns the first nine tenths of the training words with and without hashed neighbours,
+predicts words of the last tenth, and says what the expert costs. Static means that nothing is
 learned from the test text, though it is context; online that each block of 64 words is learned after it was predicted.
 Reference mixtures take their constants from where they were first measured; everything else is fitted on training text.
 Seconds are CPU-seconds of this process with one thread, compilation included where it comes first.
@@ -227,6 +229,31 @@ def ablations(model: HolographicModel, fit: MixtureFit, task: Task, table: Table
     table.row("  (counts alone, not sharpened)", -np.log(plain[:, 0]))
 
 
+def neighbours_compared(name: str) -> None:
+    """Rows with and without hashed neighbours, on the last tenth of the training words alone."""
+    whole = load(name)
+    cut = int(0.9 * len(whole.train))
+    starts = whole.train_starts[whole.train_starts < cut]
+    task = Task(name, whole.tokenizer, whole.train[:cut], starts, whole.train[cut:], ONE, joined=True)
+    table, (tokens, positions, _) = Table(task), task.questions()
+    few = np.sort(np.random.default_rng(0).choice(positions, min(SAMPLE, len(positions)), replace=False))
+    for enabled in (False, True):
+        config = HolographicConfig.model_validate({"tower": {"role": "off"}, "basins": {"enabled": enabled}})
+        model = HolographicModel(config, task.tokenizer)
+        model.learn_text(task.train, starts)
+        table.row("  (learned)", np.zeros(1))
+        fit = MixtureFit(model.memories, None, config, of_text(task.train, starts), task.train)
+        model.mixture = fit.run()
+        told = np.concatenate([(b.filled() * model.mixture.gate(b.numbers)).sum(1) for b in fit.blocks])
+        table.row(f"parts held out for the fit, neighbours {enabled}", -np.log(told))
+        losses = predict(model, tokens, few).losses
+        table.row(f"words of the last tenth, neighbours {enabled}", losses)
+        print(f"losses {-np.log(told).mean():.5f} {losses.mean():.5f}; bytes {model.stats()}", flush=True)
+    asked = MixtureFit(model.memories, None, config, of_text(tokens, ONE), tokens)
+    block = asked.read(few, model.mixture)
+    print(f"share of neighbours in the mixture: {model.mixture.gate(block.numbers)[:, -1].mean():.4f}")
+
+
 def superposed(task: Task) -> None:
     """The store of bindings alone: shares fitted on odd, scored on even places of the sample."""
     tokens, positions, _ = task.questions()
@@ -319,9 +346,11 @@ def run(name: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("texts", nargs="*", default=["tinyshakespeare", "pydoc"])
+    parser.add_argument("--train-only", action="store_true")
     torch.set_num_threads(1)
-    for name in parser.parse_args().texts:
-        run(name)
+    asked = parser.parse_args()
+    for name in asked.texts:
+        (neighbours_compared if asked.train_only else run)(name)
 
 
 if __name__ == "__main__":

@@ -83,6 +83,10 @@ def sleep(
         int, typer.Option("--least", min=1, help="Drop long grams that occurred less often; 1 drops none.")
     ] = 1,
     lowest: Annotated[int, typer.Option("--lowest", min=2, help="Order of the shortest grams that may go.")] = 3,
+    alike: Annotated[
+        float,
+        typer.Option("--alike", min=0.0, help="Unite hashed neighbours that differ less in what follows; 0 is none."),
+    ] = 0.02,
     bound: Annotated[
         float,
         typer.Option("--bound", min=0.0, help="Largest rise of the perplexity, relative, that dropping may cost."),
@@ -96,12 +100,14 @@ def sleep(
 
     Example: holonomy sleep words
 
-    A packed run can learn and forget as before; it then takes as much memory as before, until it sleeps again.
+    A packed run can learn and forget as before; it then takes as much memory as before, until it sleeps again. Only
+    --least above 1, and --alike where the run keeps hashed neighbours (model.basins), give something up, on trial.
     """
     from holonomy.recipes.holographic_runs import sleep_run
     from holonomy.train.run import RunDirectory
 
-    report = sleep_run(run, root=root, read=_reader(root, threads), least=least, lowest=lowest, bound=bound)
+    reader = _reader(root, threads)
+    report = sleep_run(run, root=root, read=reader, least=least, lowest=lowest, alike=alike, bound=bound)
     if report.bytes_after < report.bytes_before or report.dropped:
         leave_report(RunDirectory.open(run, root).path)
     if as_json:
@@ -111,6 +117,7 @@ def sleep(
         return
     said = f"{report.bytes_before:,} bytes to {report.bytes_after:,}"
     if report.loss_before is not None and report.loss_after is not None:
-        said += f", {report.dropped:,} grams dropped, loss on unlearned pieces {report.loss_before:.4f} to "
+        united = f", {report.united:,} hashed neighbours united" if report.united else ""
+        said += f", {report.dropped:,} grams dropped{united}, loss on unlearned pieces {report.loss_before:.4f} to "
         said += f"{report.loss_after:.4f}" + ("" if report.kept else ": more than --bound allows, so all grams stay")
     out().print(said, markup=False)

@@ -232,6 +232,7 @@ def sleep_run(
     read: Callable[[str], Checkpoint],
     least: int = 1,
     lowest: int = 3,
+    alike: float = 0.02,
     bound: float = 0.01,
 ) -> SleepReport:
     """Packs a run, and lets it drop what is rare if that is asked for and costs next to nothing; see `sleep`.
@@ -244,7 +245,7 @@ def sleep_run(
         saved = read(str(directory.path))
         config, texts, words, starts = _learned(saved)
         model = PARTS.load(saved)
-        report = sleep(model, words, starts=starts, least=least, lowest=lowest, bound=bound)
+        report = sleep(model, words, starts=starts, least=least, lowest=lowest, alike=alike, bound=bound)
         if report.bytes_after < report.bytes_before or report.dropped:
             drawn = saved.state["data"]["drawn"]
             _saved_as(directory, model, config, texts, saved, drawn=drawn, ended="it has slept")

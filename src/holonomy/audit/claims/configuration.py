@@ -103,8 +103,8 @@ SCENARIOS = (
     Scenario("lior-smoke", LIOR | {"data.tokenizer": "bpe", "data.unk": "false", "data.bpe_vocab": "270"}),
     Scenario("lior-smoke", LIOR | {"data.stream": "true"}),
     Scenario("holographic", WORDS | {
-        "model.counts.classes": "[5]", "model.similarity.readout": "true", "train.sleep.every": "2500",
-        "train.sleep.least": "2",
+        "model.counts.classes": "[5]", "model.similarity.readout": "true", "model.basins.enabled": "true",
+        "train.sleep.every": "2500", "train.sleep.least": "2",
     }),
     Scenario("holographic", WORDS | {
         "data.stream": "true", "data.documents.first": "60", "data.documents.held_out": "0.2",

@@ -33,7 +33,8 @@ def following(packed: bool) -> Any:
     p(v | context b) = base[b] p_1(v) + probs[i] where words[i] = v for one i from ends[b - 1] to ends[b], those after
     the longest contexts first. `slot` is zero for every word, before and after.
     """
-    _, symbol, count_of, _, first, after, _, mass = access(packed)
+    ways = access(packed)
+    symbol, count_of, first, after, mass = ways.symbol, ways.count, ways.first, ways.after, ways.mass
 
     def follow(view, taken, found, slot, words, probs, ends, base):
         order, at = found.shape[1], 0

@@ -96,6 +96,16 @@ class SimilarityConfig(Config):
         return self
 
 
+class BasinsConfig(Config):
+    """What followed the contexts that look most like the one asked for."""
+
+    enabled: bool = Field(default=False, description="keep the key of every learned context, 8 dim bytes and more each")
+    bits: int = Field(default=14, ge=1, le=24, description="hyperplanes of a table")
+    tables: int = Field(default=8, ge=1, le=64, description="of buckets")
+    probes: int = Field(default=4, ge=1, le=2**16, description="buckets of each table that are looked into")
+    neighbours: int = Field(default=64, ge=1, le=4096, description="contexts that count, the nearest of those found")
+
+
 class RecencyConfig(Config):
     """What the text itself remembers."""
 
@@ -249,6 +259,7 @@ class HolographicConfig(Config):
     tower: TowerConfig = Field(default=TowerConfig(), description="superposed bindings")
     counts: CountsConfig = Field(default=CountsConfig(), description="exact counts")
     similarity: SimilarityConfig = Field(default=SimilarityConfig(), description="word vectors")
+    basins: BasinsConfig = Field(default=BasinsConfig(), description="hashed neighbours")
     recency: RecencyConfig = Field(default=RecencyConfig(), description="working memory")
     mixture: MixtureConfig = Field(default=MixtureConfig(), description="experts to one distribution")
     evaluation: EvaluationConfig = Field(default=EvaluationConfig(), description="measurements")
@@ -275,11 +286,15 @@ class HolographicConfig(Config):
             )
         if self.tower.role == "overflow" and self.memory is None:
             raise ValueError("tower.role = overflow binds what a full memory drops: set memory, or another role")
-        wordy = self.mixture.product != "none" or self.counts.classes or self.similarity.readout
+        wordy = self.mixture.product != "none" or self.counts.classes or self.similarity.readout or self.basins.enabled
         if self.mixture.pool == "logarithmic" and wordy:
             raise ValueError(
                 f"a logarithmic pool reads no vectors: set mixture.product to none (it is {self.mixture.product}), "
-                f"counts.classes to [] ({list(self.counts.classes)}), similarity.readout to false"
+                f"counts.classes to [] ({list(self.counts.classes)}), similarity.readout and basins.enabled to false"
+            )
+        if self.basins.enabled and self.memory is not None:
+            raise ValueError(
+                "basins.enabled keeps every context, which no budget holds; set memory to null, or leave it"
             )
         if self.mixture.lowest > self.counts.order:
             raise ValueError(f"mixture.lowest = {self.mixture.lowest} is above counts.order = {self.counts.order}")
@@ -332,9 +347,12 @@ class HolographicRunConfig(Config):
                 yield key, "model.mixture.product is none"
             if model.tower.role == "off" or model.tower.cleanup == "full":
                 yield "model.similarity.candidates", "model.mixture.product is none and nothing else has candidates"
-            if not (model.counts.classes or model.similarity.readout):
+            if not (model.counts.classes or model.similarity.readout or model.basins.enabled):
                 for key in ("dim", "ridge", "decay"):
                     yield f"model.similarity.{key}", "nothing reads word vectors"
+        if not model.basins.enabled:
+            for key in ("bits", "tables", "probes", "neighbours"):
+                yield f"model.basins.{key}", "model.basins.enabled is false"
         if mixture.pool == "linear":
             for key in ("lowest", "pool_prior", "pool_steps"):
                 yield f"model.mixture.{key}", "model.mixture.pool is linear"

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from holonomy.data.tokenizer import Spelling
+from holonomy.models.holographic.basins import Neighbours
 from holonomy.models.holographic.candidates import Followers
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
@@ -96,6 +97,7 @@ class Reading:
         mass: of the traces of the text itself, [B, traces].
         numbers: what decides the weights of the experts, [B, d].
         followed: mass of the traces by word, [B, traces, V], where they are pooled.
+        near: contexts that look much the same, if they are kept.
         followers: words that followed the contexts, once they were asked for.
     """
 
@@ -105,4 +107,5 @@ class Reading:
     mass: np.ndarray
     numbers: np.ndarray
     followed: np.ndarray | None = None
+    near: Neighbours | None = None
     followers: Followers | None = None

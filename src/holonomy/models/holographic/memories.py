@@ -14,6 +14,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import Spelling
 from holonomy.data.words import UNKNOWN_ID
+from holonomy.models.holographic.basins import Basins, Neighbours
 from holonomy.models.holographic.candidates import Candidates, Cells, Followers, Lowest, always
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
@@ -81,6 +82,7 @@ class Memories:
         self.classes: list[Grams] = []
         self.readout: Readout | None = None
         self.topics: Topics | None = None
+        self.basins: Basins | None = None
         self.unigram = np.zeros(vocab_size, dtype=np.int64)
         self._lowest: Lowest | None = None
         self._bases: tuple[list[np.ndarray], Tensor] | None = None
@@ -118,26 +120,29 @@ class Memories:
         """Names of the components of the mixture, in order."""
         named = [g.name for g in self.grams] + [f"class {number}" for number in self.config.counts.classes]
         named += [f"recent {t.match}-{t.window}-{t.tau:g}" for t in self.recency.traces]
-        return [*named, "words"] if self.config.similarity.readout else named
+        named += ["words"] if self.config.similarity.readout else []
+        return [*named, "neighbours"] if self.config.basins.enabled else named
 
     @property
     def num_numbers(self) -> int:
         """How many numbers decide the weights of the experts."""
         traces, spelled_ones = sum(t.match > 0 for t in self.recency.traces), len(self.config.counts.spelled)
-        return 6 + self.counts.order + 2 * traces + 2 * spelled_ones
+        return 6 + self.counts.order + 2 * traces + 2 * spelled_ones + 2 * self.config.basins.enabled
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes by structure."""
         found = {g.name: g.nbytes for g in [*self.grams, self.apart, *self.classes]}
         found |= {"unigram": self.unigram.nbytes, "recency": self.recency.nbytes}
-        made = {"readout": self.readout, "topics": self.topics}
+        made = {"readout": self.readout, "topics": self.topics, "basins": self.basins}
         return found | {name: part.nbytes for name, part in made.items() if part is not None}
 
     def pack(self) -> None:
         """Takes as little memory as reading needs; whoever learns makes room first."""
         for gram in [*self.grams, self.apart, *self.classes]:
             gram.trie.pack()
+        if self.basins is not None:
+            self.basins.pack()
 
     def learn(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int = 1) -> None:
         """Adds pairs, or takes them away where `sign` is -1.
@@ -153,8 +158,10 @@ class Memories:
         if sign > 0:
             for trie, pairs in counted:
                 trie.learn(pairs)
+            if self.basins is not None:
+                self.basins.learn(cues.symbols, cues.lengths, targets, weights)
         else:
-            self._unlearn(counted)
+            self._unlearn(counted, Pairs(cues.symbols, cues.lengths, targets, weights))
         self._summed(cues, targets, sign * weights)
 
     def restore(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray) -> None:
@@ -162,6 +169,8 @@ class Memories:
         cues = self.cues(contexts)
         for trie, pairs in self._counted(cues, targets, weights):
             trie.restore(pairs)
+        if self.basins is not None:
+            self.basins.learn(cues.symbols, cues.lengths, targets, weights)
         self._summed(cues, targets, weights)
 
     def cues(self, contexts: Contexts, *, traces: bool = False) -> Cues:
@@ -183,16 +192,19 @@ class Memories:
     def _counted(self, cues: Cues, targets: np.ndarray, weights: np.ndarray) -> list[tuple[CountTrie, Pairs]]:
         return [(g.trie, Pairs(*cues.owns[g.name], targets, weights)) for g in self._learning]
 
-    @staticmethod
-    def _unlearn(counted: list[tuple[CountTrie, Pairs]]) -> None:
+    def _unlearn(self, counted: list[tuple[CountTrie, Pairs]], whole: Pairs) -> None:
         # One of several tries may lack a pair that the others have: each drops by itself what is rare.
-        for done, (trie, pairs) in enumerate(counted):
-            try:
+        done = 0
+        try:
+            for trie, pairs in counted:
                 trie.unlearn(pairs)
-            except DataError:
-                for before, own in counted[:done]:
-                    before.restore(own)
-                raise
+                done += 1
+            if self.basins is not None:
+                self.basins.unlearn(*whole)
+        except DataError:
+            for before, own in counted[:done]:
+                before.restore(own)
+            raise
 
     def _summed(self, cues: Cues, targets: np.ndarray, weights: np.ndarray) -> None:
         np.add.at(self.unigram, targets, weights)
@@ -227,6 +239,11 @@ class Memories:
         readout.solve()
         self.readout = readout
         self._cells = self._candidates = None
+        if self.config.basins.enabled:
+            # Keys are made of vectors and read-out, so that new ones mean new basins; the old ones make room first.
+            self.basins = None
+            self.basins = Basins(self.config.basins, readout)
+            self.basins.learn(*contexts.symbols(self.near), targets, np.ones(len(targets), dtype=np.int64))
         if similarity.topics:
             self.topics = Topics.of_words(targets, self.vocab_size, self.unknown, similarity.topics)
         for gram in [*self.grams, *self.classes]:
@@ -256,10 +273,12 @@ class Memories:
         features = None
         if self.readout is not None:
             features = self.readout.features(torch.from_numpy(cues.symbols), torch.from_numpy(cues.lengths))
+        near = None if self.basins is None else self.basins.find(cues.symbols, cues.lengths)
         assert cues.mass is not None
-        return Reading(cues.contexts, found, features, cues.mass, self._numbers(cues, found, cues.mass), cues.followed)
+        numbers = self._numbers(cues, found, cues.mass, near)
+        return Reading(cues.contexts, found, features, cues.mass, numbers, cues.followed, near)
 
-    def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray) -> np.ndarray:
+    def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray, near: Neighbours | None) -> np.ndarray:
         order, out, held = self.counts.order, np.empty((len(mass), self.num_numbers)), np.empty((len(mass), 6))
         view, kernels = self.counts.view()
         kernels.heights(view, rows[0], held)
@@ -278,6 +297,8 @@ class Memories:
                 kernels.heights(view, own, held)
                 out[:, at], out[:, at + 1] = held[:, 0], np.log1p(held[:, 1])
                 at += 2
+        if self.config.basins.enabled:
+            out[:, at], out[:, at + 1] = (0, 0) if near is None else (near.nearest, np.log1p(near.mass))
         return out
 
     def _together(self, lowest: list[np.ndarray]) -> Tensor:
@@ -290,7 +311,7 @@ class Memories:
 
     def drop_made(self) -> None:
         """Drops vectors, classes and topics, which follow from counts and a text: `refresh` makes them again."""
-        self.classes, self.readout, self.topics = [], None, None
+        self.classes, self.readout, self.topics, self.basins = [], None, None, None
         self._cells = self._candidates = None
 
     def leanings(self, reading: Reading) -> Leanings | None:
@@ -393,6 +414,9 @@ class Memories:
         probs += list((own / np.maximum(mass, PRESENT)).T)
         if self.config.similarity.readout:
             probs.append(self._read_out(reading)[np.arange(len(targets)), targets])
+        if self.config.basins.enabled:
+            near, told = reading.near, np.zeros(len(targets))
+            probs.append(told if self.basins is None or near is None else self.basins.probs(near, targets))
         return np.stack(probs, 1), self.knowing(reading)
 
     def knowing(self, reading: Reading) -> np.ndarray:
@@ -403,6 +427,9 @@ class Memories:
         known = [*tries, reading.mass > PRESENT]
         if self.config.similarity.readout:
             known.append(np.full((batch, 1), self.readout is not None))
+        if self.config.basins.enabled:
+            near = reading.near
+            known.append(np.zeros((batch, 1), bool) if near is None else near.mass[:, None] > 0)
         return np.concatenate(known, 1)
 
     def _read_out(self, reading: Reading) -> np.ndarray:
@@ -426,5 +453,7 @@ class Memories:
         traces = weights[:, first : first + len(self.recency.traces)] / np.maximum(reading.mass, PRESENT)
         self.recency.spread(*reading.contexts, np.where(reading.mass > PRESENT, traces, 0.0), out)
         if self.config.similarity.readout and self.readout is not None:
-            out += weights[:, -1:].astype(np.float32) * self._read_out(reading)
+            out += weights[:, self.experts.index("words"), None].astype(np.float32) * self._read_out(reading)
+        if self.basins is not None and reading.near is not None:
+            self.basins.spread(reading.near, weights[:, -1], out)
         return out

@@ -35,6 +35,8 @@ WAITING = 3
 """The same where learning goes on meanwhile: two checkpoints may wait, and one of them becomes a file."""
 WORKING = 8
 """The part of a budget, one in so many, that word vectors, and that a mixture, may take while they are made."""
+NEIGHBOUR = 100
+"""Bytes for each context of the hashed neighbours beside its key, with what stands empty while they grow."""
 CHUNK_ROWS = 1024
 """Pairs that a trie must have room for at a time; see `counts.CHUNK`."""
 
@@ -120,8 +122,15 @@ def trie_shares(config: HolographicConfig) -> dict[str, tuple[int, int, int]]:
     return found
 
 
+def basin_bytes(config: HolographicConfig, words: int) -> int:
+    """Bytes of hashed neighbours of so many words, at most."""
+    basins, key = config.basins, 8 * config.similarity.dim
+    tables = 4 * basins.tables * (2**basins.bits + 4 * config.similarity.dim * basins.bits)
+    return tables + words * ((key + 4 * basins.tables) * 9 // 8 + NEIGHBOUR)
+
+
 SAVED = ("unigram", "readout", "classes of words", "topics", "tower")
-"""Structures that a checkpoint copies, beside counts."""
+"""Structures that a checkpoint copies, beside counts and contexts of neighbours."""
 
 
 def _fixed(config: HolographicConfig, vocab_size: int, learned: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -137,14 +146,16 @@ def _fixed(config: HolographicConfig, vocab_size: int, learned: int) -> tuple[di
         found["candidates"] = 48 * vocab_size
     if mixture.pool != "logarithmic":
         size = 4 * similarity.dim + 1
-        words = vocab_size if similarity.readout else 0
-        found["readout"] = 8 * size * size + 12 * size * (similarity.dim + words) + 4 * vocab_size * similarity.dim
+        columns = similarity.dim + (vocab_size if similarity.readout else 0)
+        found["readout"] = 8 * size * size + 12 * size * columns + 4 * vocab_size * similarity.dim
         found["classes of words"] = 8 * vocab_size * len(config.counts.classes)
         if similarity.topics:
             # Counts, shares and ratios of each run, and common shares; made in float64.
             runs = topic_runs(learned, vocab_size, similarity.topics)
             found["topics"] = 12 * runs * vocab_size + 4 * vocab_size
             making["topics"] = 16 * runs * vocab_size
+        if config.basins.enabled:
+            found["basins"] = basin_bytes(config, learned)
     if tower.role != "off":
         addresses = sum(tower.top_digits.values()) * 16 ** (tower.levels - 2)
         found["tower"] = addresses * (64 * tower.channels + 4)
@@ -168,8 +179,12 @@ def memory_plan(config: HolographicConfig, vocab_size: int, words: int | None = 
     Raises:
         ConfigError: it cannot fit; names what takes most and what would fit.
     """
-    (fixed, making), shares = _fixed(config, vocab_size, words or config.replay), trie_shares(config)
+    learned = words or config.replay
+    (fixed, making), shares = _fixed(config, vocab_size, learned), trie_shares(config)
     saved = sum(fixed.get(name, 0) for name in SAVED)
+    if config.basins.enabled:
+        # The words of contexts, and what followed them: keys are made anew.
+        saved += 4 * learned * (config.similarity.positions + 4)
     if config.memory is None:
         making["checkpoint"] = WAITING * saved
         making["mixture"] = min(making["mixture"], FITTED * FITTED_MOST)

@@ -51,10 +51,12 @@ class ContextFeatures:
         self.size = 4 * dim + 1
         index = torch.arange(positions)
         left, right = (counter_haar(seed, tag, index) for tag in (LEFT, RIGHT))
-        self._first = left[1].to(vectors.dtype)
+        self.first = left[1].to(vectors.dtype)
+        """Turns the last word but one before it is multiplied with the last, [4, 4]."""
         # x -> l x r is linear: as matrices on the sixteen entries, one below the other, with their decay.
         turns = torch.stack([decay**p * torch.kron(left[p], right[p].T.contiguous()) for p in range(positions)])
-        self._turns = turns.mT.reshape(-1, 16).to(vectors.dtype)
+        self.turns = turns.mT.reshape(-1, 16).to(vectors.dtype)
+        """Of all places, nearest first, one below the other, [16 positions, 16]."""
 
     def __call__(self, symbols: Int[Tensor, "B n"], lengths: Int[Tensor, " B"]) -> Float[Tensor, "B size"]:
         """Features of contexts, nearest word last; words beyond the length are absent."""
@@ -64,9 +66,9 @@ class ContextFeatures:
         near = self.vectors[symbols[:, max(0, n - self.positions) :]] * there[:, max(0, n - self.positions) :, None]
         near = torch.nn.functional.pad(near, (0, 0, max(0, self.positions - n), 0)).flip(1)
         blocks = near.unflatten(2, (-1, 16))
-        turned = blocks.transpose(1, 2).flatten(2) @ self._turns
+        turned = blocks.transpose(1, 2).flatten(2) @ self.turns
         last, before = (blocks[:, p].unflatten(2, (4, 4)) for p in (0, 1))
-        parts = [near[:, 0], near[:, 1], turned.flatten(1), ((self._first @ before) @ last).flatten(1)]
+        parts = [near[:, 0], near[:, 1], turned.flatten(1), ((self.first @ before) @ last).flatten(1)]
         parts.append(torch.ones(len(symbols), 1, dtype=near.dtype))
         return torch.cat(parts, 1)
 

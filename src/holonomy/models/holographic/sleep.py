@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -15,6 +17,8 @@ from holonomy.models.holographic.storage import load_into, state_of
 
 PIECES = 16
 """Of the text, spread over all of it: texts repeat themselves in some places and not in others."""
+NEAR = (0.8, 0.9, 0.95)
+"""Least cosines of the keys of neighbours that are united, one after the other while that costs too much."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,11 @@ class SleepReport:
     Attributes:
         kept: False if it cost more than allowed: then grams that were to be dropped are still there, and after a `nap`
             everything is as before.
-        loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be dropped.
+        loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be lost.
         bytes_before, bytes_after: of everything.
         dropped: grams forgotten.
         lowest: order of the shortest of them, 0 if there are none.
+        united: basins of hashed neighbours that others took in.
     """
 
     kept: bool
@@ -37,6 +42,7 @@ class SleepReport:
     bytes_after: int
     dropped: int
     lowest: int
+    united: int
 
 
 def sleep(
@@ -46,6 +52,7 @@ def sleep(
     starts: np.ndarray | None = None,
     least: int = 1,
     lowest: int = 3,
+    alike: float = 0.02,
     bound: float = 0.01,
     share: float = 0.1,
 ) -> SleepReport:
@@ -53,7 +60,8 @@ def sleep(
 
     With `least` above one, long grams that occurred less often are forgotten first, if that costs next to nothing.
     Pieces from all over the text decide: they are unlearned, and predicted before and after on trial. What then goes
-    from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`.
+    from the whole model goes to shorter contexts, as cut-offs of Kneser-Ney models do; see `CountTrie.prune`. Hashed
+    neighbours, where there are any, are united on the same condition; see `Basins.unite`.
 
     Args:
         model: has learned `tokens`.
@@ -61,7 +69,8 @@ def sleep(
         starts: where documents begin; one document by default.
         least: occurrences that a long gram needs to stay; 1 forgets none.
         lowest: order below which no gram is forgotten; where that costs too much, higher ones are tried.
-        bound: largest relative rise of the perplexity of those pieces; a larger one keeps all grams.
+        alike: divergence of what follows neighbours, in nats, below which they are united; 0 unites none.
+        bound: largest relative rise of the perplexity of those pieces; a larger one keeps everything.
         share: of the text that they make up.
 
     Raises:
@@ -69,15 +78,21 @@ def sleep(
     """
     if not 2 <= lowest <= model.memories.counts.order:
         raise ConfigError(f"`lowest` is {lowest}; wanted 2 to {model.memories.counts.order}, the longest grams")
-    places, before = _places(tokens, least, bound, share), _bytes(model)
-    found: tuple[float | None, float | None, int, int] = None, None, 0, 0
+    if not alike >= 0:
+        raise ConfigError(f"`alike` is {alike}; wanted 0 or more")
+    places, size = _places(tokens, least, bound, share), _bytes(model)
+    begins = np.zeros(1, dtype=np.int64) if starts is None else starts
+    before = after = None
+    dropped = shortest = united = 0
     if least > 1:
-        found = _forget(
-            model, tokens, np.zeros(1, dtype=np.int64) if starts is None else starts, least, lowest, bound, places
-        )
+        before, after, dropped, shortest = _forget(model, tokens, begins, places, bound, least, lowest)
+    if alike > 0 and model.memories.basins is not None:
+        ways = [partial(_unite, model, alike, near) for near in NEAR]
+        first, after, united, _ = _tried(model, tokens, begins, places, bound, ways)
+        before = first if before is None else before
     model.pack()
-    loss_before, loss_after, dropped, shortest = found
-    return SleepReport(least == 1 or shortest > 0, loss_before, loss_after, before, _bytes(model), dropped, shortest)
+    kept = least == 1 or shortest > 0
+    return SleepReport(kept, before, after, size, _bytes(model), dropped, shortest, united)
 
 
 def nap(
@@ -95,7 +110,7 @@ def nap(
     That is word vectors, classes, topics and the mixture; then grams are dropped as in `sleep`, if `least` says so. The
     same pieces decide: unlearned, they are predicted by the model as it was and as it is now, with vectors that do not
     know them either, if it had any. Where the perplexity is higher by more than `bound`, everything is as before.
-    Nothing is packed, since learning goes on.
+    Nothing is packed and no neighbours are united, since learning goes on.
 
     Args:
         model: has learned `tokens`.
@@ -117,7 +132,7 @@ def nap(
         model.fit(tokens, starts)
     dropped = shortest = 0
     if least > 1:
-        after, pruned, dropped, shortest = _forget(model, tokens, starts, least, lowest, bound, places)
+        after, pruned, dropped, shortest = _forget(model, tokens, starts, places, bound, least, lowest)
         after = pruned if shortest else after
     else:
         fitted = state_of(model)
@@ -125,9 +140,9 @@ def nap(
         after = _loss(model, tokens, starts, places)
         load_into(model, fitted)
     if after <= before + np.log1p(bound):
-        return SleepReport(True, before, after, size, _bytes(model), dropped, shortest)
+        return SleepReport(True, before, after, size, _bytes(model), dropped, shortest, 0)
     load_into(model, saved)
-    return SleepReport(False, before, after, size, _bytes(model), 0, 0)
+    return SleepReport(False, before, after, size, _bytes(model), 0, 0, 0)
 
 
 def _places(tokens: np.ndarray, least: int, bound: float, share: float) -> np.ndarray:
@@ -170,34 +185,57 @@ def _refreshed_without(
     return True
 
 
-def _forget(
+def _tried(
     model: HolographicModel,
     tokens: np.ndarray,
     begins: np.ndarray,
-    least: int,
-    lowest: int,
-    bound: float,
     places: np.ndarray,
-) -> tuple[float, float, int, int]:
-    """Drops grams if the words at `places` allow it; losses before and after, how many, and their lowest order."""
+    bound: float,
+    ways: Sequence[Callable[[], int]],
+) -> tuple[float, float, int, int | None]:
+    """Takes the first way to lose something that the words at `places` allow.
+
+    Returns:
+        Losses before and after, what the way returned for the whole model, and its place; 0 and None without one.
+    """
     saved = state_of(model)
     unlearned = _refreshed_without(model, saved, tokens, begins, places)
     before = _loss(model, tokens, begins, places)
     rested, after = state_of(model), before
-    for order in range(lowest, model.memories.counts.order + 1):
-        dropped = _prune(model, least, order)
-        after = _loss(model, tokens, begins, places)
+    for place, way in enumerate(ways):
+        chosen, lost, after = place, way(), _loss(model, tokens, begins, places)
         if after <= before + np.log1p(bound):
             break
         load_into(model, rested)
     else:
         load_into(model, saved)
-        return before, after, 0, 0
+        return before, after, 0, None
     if unlearned:
         # The trial was on counts without the pieces: what they hold may have occurred elsewhere, and then it stays.
         load_into(model, saved)
-        dropped = _prune(model, least, order)
-    return before, after, dropped, order
+        lost = way()
+    return before, after, lost, chosen
+
+
+def _forget(
+    model: HolographicModel,
+    tokens: np.ndarray,
+    begins: np.ndarray,
+    places: np.ndarray,
+    bound: float,
+    least: int,
+    lowest: int,
+) -> tuple[float, float, int, int]:
+    """Drops grams if that may be; losses before and after, how many, and their lowest order."""
+    orders = range(lowest, model.memories.counts.order + 1)
+    ways = [partial(_prune, model, least, order) for order in orders]
+    before, after, dropped, chosen = _tried(model, tokens, begins, places, bound, ways)
+    return before, after, dropped, 0 if chosen is None else orders[chosen]
+
+
+def _unite(model: HolographicModel, alike: float, near: float) -> int:
+    basins = model.memories.basins
+    return 0 if basins is None else basins.unite(alike=alike, near=near)
 
 
 def _prune(model: HolographicModel, least: int, lowest: int) -> int:

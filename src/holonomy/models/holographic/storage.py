@@ -14,6 +14,7 @@ from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.core.learner import Json, State
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
+from holonomy.models.holographic.basins import Basins
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
@@ -54,6 +55,8 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
         state |= {name: tensor.clone() if copy else tensor for name, tensor in held.items()}
     if memories.topics is not None:
         state[TOPICS] = torch.from_numpy(memories.topics.counts.copy())
+    if memories.basins is not None:
+        state |= {f"basins/{key}": torch.from_numpy(array) for key, array in memories.basins.state().items()}
     if model.mirror is not None:
         bound = model.mirror.tower.state().items()
         state |= {f"tower/{key}": tensor.clone() if copy else tensor for key, tensor in bound}
@@ -160,6 +163,10 @@ def _load_memories(memories: Memories, tensors: Mapping[str, Tensor], meta: dict
         readout = Readout(features, ridge=similarity.ridge, words=similarity.readout)
         readout.load_state({k: _take(tensors, f"readout/{k}") for k in readout.state()})
         memories.readout = readout
+        if memories.config.basins.enabled:
+            memories.basins = Basins(memories.config.basins, readout)
+            kept = {k.removeprefix("basins/"): t.cpu().numpy() for k, t in tensors.items() if k.startswith("basins/")}
+            memories.basins.load_state(kept)
     if meta[TOPICS]:
         counts = _take(tensors, TOPICS).numpy()
         if counts.ndim != 2 or counts.shape[1] != vocab_size or counts.dtype != np.int32 or counts.sum(1).min() < 1:
@@ -202,7 +209,7 @@ def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
         state: what `state_of` gave.
         tokenizer: with the same first words; what is counted must be among them.
     """
-    gone = ("grams/class ", "group/", "readout/", "vectors", TOPICS)
+    gone = ("grams/class ", "group/", "readout/", "vectors", TOPICS, "basins/")
     kept: State = {k: v for k, v in state.items() if not k.startswith(gone)}
     unigram, meta = state["unigram"], state[META]
     assert isinstance(unigram, Tensor) and isinstance(meta, dict)
