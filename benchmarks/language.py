@@ -3,12 +3,11 @@
     python benchmarks/language.py [--cpu-seconds 150] [--seed 1] [--length T] [--batch B] [--ema D] [NAME ...]
 
 Tinyshakespeare, characters; the losses are those of the whole held-out part in windows of 64, 128 and 256 characters
-from rest. Peers: nanoGPT's recipe
-for CPUs (Karpathy: 4 layers, 128 wide, 12 x 64 characters, AdamW 1e-3), a GRU, a diagonal selective state space (Mamba,
-Gu & Dao 2023, with its scan in log2(T) passes) and linear oscillators (LinOSS-IM, Rusch & Rus 2025, by FFT). nanoGPT
-has the learning rate of its recipe, the others that of lior; all rates follow the CPU time spent, with the same warm-up
-and cosine. `--length`, `--batch` and `--ema` give all of them but nanoGPT other windows, batches, and averaged weights.
-One thread.
+from rest. Peers: nanoGPT's recipe for CPUs (Karpathy: 4 layers, 128 wide, 12 x 64 characters, AdamW 1e-3), a GRU, a
+diagonal selective state space (Mamba, Gu & Dao 2023, with its scan in log2(T) passes) and linear oscillators
+(LinOSS-IM, Rusch & Rus 2025, by FFT). nanoGPT has the learning rate of its recipe, the others that of lior; all rates
+follow the CPU time spent, with the same warm-up and cosine. `--length` and `--batch` give all but nanoGPT other windows
+and batches, `--ema` averages the weights of all. One thread.
 """
 
 from __future__ import annotations
