@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -24,7 +25,7 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.streaming import WordStream, beginning
 from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic_runs import forget
-from holonomy.recipes.holographic_stream import documents_of, read_first, side_of, training_stream
+from holonomy.recipes.holographic_stream import documents_of, read_first, sides_of, training_stream
 from holonomy.train.monitor import SilentProgress
 
 SMALL = (
@@ -93,7 +94,7 @@ def test_a_stream_gives_each_training_word_once_and_no_other(lines: Path) -> Non
     assert [t for _, targets in batches for t in targets if t >= 0] == wanted
     assert max(sum(t >= 0 for t in targets) for _, targets in batches) == 400
     kept = [t for t in texts() if len(t) >= 50]
-    sides = [side_of(config.data, t) for t in kept]
+    sides = [sides_of(config.data)(t) for t in kept]
     assert {"train", "test", "apart"} == set(sides)
     assert len(wanted) == sum(len(tokenizer.encode(t)) for t, s in zip(kept, sides, strict=True) if s == "train")
     with pytest.raises(DataError, match="second round"):
@@ -120,6 +121,45 @@ def test_the_last_batch_brings_what_the_fit_needs(lines: Path) -> None:
     again = beginning(lambda: training_stream(config.data), source.tokenizer, 3000)
     assert len(batch.text) == 3000 and np.array_equal(batch.text, again[0]) and np.array_equal(batch.starts, again[1])
     assert np.array_equal(batch.apart[0], read_first(config.data).apart[0])
+
+
+def test_token_ids_on_disk_make_the_same_run(lines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = ("train.words=2000", "model.replay=1000")
+    plain = trained(configured(lines, *few), tmp_path, "plain")
+    config = configured(lines, *few, f"data.documents.cache={tmp_path / 'ids'}", "data.documents.workers=2")
+    cached = trained(config, tmp_path, "cached")
+    assert cached.metrics["val/loss"] == plain.metrics["val/loss"] and cached.steps == plain.steps
+    one, other = (launch.read_checkpoint(n, tmp_path).tensors for n in ("plain", "cached"))
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+    honest, drawn = WordStream.next, []
+
+    def failing(self: WordStream):
+        drawn.append(1)
+        if len(drawn) == 4:
+            raise OSError("the power fails")
+        return honest(self)
+
+    monkeypatch.setattr(WordStream, "next", failing)
+    with pytest.raises(OSError, match="power"):
+        trained(config, tmp_path, "cut")
+    monkeypatch.setattr(WordStream, "next", honest)
+    shutil.rmtree(tmp_path / "ids")
+    again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
+    assert again.metrics["val/loss"] == plain.metrics["val/loss"]
+
+
+def test_token_ids_of_data_sets_are_not_kept(lines: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datasets")
+    source = tmp_path / "set"
+    source.mkdir()
+    (source / "a.jsonl").write_text(lines.read_text())
+    config = configured(f"hub:{source}", f"data.documents.cache={tmp_path / 'ids'}")
+    with pytest.raises(ConfigError, match=r"`data.documents.cache`.*drop the key"):
+        trained(config, tmp_path)
+    assert not (tmp_path / "ids").exists() and not (tmp_path / "a").exists()
+    with pytest.raises(ConfigError, match=r"workers.*cache is null"):
+        configured(lines, "data.documents.workers=2")
 
 
 def test_a_run_learns_a_stream_and_an_interrupted_one_goes_on_exactly(
@@ -171,11 +211,13 @@ def test_a_run_learns_a_stream_and_an_interrupted_one_goes_on_exactly(
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(lines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_two_processes_learn_what_one_does(kept: bool, lines: Path, tmp_path: Path) -> None:
     settings = ["model.tower.role=mirror", "model.tower.levels=3", "model.tower.channels=4", f"data.source={lines}"]
     one = trained(configured(lines, *settings), tmp_path / "runs", "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29651", "-m"]
     command += ["--", "holonomy", "train", "holographic-openwebtext", "--run", "two", "--threads", "1", "--quiet"]
+    settings += ["data.documents.cache=ids"] if kept else []
     command += [part for setting in [*SMALL, *settings] for part in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

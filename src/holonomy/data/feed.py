@@ -28,7 +28,7 @@ POOL = 64
 """Batches whose windows are shuffled together."""
 
 
-def open_documents(source: str, *, field: str, split: str = "train", skip_bad: bool = False) -> Documents:
+def open_documents(source: str, *, field: str, split: str = "train", skip_bad: bool = False) -> Documents[str]:
     """Documents of a known text, of files, or of a dataset of Hugging Face, read as they are asked for.
 
     Args:
@@ -93,7 +93,7 @@ class Beginning:
     digest: str
 
 
-def read_beginning(documents: Documents, *, held_share: float, characters: int, held_characters: int) -> Beginning:
+def read_beginning(documents: Documents[str], *, held_share: float, characters: int, held_characters: int) -> Beginning:
     """Reads documents until there are so many characters of both parts, or to the end.
 
     Which part a document belongs to follows from its text alone; see `is_held_out`. What is read beyond is forgotten.
@@ -146,7 +146,7 @@ class StreamSampler:
 
     def __init__(
         self,
-        documents: DocumentStream,
+        documents: DocumentStream[str],
         encode: Callable[[str], np.ndarray],
         *,
         seq_len: int,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
 
 
 def split_text(text: str, train_share: float) -> tuple[str, str]:
@@ -29,6 +31,29 @@ def _number(document: str, seed: int) -> int:
 def part_of(document: str, parts: int, *, seed: int = 2) -> int:
     """Which of so many parts a document belongs to; follows from it alone, as `is_held_out`, but apart from that."""
     return _number(document, seed) % parts
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Which documents are learned, evaluated on, or fitted on: three parts without a document in two.
+
+    Attributes:
+        held_out: share to evaluate on.
+        apart: share to fit on.
+        least: characters of the shortest document that belongs to any part.
+    """
+
+    held_out: float
+    apart: float
+    least: int
+
+    def __call__(self, document: str) -> Literal["train", "test", "apart", "none"]:
+        """The part of a document, which follows from its text alone."""
+        if len(document) < self.least:
+            return "none"
+        if is_held_out(document, self.held_out):
+            return "test"
+        return "apart" if is_held_out(document, self.apart, seed=1) else "train"
 
 
 def split_documents(documents: Iterable[str], share: float, *, seed: int = 0) -> tuple[list[str], list[str]]:

@@ -8,13 +8,14 @@ every document comes once an epoch.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -29,8 +30,12 @@ SEPARATOR = "\n\n"
 """Stands between documents where they are put end to end."""
 
 
-class Documents(Protocol):
-    """A sequence of documents that can be read from a place on.
+D = TypeVar("D")
+Out = TypeVar("Out", covariant=True)
+
+
+class Documents(Protocol[Out]):
+    """A sequence of documents, texts or their token ids, that can be read from a place on.
 
     Attributes:
         skipped: lines or rows that were left out so far, by all readings together.
@@ -38,7 +43,7 @@ class Documents(Protocol):
 
     skipped: int
 
-    def read(self, place: Json) -> Iterator[tuple[str, Json]]:
+    def read(self, place: Json) -> Iterator[tuple[Out, Json]]:
         """Documents from a place on, each with the place after it; None is the beginning."""
         ...
 
@@ -85,6 +90,23 @@ class DocumentFiles:
         return [
             (p.name, p.stat().st_size if isinstance(p, Path) else p.root.getinfo(p.at).file_size) for p in self.files
         ]
+
+    def digest(self) -> str:
+        """sha256 of the names of all files and of every byte in them.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        whole = hashlib.sha256()
+        for path in self.files:
+            try:
+                with path.open("rb") as file:
+                    # A member of an archive is hashed as it unpacks.
+                    found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+            except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise DataError(f"`{path}` cannot be read to its end: {error}") from error
+            whole.update(f"{path.name} {found}\n".encode("utf-8", "surrogateescape"))
+        return whole.hexdigest()
 
     def read(self, place: Json) -> Iterator[tuple[str, Json]]:
         """Documents from a place (number of the file, byte offset, line) on."""
@@ -225,7 +247,7 @@ class HubDocuments:
                 raise DataError(f"row {number} has {type(text).__name__} in column `{self.field}`, wanted a text")
 
 
-class DocumentStream:
+class DocumentStream(Generic[D]):
     """Shuffled documents without end, epoch after epoch.
 
     Args:
@@ -236,7 +258,7 @@ class DocumentStream:
     """
 
     def __init__(
-        self, documents: Documents, *, buffer: int, seed: int, keep: Callable[[str], bool] = lambda document: True
+        self, documents: Documents[D], *, buffer: int, seed: int, keep: Callable[[D], bool] = lambda document: True
     ) -> None:
         if buffer < 1:
             raise ConfigError(f"`buffer` is {buffer}; wanted at least 1")
@@ -256,7 +278,7 @@ class DocumentStream:
     def _fill(self) -> None:
         """Reads the next block, at the end of an epoch the first of the next one."""
         for _ in range(2):
-            found: list[str] = []
+            found: list[D] = []
             for text, after in self._reader:
                 self._after, self._left = after, self._before + self.documents.skipped
                 if self.keep(text):
@@ -271,7 +293,7 @@ class DocumentStream:
             self._reader = self.documents.read(None)
         raise DataError("the data hold no document to train on; name files with text")
 
-    def next(self) -> str:
+    def next(self) -> D:
         """The next document.
 
         Raises:
@@ -304,7 +326,7 @@ class DocumentStream:
         self._left_before, self._epoch, self._block, self._given = (n for n in numbers if isinstance(n, int))
         self._left, self._before = self._left_before, self._left_before - self.documents.skipped
         self._place: Json = state["place"]
-        self._waiting: list[str] = []
+        self._waiting: list[D] = []
         self._after: Json = None
         self._reader = self.documents.read(self._place)
         if self._given:

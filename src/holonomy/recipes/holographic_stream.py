@@ -7,15 +7,18 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from holonomy.core.budget import Budget
 from holonomy.core.config import to_json
 from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.cache import CachedDocuments, cached_documents
 from holonomy.data.feed import open_documents
-from holonomy.data.splits import is_held_out, part_of
-from holonomy.data.stream import Documents, DocumentStream
+from holonomy.data.splits import Sides, part_of
+from holonomy.data.stream import DocumentFiles, Documents, DocumentStream
 from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
@@ -59,7 +62,7 @@ class FirstPart:
         return float((self.test[0] == self.tokenizer.unknown_id).mean())
 
 
-def documents_of(config: WordsConfig) -> Documents:
+def documents_of(config: WordsConfig) -> Documents[str]:
     """The documents of a configuration, in their own order.
 
     Raises:
@@ -69,23 +72,49 @@ def documents_of(config: WordsConfig) -> Documents:
     return open_documents(config.source, field=how.field, split=how.split, skip_bad=how.skip_bad)
 
 
-def side_of(config: WordsConfig, text: str) -> str:
-    """`train`, `test` or `apart`: which part a document belongs to, which follows from its text alone."""
+def sides_of(config: WordsConfig) -> Sides:
+    """Says which part a document belongs to."""
     how = config.documents
-    if is_held_out(text, how.held_out):
-        return "test"
-    return "apart" if is_held_out(text, how.apart, seed=1) else "train"
+    return Sides(held_out=how.held_out, apart=how.apart, least=how.least)
 
 
-def training_stream(config: WordsConfig, part: tuple[int, int] = (0, 1)) -> DocumentStream:
-    """The documents to learn, or one part of several, shuffled block by block, from the beginning."""
+def cache_of(config: WordsConfig, tokenizer: WordTokenizer) -> CachedDocuments | None:
+    """The documents to learn as token ids on disk, made where they are missing; None where none are kept.
+
+    Raises:
+        ConfigError: the documents come from no files.
+        DataError, StorageError: the files cannot be read, or the ids not written.
+    """
+    how = config.documents
+    if how.cache is None:
+        return None
+    files = documents_of(config)
+    if not isinstance(files, DocumentFiles):
+        raise ConfigError(
+            f"`data.documents.cache` keeps ids of text and JSON lines; `data.source` {config.source} is read by "
+            "the library datasets, which has a cache of its own: drop the key"
+        )
+    return cached_documents(files, tokenizer, Path(how.cache), sides=sides_of(config), workers=how.workers)
+
+
+def training_stream(
+    config: WordsConfig, part: tuple[int, int] = (0, 1), cached: CachedDocuments | None = None
+) -> DocumentStream[Any]:
+    """The documents to learn, or one part of several, shuffled block by block, from the beginning.
+
+    Args:
+        config: where they come from.
+        part: (number, of how many).
+        cached: of that part; read instead of the texts.
+    """
     number, parts = part
+    sides, how = sides_of(config), config.documents
+    if cached is not None:
+        return DocumentStream(cached, buffer=how.shuffle, seed=how.seed)
 
     def learned(text: str) -> bool:
-        mine = len(text) >= config.documents.least and side_of(config, text) == "train"
-        return mine and (parts == 1 or part_of(text, parts) == number)
+        return sides(text) == "train" and (parts == 1 or part_of(text, parts) == number)
 
-    how = config.documents
     return DocumentStream(documents_of(config), buffer=how.shuffle, seed=how.seed, keep=learned)
 
 
@@ -106,16 +135,14 @@ def read_first(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, d
         Counter(),
         hashlib.sha256(),
     )
-    find = WordTokenizer([]).words_of
+    find, sides = WordTokenizer([]).words_of, sides_of(config)
     for text, _ in islice(documents_of(config).read(None), how.first):
         raw = text.encode("utf-8", "surrogatepass")
         whole.update(f"{len(raw)} ".encode() + raw)
-        if len(text) < how.least:
-            continue
-        side = side_of(config, text)
-        if side != "train":
+        side = sides(text)
+        if side in kept:
             kept[side].append(text)
-        elif tokenizer is None and config.vocabulary is None:
+        elif side == "train" and tokenizer is None and config.vocabulary is None:
             counts.update(find(text))
     found = whole.hexdigest()
     if digest not in (None, found):
@@ -178,16 +205,19 @@ def prepare_stream(
     tokenizer = None if saved is None else WordTokenizer.from_json(saved.files[tokenizer_file])
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
     plan = memory_plan(config.model, first.tokenizer.vocab_size)
-    model = HolographicModel(config.model, first.tokenizer)
+    model, place = HolographicModel(config.model, first.tokenizer), (world.rank, world.size)
+    # What is given once more at the end comes from the documents of all processes.
+    whole = cache_of(config.data, first.tokenizer)
+    mine = None if whole is None else CachedDocuments(whole.parts, whole.left_out, place)
     source = WordStream(
-        lambda: training_stream(config.data, (world.rank, world.size)),
+        lambda: training_stream(config.data, place, mine),
         first.tokenizer,
         batch=config.model.batch_size,
         reach=model.memories.reach,
         replay=config.model.replay,
         apart=first.apart,
         most=share,
-        whole=lambda: training_stream(config.data),
+        whole=lambda: training_stream(config.data, cached=whole),
         agreed=world.all_of,
     )
     # The stream says when it is over: with several processes, later than the first one has learned its share.

@@ -45,6 +45,8 @@ RARE = {
     "train.guard.on_save_error": "a checkpoint that cannot be written",
     "train.positions": "an evaluation before the end of a pass",
     "model.evaluation.block": "evaluation that learns as it goes",
+    "data.documents.cache": "streams whose token ids are kept",
+    "data.documents.workers": "streams whose token ids are kept",
 }
 """Keys that tiny runs do not read, and what does; the source has to read them by the name of their node."""
 

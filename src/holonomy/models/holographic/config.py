@@ -178,6 +178,21 @@ class DocumentsConfig(Config):
     vocab_size: int = Field(default=200_000, ge=3, le=2**24, description="words known at most, the most frequent ones")
     held_out: float = Field(default=0.01, gt=0, lt=0.5, description="share of documents, by their hash, to evaluate on")
     apart: float = Field(default=0.01, gt=0, lt=0.5, description="share of documents, by their hash, to fit on")
+    cache: str | None = Field(
+        default=None,
+        min_length=1,
+        description="folder that keeps the token ids of files for later runs; null reads the texts each time",
+    )
+    workers: int = Field(default=1, ge=1, le=256, description="processes that make these ids")
+
+    @model_validator(mode="after")
+    def _check(self) -> DocumentsConfig:
+        refuse_unread(self, self._inactive())
+        return self
+
+    def _inactive(self) -> Iterator[tuple[str, str]]:
+        if self.cache is None:
+            yield "workers", "cache is null"
 
 
 class WordsConfig(Config):

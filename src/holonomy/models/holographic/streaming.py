@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +19,11 @@ Words = tuple[np.ndarray, np.ndarray]
 """Documents end to end, and where each begins."""
 
 
-def beginning(documents: Callable[[], DocumentStream], tokenizer: WordTokenizer, most: int) -> Words:
+def beginning(documents: Callable[[], DocumentStream[Any]], tokenizer: WordTokenizer, most: int) -> Words:
     """The first `most` words that a stream gives in its first round."""
     source, parts, count = documents(), list[np.ndarray](), 0
     while count < most:
-        words = tokenizer.encode(source.next())
+        words = _encoded(source.next(), tokenizer)
         if source.epoch:
             break
         words = words[: most - count]
@@ -30,6 +31,11 @@ def beginning(documents: Callable[[], DocumentStream], tokenizer: WordTokenizer,
             parts.append(words)
             count += len(words)
     return in_a_row(parts)
+
+
+def _encoded(document: str | np.ndarray, tokenizer: WordTokenizer) -> np.ndarray:
+    """Ids of a document, which a cache gives as such."""
+    return tokenizer.encode(document) if isinstance(document, str) else document
 
 
 def in_a_row(parts: list[np.ndarray]) -> Words:
@@ -46,7 +52,7 @@ class WordStream:
     is made that counts alone do not give, and words that were held out.
 
     Args:
-        documents: opens the stream at its beginning.
+        documents: opens the stream at its beginning, of texts or of their ids.
         tokenizer: words.
         batch: targets of a batch; documents follow each other in it, each after a pad.
         reach: words before a batch that its first targets may look back on.
@@ -63,7 +69,7 @@ class WordStream:
 
     def __init__(
         self,
-        documents: Callable[[], DocumentStream],
+        documents: Callable[[], DocumentStream[Any]],
         tokenizer: WordTokenizer,
         *,
         batch: int,
@@ -71,7 +77,7 @@ class WordStream:
         replay: int,
         apart: Words,
         most: int | None = None,
-        whole: Callable[[], DocumentStream] | None = None,
+        whole: Callable[[], DocumentStream[Any]] | None = None,
         agreed: Callable[[bool], bool] = lambda over: over,
     ) -> None:
         self._open, self._agreed = whole or documents, agreed
@@ -95,8 +101,8 @@ class WordStream:
         """The next document that has words; afterwards there are some left unless the stream is over."""
         while self._given >= len(self._words) and not self._source.epoch:
             self._at, self._given = self._source.state(), 0
-            text = self._source.next()
-            self._words = self.tokenizer.encode(text) if not self._source.epoch else self._words[:0]
+            words = _encoded(self._source.next(), self.tokenizer)
+            self._words = words if not self._source.epoch else self._words[:0]
 
     def _empty(self) -> bool:
         return bool(self._source.epoch) or (self.most is not None and self.learned >= self.most)
