@@ -16,7 +16,9 @@ import pytest
 import torch
 
 from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.repeats import Repeats
 from holonomy.data.text import load_text
+from holonomy.data.words import WordTokenizer
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -25,7 +27,14 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.streaming import WordStream, beginning
 from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic_runs import forget
-from holonomy.recipes.holographic_stream import documents_of, read_first, sides_of, training_stream
+from holonomy.recipes.holographic_stream import (
+    FirstPart,
+    documents_of,
+    read_first,
+    sides_of,
+    training_stream,
+    unrepeated,
+)
 from holonomy.train.monitor import SilentProgress
 
 SMALL = (
@@ -147,6 +156,37 @@ def test_token_ids_on_disk_make_the_same_run(lines: Path, tmp_path: Path, monkey
     shutil.rmtree(tmp_path / "ids")
     again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
     assert again.metrics["val/loss"] == plain.metrics["val/loss"]
+
+
+def test_what_is_learned_almost_word_for_word_is_not_evaluated_on(
+    lines: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = ("train.cadence.eval_every=100000",)
+    plain = trained(configured(lines, *few), tmp_path, "plain")
+    sides = sides_of(configured(lines).data)
+    held = next(t for t in texts() if sides(t) == "test" and len(t) > 300)
+    # One word more makes another document, which is on the side to learn for some word.
+    copies = (f"{held} {word}" for word in ["one", "two", "three", "four", "five"])
+    copy = next(c for c in copies if sides(c) == "train")
+    path = tmp_path / "more.jsonl"
+    path.write_text(lines.read_text() + json.dumps({"text": copy}) + "\n")
+    found = trained(configured(path, *few), tmp_path, "more")
+    assert plain.metrics["val/repeated_documents"] + 1 == found.metrics["val/repeated_documents"]
+    assert "are repeated" in caplog.text
+    assert launch.evaluate("more", root=tmp_path)["val/loss"] == found.metrics["val/loss"]
+    tokens = WordTokenizer.train(texts()).encode(held)
+    first = read_first(configured(path).data)
+    assert len(first.test[0]) > len(unrepeated(first, again(first, path))[0].test[0]) > len(tokens)
+
+
+def again(first: FirstPart, path: Path) -> Repeats:
+    """What the whole training side of some lines repeats."""
+    found, stream = Repeats(*first.test), training_stream(configured(path).data)
+    while True:
+        words = first.tokenizer.encode(stream.next())
+        if stream.epoch:
+            return found
+        found.see(words)
 
 
 def test_token_ids_of_data_sets_are_not_kept(lines: Path, tmp_path: Path) -> None:

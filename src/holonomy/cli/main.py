@@ -56,6 +56,7 @@ def _register() -> None:
         generate,
         geometry_lint,
         harness,
+        job,
         memories,
         mix,
         quickstart,
@@ -65,6 +66,7 @@ def _register() -> None:
     )
 
     app.command("train")(train.train)
+    app.command("job")(job.job)
     app.command("eval")(evaluate.evaluate)
     app.command("lm-eval")(harness.lm_eval)
     app.command("mix")(mix.mix)

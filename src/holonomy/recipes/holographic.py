@@ -30,8 +30,7 @@ from holonomy.recipes.holographic_stream import (
     prepare_stream,
     read_first,
     refuse_stream,
-    stream_baselines,
-    stream_figures,
+    saved_stream_figures,
 )
 from holonomy.recipes.holographic_watch import Watch
 from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
@@ -296,8 +295,7 @@ def _evaluate(
     if config.data.stream and data is None:
         if split not in (None, "validation") or mode == "online":
             raise ConfigError("a run on a stream is evaluated on its held-out documents; drop --split and --mode")
-        first = _first(saved, config)
-        return stream_figures(model, first) | (stream_baselines(model, first) if with_baselines else {})
+        return saved_stream_figures(model, _first(saved, config), saved.state["data"], with_baselines=with_baselines)
     if with_baselines:
         refuse_stream(config, "`--baselines` on another text")
     words = config.data if data is None else config.data.model_copy(update={"source": data})

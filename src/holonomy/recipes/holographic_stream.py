@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from holonomy.core.budget import Budget
 from holonomy.core.config import to_json
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.cache import CachedDocuments, cached_documents
 from holonomy.data.feed import open_documents
+from holonomy.data.repeats import Repeats
 from holonomy.data.splits import Sides, part_of
 from holonomy.data.stream import DocumentFiles, Documents, DocumentStream
 from holonomy.data.text import load_text
@@ -28,12 +31,17 @@ from holonomy.models.holographic.metrics import predict, report_of, similarity_l
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import learned_tensors, merged
-from holonomy.models.holographic.streaming import Words, WordStream, in_a_row
+from holonomy.models.holographic.streaming import SEEN, Words, WordStream, in_a_row
 from holonomy.recipes.holographic_watch import Watch
 from holonomy.recipes.work import Work, figures
 from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.distributed import World
 
+logger = logging.getLogger(__name__)
+
+REPEATED = "val/repeated_documents"
+LEAST = 100
+"""Fewest words to evaluate on without the documents that are repeated."""
 MOST = 100_000
 """Held-out words that are kept of each kind."""
 ENDLESS = 2**53
@@ -176,6 +184,18 @@ def _words(tokenizer: WordTokenizer, texts: list[str]) -> Words:
     return in_a_row(found)
 
 
+def unrepeated(first: FirstPart, repeats: Repeats) -> tuple[FirstPart, dict[str, float]]:
+    """The first part without the documents to evaluate on that were learned almost word for word, and their number.
+
+    Where hardly any word would be left, all stay: the figure says what they are worth.
+    """
+    again = int(repeats.repeated().sum())
+    if again:
+        logger.warning("%d of %d held-out documents are repeated in what was learned", again, len(first.test[1]))
+    rest, told = in_a_row(repeats.rest()), {REPEATED: float(again)}
+    return (first, told) if len(rest[0]) < LEAST else (replace(first, test=rest), told)
+
+
 def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | None = None) -> dict[str, float]:
     """Figures of the words that are held out, all or `most` of them."""
     places = np.arange(len(first.test[0]))
@@ -184,6 +204,19 @@ def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | Non
     found = predict(model, first.test[0], places, starts=first.test[1])
     lift = similarity_lift(model, first.test[0], places, starts=first.test[1])
     return figures(report_of(model, found), model.tokenizer, lift=lift)
+
+
+def saved_stream_figures(
+    model: HolographicModel, first: FirstPart, place: Mapping[str, object], *, with_baselines: bool
+) -> dict[str, float]:
+    """Figures of a run, given the stored place in its stream, which says what it saw of the held-out documents."""
+    told = dict[str, float]()
+    # Older versions did not look for repeats.
+    if SEEN in place:
+        repeats = Repeats(*first.test)
+        repeats.load_state(place[SEEN])
+        first, told = unrepeated(first, repeats)
+    return stream_figures(model, first) | told | (stream_baselines(model, first) if with_baselines else {})
 
 
 def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, float]:
@@ -206,6 +239,7 @@ def prepare_stream(
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
     plan = memory_plan(config.model, first.tokenizer.vocab_size)
     model, place = HolographicModel(config.model, first.tokenizer), (world.rank, world.size)
+    repeats = Repeats(*first.test)
     # What is given once more at the end comes from the documents of all processes.
     whole = cache_of(config.data, first.tokenizer)
     mine = None if whole is None else CachedDocuments(whole.parts, whole.left_out, place)
@@ -218,6 +252,7 @@ def prepare_stream(
         apart=first.apart,
         most=share,
         whole=lambda: training_stream(config.data, cached=whole),
+        repeats=repeats,
         agreed=world.all_of,
     )
     # The stream says when it is over: with several processes, later than the first one has learned its share.
@@ -226,10 +261,16 @@ def prepare_stream(
     def gather(learned: HolographicModel) -> None:
         if world.size > 1:
             merged(learned, world.each(learned_tensors(learned)))
+            for found in world.each({SEEN: torch.from_numpy(repeats.seen)}):
+                np.logical_or(repeats.seen, found[SEEN].numpy(), out=repeats.seen)
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
-        most = None if model.mixture.calibrated else config.train.positions
-        return None if stop() else stream_figures(model, first, most=most) | watch.churn()
+        if stop():
+            return None
+        if not model.mixture.calibrated:
+            return stream_figures(model, first, most=config.train.positions) | watch.churn()
+        rest, told = unrepeated(first, repeats)
+        return stream_figures(model, rest) | told | watch.churn()
 
     watch = Watch(model)
 
@@ -254,7 +295,7 @@ def prepare_stream(
             "budget": budget.model_dump(),
         },
         callbacks=lambda directory: (watch,),
-        closing=lambda: stream_baselines(model, first),
+        closing=lambda: stream_baselines(model, unrepeated(first, repeats)[0]),
         budget=budget,
         lean=config.model.memory is not None,
     )

@@ -10,11 +10,14 @@ import torch
 
 from holonomy.core.errors import CheckpointError, DataError
 from holonomy.core.learner import IGNORE_INDEX, Json
+from holonomy.data.repeats import Repeats
 from holonomy.data.stream import DocumentStream
 from holonomy.data.tokens import TokenBatch
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.learner import LastBatch
 
+SEEN = "seen"
+"""Under this the state holds what was seen of held-out documents."""
 Words = tuple[np.ndarray, np.ndarray]
 """Documents end to end, and where each begins."""
 
@@ -60,6 +63,7 @@ class WordStream:
         apart: held-out documents for the fit.
         most: words to learn; None is all.
         whole: opens the stream whose first words are given once more, where this is a part of it.
+        repeats: of held-out documents, told of each document that is learned.
         agreed: tells whether the streams of all processes are over, given whether this one is; until then one that is
             over gives empty batches.
 
@@ -78,9 +82,10 @@ class WordStream:
         apart: Words,
         most: int | None = None,
         whole: Callable[[], DocumentStream[Any]] | None = None,
+        repeats: Repeats | None = None,
         agreed: Callable[[bool], bool] = lambda over: over,
     ) -> None:
-        self._open, self._agreed = whole or documents, agreed
+        self._open, self._agreed, self.repeats = whole or documents, agreed, repeats
         self.tokenizer, self.batch, self.reach = tokenizer, batch, reach
         self.replay, self.apart, self.most = replay, apart, most
         self._source = documents()
@@ -103,6 +108,8 @@ class WordStream:
             self._at, self._given = self._source.state(), 0
             words = _encoded(self._source.next(), self.tokenizer)
             self._words = words if not self._source.epoch else self._words[:0]
+            if self.repeats is not None:
+                self.repeats.see(self._words)
 
     def _empty(self) -> bool:
         return bool(self._source.epoch) or (self.most is not None and self.learned >= self.most)
@@ -139,7 +146,8 @@ class WordStream:
     def state(self) -> dict[str, Json]:
         """Place of the current document, and how many of its words were given."""
         numbers = {"given": self._given, "learned": self.learned, "drawn": self.drawn, "over": self.over}
-        return {"documents": self._at, **numbers}
+        seen = {} if self.repeats is None else {SEEN: self.repeats.state()}
+        return {"documents": self._at, **numbers, **seen}
 
     def load_state(self, state: Mapping[str, Json]) -> None:
         """Continues from a state.
@@ -158,6 +166,9 @@ class WordStream:
             or any(not isinstance(n, int) or n < 0 for n in numbers)
         ):
             raise CheckpointError(f"the state of a stream is {dict(state)}; wanted documents, numbers and over")
+        # Older versions did not look for repeats.
+        if self.repeats is not None and SEEN in state:
+            self.repeats.load_state(state[SEEN])
         given, self.learned, self.drawn = (n for n in numbers if isinstance(n, int))
         self._source.load_state(at)
         self._words, self._given = self._words[:0], 0
