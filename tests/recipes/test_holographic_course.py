@@ -121,7 +121,14 @@ def test_what_a_run_cannot_do_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=words):
             configure("holographic", overrides=wrong)
     with pytest.raises(ConfigError, match=r"train\.cadence\.eval_every"):
-        trained(tmp_path, "few", (1, 1), "train.sleep.drift=true", "train.cadence.eval_every=10")
+        trained(
+            tmp_path,
+            "few",
+            (1, 1),
+            "train.sleep.drift=true",
+            "train.cadence.eval_every=10",
+            "train.cadence.eval_least=0",
+        )
 
 
 def test_the_witness_of_a_run_moves_less_and_less(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 
-from holonomy.core.budget import Budget
+from holonomy.core.budget import ENDLESS, Budget
 from holonomy.core.config import to_json
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.feed import open_documents
@@ -33,8 +33,6 @@ from holonomy.train.distributed import World
 
 MOST = 100_000
 """Held-out words that are kept of each kind."""
-ENDLESS = 2**53
-"""Tokens of a budget that only the end of a stream limits."""
 
 
 @dataclass(frozen=True)
