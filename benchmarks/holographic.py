@@ -36,7 +36,7 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.recency import Recency
 from holonomy.models.holographic.retrieval import retrieve_batch
-from holonomy.models.holographic.sharpening import sharpened_targets
+from holonomy.models.holographic.sharpening import Whole
 from holonomy.models.holographic.sleep import sleep
 
 ONE = np.zeros(1, dtype=np.int64)
@@ -161,7 +161,7 @@ class Reference:
 
     def components(self, parts: tuple, power: float, slope: float, traces: int) -> tuple[np.ndarray, np.ndarray]:
         counts, similar, words, found, level, mass, targets = parts
-        own = sharpened_targets(counts, similar, targets, power, slope)
+        own = Whole(counts, targets).said(similar * slope, power)
         filled = [np.where(np.isnan(found[:, k]), own, found[:, k]) for k in range(traces)]
         classes = [(mass[:, k] > 1e-9).astype(int) + (mass[:, k] > 0.5) + (mass[:, k] > 2) for k in (1, 2)]
         bucket = level * 16 + (classes[0] * 4 + classes[1] if traces == 3 else 0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,7 @@ from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.growth import grown, table_with_room
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
+from holonomy.models.holographic.retrieval import retrieve_batch
 from holonomy.models.holographic.settle import settle
 from holonomy.models.holographic.signatures import Signatures
 from holonomy.models.holographic.tower import Bindings, Tower
@@ -242,8 +244,13 @@ def recall(_: float) -> None:
     pairs = np.unique(np.stack([number.reshape(-1), split.train[4:]], 1), axis=0)
     alone = np.flatnonzero(np.bincount(pairs[:, 0])[number.reshape(-1)] == 1)
     asked = np.sort(random.choice(alone, 4096, replace=False))
-    first = model.distributions(contexts.part(asked)).argmax(1).numpy() == split.train[4 + asked]
-    print(f"four words that one word follows in the text learned: the most probable one in {first.mean():.4f} of 4,096")
+    told = retrieve_batch(model, *contexts.part(asked).symbols(3000))
+    right, named = (said == split.train[4 + asked] for said in (told.tokens, told.recalled))
+    print("four words that one word follows in the text learned, 4,096 times: it is")
+    print(f"the most probable one in {right.mean():.4f}, what is recalled in {named.mean():.4f}")
+    others = Counter(source for source, known in zip(told.sources, right, strict=True) if not known).most_common()
+    brought = ", ".join(f"{expert} {count / (~right).sum():.3f}" for expert, count in others)
+    print(f"where another is more probable, most of it is brought by: {brought}", flush=True)
     ids = random.integers(0, model.vocab_size, (10_000, 1000))
     ids[:2000] = 0
     ids[ids == model.pad_id] = 0

@@ -18,7 +18,7 @@ from holonomy.models.holographic.basins import UNIFORM, Basins
 from holonomy.models.holographic.config import BasinsConfig, HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.model import HolographicModel
-from holonomy.models.holographic.plan import memory_plan
+from holonomy.models.holographic.plan import WAITING, memory_plan
 from holonomy.models.holographic.retrieval import divergence_of, retrieve
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 from holonomy.models.holographic.sleep import sleep
@@ -332,6 +332,13 @@ def test_the_plan_holds_them(model: HolographicModel, split: WordSplit) -> None:
     taken = model.stats()["basins"]
     assert 0.6 * plan.fixed["basins"] < taken <= plan.fixed["basins"]
     assert "basins" not in memory_plan(HolographicConfig(), model.vocab_size).fixed
+    # Of a checkpoint, which copies words of contexts and what followed, but not keys.
+    plain = model.config.model_copy(update={"basins": BasinsConfig()})
+    without = memory_plan(plain, model.vocab_size, words=len(split.train))
+    copied = (plan.making["checkpoint"] - without.making["checkpoint"]) / WAITING
+    arrays = [t for n, t in state_of(model).items() if n.startswith("basins/") and isinstance(t, torch.Tensor)]
+    written = sum(t.numel() * t.element_size() for t in arrays)
+    assert len(arrays) == 3 and 0.6 * copied < written <= copied
 
 
 def test_what_would_not_be_read_or_cannot_fit_is_refused() -> None:

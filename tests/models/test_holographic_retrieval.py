@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -90,3 +91,56 @@ def test_a_planted_contradiction_is_a_conflict() -> None:
 def test_divergence_of_plain_rows() -> None:
     p, q = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([[0.0, 1.0], [0.5, 0.5]])
     assert np.allclose(divergence_of(p, q), [math.log(2), 0.0])
+
+
+def followers_of(words: np.ndarray, starts: list[int], most: int) -> dict[tuple[int, ...], Counter[int]]:
+    """What followed each context of one to `most` words, and how often, by a plain walk."""
+    found: dict[tuple[int, ...], Counter[int]] = {}
+    for begin, end in zip(starts, [*starts[1:], len(words)], strict=True):
+        document = words[begin:end].tolist()
+        for at in range(1, len(document)):
+            for size in range(1, min(most, at) + 1):
+                found.setdefault(tuple(document[at - size : at]), Counter()).update([document[at]])
+    return found
+
+
+def test_what_alone_followed_is_recalled(model: HolographicModel) -> None:
+    made = HolographicModel(model.config, model.tokenizer)
+    # Rare words stand beside common ones, so that contexts of all lengths have one follower, or several.
+    words = (np.random.default_rng(2).zipf(1.5, 4000) - 1) % (WORDS - 2) + 2
+    starts = [0, 3, 700, 703, 2500]
+    made.learn_text(words, np.array(starts))
+    most = made.memories.counts.order - 1
+    known = followers_of(words, starts, most)
+    rows = [words[k : k + 6] for k in range(0, 3900, 3)]
+    rows += list(np.random.default_rng(3).integers(2, WORDS, (300, 6)))
+    ids = np.array(rows)
+    lengths = np.arange(len(ids)) % 7
+
+    last = list[Counter[int]]()
+    for row, length in zip(ids.tolist(), lengths.tolist(), strict=True):
+        tails = (tuple(row[len(row) - n :]) for n in range(min(most, length), 0, -1))
+        last.append(next((known[tail] for tail in tails if tail in known), Counter()))
+    wanted = [next(iter(after)) if len(after) == 1 else -1 for after in last]
+    found = retrieve_batch(made, ids, lengths)
+    assert found.recalled.tolist() == wanted
+    assert 0.1 < (found.recalled >= 0).mean() < 0.9 and len(set(np.minimum(found.order, 4).tolist())) == 5
+    made.memories.counts.pack()
+    assert retrieve_batch(made, ids, lengths).recalled.tolist() == wanted
+    # Where something was dropped, nothing can be said to be alone; what occurred twice is still there.
+    assert made.memories.counts.prune(2) > 0
+    stays = [len(after) == 1 and after.total() > 1 for after in last]
+    found = retrieve_batch(made, ids, lengths).recalled.tolist()
+    assert sum(stays) > 20 and sum(w >= 0 and f < 0 for f, w in zip(found, wanted, strict=True)) > 50
+    assert all(f == w for f, w, stay in zip(found, wanted, stays, strict=True) if stay)
+
+
+def test_contexts_of_a_learned_text_are_recalled(model: HolographicModel) -> None:
+    words, size = text(), model.memories.counts.order - 1
+    known = followers_of(words, [0], size)
+    places = [k for k in range(size, len(words)) if len(known[tuple(words[k - size : k].tolist())]) == 1]
+    ids = np.stack([words[k - size : k] for k in places])
+    found, came = retrieve_batch(model, ids), words[places]
+    assert len(places) > 500 and (found.recalled == came).mean() >= 0.99
+    # The most probable word is another matter: what was seen once is discounted.
+    assert (found.tokens == came).mean() < 0.99

@@ -112,6 +112,37 @@ def test_an_interrupted_run_sleeps_the_same(tmp_path: Path, monkeypatch: pytest.
         assert logged(tmp_path, "whole") == logged(tmp_path, f"cut{stop}")
 
 
+def test_a_run_with_neighbours_sleeps_resumes_and_ends_as_without_sleeps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = ("model.basins.enabled=true", "model.basins.bits=6", "train.cadence.eval_every=4")
+    often = (*near, "train.sleep.every=3000", "train.sleep.bound=5.0")
+    awake, _ = trained(tmp_path, "awake", (1, 1), *near)
+    whole, said = trained(tmp_path, "whole", (1, 1), *often)
+    assert len([s for s in said if "asleep" in s]) == whole.metrics["memory/sleeps"] == 2
+    # The end of the pass makes everything anew; before it, a sleep has made the vectors that neighbours need.
+    assert whole.metrics["val/loss"] == pytest.approx(awake.metrics["val/loss"], abs=1e-6)
+    shares = [[line.get("val/loss") for line in logged(tmp_path, name)] for name in ("awake", "whole")]
+    assert shares[0] != shares[1]
+    honest, drawn = OnePass.next, []
+
+    def failing(self: OnePass):
+        drawn.append(1)
+        if len(drawn) == 20:
+            raise OSError("the power fails")
+        return honest(self)
+
+    monkeypatch.setattr(OnePass, "next", failing)
+    with pytest.raises(OSError, match="power"):
+        trained(tmp_path, "cut", (1, 1), *often)
+    monkeypatch.setattr(OnePass, "next", honest)
+    launch.resume("cut", root=tmp_path / "runs", progress=SilentProgress())
+    one, other = (launch.read_checkpoint(n, tmp_path / "runs") for n in ("whole", "cut"))
+    assert {"basins/contexts", "basins/first", "basins/followed"} <= one.tensors.keys() == other.tensors.keys()
+    assert all(torch.equal(one.tensors[k], other.tensors[k]) for k in one.tensors)
+    assert logged(tmp_path, "whole") == logged(tmp_path, "cut")
+
+
 def test_what_a_run_cannot_do_is_refused(tmp_path: Path) -> None:
     for wrong, words in (
         (("train.positions=99",), "train.positions"),
@@ -121,7 +152,14 @@ def test_what_a_run_cannot_do_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=words):
             configure("holographic", overrides=wrong)
     with pytest.raises(ConfigError, match=r"train\.cadence\.eval_every"):
-        trained(tmp_path, "few", (1, 1), "train.sleep.drift=true", "train.cadence.eval_every=10")
+        trained(
+            tmp_path,
+            "few",
+            (1, 1),
+            "train.sleep.drift=true",
+            "train.cadence.eval_every=10",
+            "train.cadence.eval_least=0",
+        )
 
 
 def test_the_witness_of_a_run_moves_less_and_less(tmp_path: Path) -> None:

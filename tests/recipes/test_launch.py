@@ -323,6 +323,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "train.budget.cpu_s",
         "train.budget.seconds", "train.cadence.log_every", "train.cadence.eval_every", "train.cadence.save_every",
         "train.cadence.keep", "train.cadence.keep_every", "train.cadence.eval_growth", "train.cadence.samples",
+        "train.cadence.eval_table", "train.cadence.eval_halve", "train.cadence.eval_least",
         "train.guard.on_nonfinite", "train.guard.rollbacks", "train.guard.patience", "train.guard.halve_after",
         "train.guard.min_gain", "train.guard.on_save_error", "train.tensorboard", "train.optim.ema",
         "train.echo.allow_biased", "train.schedule.cycles", "train.schedule.table", "version",

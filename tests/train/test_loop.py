@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -15,9 +16,10 @@ import pytest
 import torch
 from toy import Regression, Rows, ToyConfig, open_or_create, train_toy
 
-from holonomy.core.budget import Cadence, Guard
+from holonomy.core.budget import ENDLESS, Budget, Cadence, Guard
 from holonomy.core.errors import CheckpointError, Interrupted, StorageError, TrainingDiverged
 from holonomy.core.learner import Metrics
+from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.train import checkpoint
 from holonomy.train.callbacks import Callback, Patience, Samples
 from holonomy.train.monitor import SilentProgress
@@ -359,6 +361,113 @@ def test_evaluations_grow_apart_and_a_resume_keeps_their_places(tmp_path: Path) 
             train_toy(run, Regression(), num_steps=60, cadence=cadence)
         evaluated = [step for step, values in records(run.path) if "val/loss" in values]
         assert evaluated == [5, 10, 15, 23, 35, 53, 60]
+
+
+class Course(Regression):
+    """Learns nothing; its held-out loss is what a table says for each step."""
+
+    def __init__(self, losses: list[float]) -> None:
+        super().__init__()
+        self.losses, self.target = losses, torch.zeros_like(self.weight)
+
+    def load_state(self, state) -> None:
+        super().load_state(state)
+        self.at(self.calls)
+
+    def at(self, step: int) -> None:
+        self.weight = torch.zeros_like(self.weight)
+        self.weight[0] = self.losses[step] ** 0.5
+
+    def setup(self, example_batch) -> None:
+        self.at(0)
+
+    def train_step(self, batch, *, progress):
+        self.calls += 1
+        self.at(self.calls)
+        return Metrics(torch.ones((), dtype=torch.float64), 1)
+
+
+def told_one_by_one(losses: list[float], num_steps: int, cadence: Cadence) -> list[int]:
+    """Steps of evaluations by the rule in words: a table, halved while losses change, never too few."""
+    found, interval = ([0] if cadence.eval_least else []), dict[int, int]()
+    for step in range(1, num_steps + 1):
+        rows = [every for below, every in cadence.eval_table if step < below]
+        wanted = min([*rows[:1], cadence.eval_every])
+        fewest = min([cadence.eval_every, *(every for _, every in cadence.eval_table)])
+        for before, after in reversed(list(itertools.pairwise(found))):
+            if cadence.eval_halve is None or abs(losses[after] / losses[before] - 1) <= cadence.eval_halve:
+                break
+            wanted = wanted // 2
+        interval[step] = max(wanted, fewest)
+        # Parts of the run that ended with this step, against those that had at the last evaluation.
+        parts = [k * (cadence.eval_least + 1) // num_steps for k in (step, max([0, *found]))]
+        if step % interval[step] == 0 or step == num_steps or (cadence.eval_least and parts[0] > parts[1]):
+            found.append(step)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "cadence"),
+    [
+        (60, {"eval_table": ((12, 3), (40, 6)), "eval_every": 12, "eval_halve": 0.01, "eval_least": 4}),
+        (60, {"eval_table": ((12, 3), (40, 6)), "eval_every": 12, "eval_halve": 0.05}),
+        (37, {"eval_table": ((10, 4),), "eval_every": 16, "eval_halve": 0.02, "eval_least": 2}),
+        (9, {"eval_table": ((500, 50), (2000, 100)), "eval_every": 200, "eval_halve": 0.01, "eval_least": 4}),
+        (5, {"eval_every": 100, "eval_least": 4}),
+        (20, {"eval_table": ((500, 50),), "eval_every": 3}),
+    ],
+)
+def test_evaluations_follow_a_table_and_what_changes(tmp_path: Path, num_steps: int, cadence: dict) -> None:
+    random, losses = torch.Generator().manual_seed(num_steps), [4.0]
+    for step in range(num_steps):
+        # Changes come and go, so that steps are halved, once or twice, and not halved again.
+        size = 0.03 if step // 9 % 2 else 0.002
+        losses.append(losses[-1] * (1 - size * float(torch.rand(1, generator=random))))
+    planned = Cadence(log_every=4, save_every=7, keep=2, **cadence)
+    wanted = told_one_by_one(losses, num_steps, planned)
+    assert len(wanted) >= cadence.get("eval_least", -1) + 2
+    for name, stop_at in (("whole", 0), ("early", 4), ("split", num_steps // 2)):
+        run = directory(tmp_path, name)
+        with run:
+            if stop_at:
+                with pytest.raises(StorageError, match="by the test"):
+                    train_toy(run, Course(losses), num_steps=num_steps, cadence=planned, callbacks=[Stopper(stop_at)])
+            report = train_toy(run, Course(losses), num_steps=num_steps, cadence=planned)
+        assert [step for step, values in records(run.path) if "val/loss" in values] == wanted
+        assert (report.steps, report.best["step"]) == (num_steps, num_steps)
+
+
+def test_the_table_of_long_runs() -> None:
+    cadence = HolographicRunConfig().train.cadence
+    assert [k for k in range(1, 2500) if cadence.due(k, last=0)] == [
+        *range(50, 500, 50), *range(500, 2000, 100), *range(2000, 2500, 200)
+    ]  # fmt: skip
+    # Halved while the loss changes, down to 50.
+    assert [k for k in range(2000, 2401) if cadence.due(k, last=0, halvings=1)] == [2000, 2100, 2200, 2300, 2400]
+    for halvings in (2, 3, 1000):
+        assert [k for k in range(1, 2401) if cadence.due(k, last=0, halvings=halvings)] == list(range(50, 2401, 50))
+
+
+@pytest.mark.parametrize("most", [9, 20, 70])
+def test_a_run_of_unknown_length_is_evaluated_often_enough(most: int) -> None:
+    cadence, last, found = HolographicRunConfig().train.cadence, 0, list[int]()
+    for step in range(1, most):
+        share = Budget(tokens=ENDLESS).used(steps=step, tokens=8192 * step, cpu_s=1.0, seconds=1.0)
+        owed = cadence.owed(step, share, last=last, last_share=0.0, ends=Budget(tokens=ENDLESS).ends())
+        if owed or cadence.due(step, last=last):
+            found.append(last := step)
+    assert found == [k for k in (1, 2, 4, 8, 50) if k < most]
+    assert Budget(tokens=ENDLESS, steps=9).ends() and Budget(tokens=9).ends()
+
+
+def test_tables_that_cannot_be_are_refused() -> None:
+    for wrong, words in (
+        ({"eval_table": ((5, 1), (5, 2))}, r"eval_table is \[\[5, 1\], \[5, 2\]\]: first numbers must rise from 1"),
+        ({"eval_table": ((5, 0),)}, "second ones be 1 or more"),
+        ({"eval_table": ((5, 1),), "eval_growth": 2.0}, "eval_growth has no effect: eval_table"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Cadence(**wrong)
 
 
 class Stopper(Callback):

@@ -130,7 +130,7 @@ class ConsoleProgress:
         if "val/loss" in metrics:
             words.append(f"held-out {metrics['val/loss']:.3f}")
         if "perf/tokens_per_cpu_second" in metrics:
-            words.append(f"{metrics['perf/tokens_per_cpu_second']:,.0f} {self.unit}/CPU-s")
+            words.append(f"{metrics['perf/tokens_per_cpu_second']:,.0f} {self.unit}s/CPU-s")
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=fraction, description=", ".join(words))
         elif time.monotonic() - self._spoke >= PLAIN_SECONDS:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from holonomy.core.config import Config, refuse_unread
+
+ENDLESS = 2**53
+"""Tokens of a budget that only the end of the data limits."""
 
 
 class Budget(Config):
@@ -30,6 +35,10 @@ class Budget(Config):
         limits = ((name, getattr(self, name)) for name in spent)
         return min(1.0, max(spent[name] / limit for name, limit in limits if limit is not None))
 
+    def ends(self) -> bool:
+        """Whether it says when training stops; else its data do."""
+        return self.tokens != ENDLESS or any((self.steps, self.cpu_s, self.seconds))
+
 
 class Cadence(Config):
     """Steps between records, evaluations and checkpoints."""
@@ -42,7 +51,69 @@ class Cadence(Config):
     eval_growth: float = Field(
         default=1.0, ge=1, le=10, description="evaluate again at this multiple of the step, if that is later"
     )
+    eval_table: tuple[tuple[int, int], ...] = Field(
+        default=(),
+        max_length=20,
+        description="rows (below which step, steps between evaluations), where that is fewer than eval_every",
+    )
+    eval_halve: float | None = Field(
+        default=None,
+        gt=0,
+        description="change of the held-out loss from one evaluation to the next, relative, above which the steps to "
+        "the next are halved, down to the fewest of the table",
+    )
+    eval_least: int = Field(
+        default=0, ge=0, le=1000, description="evaluations between start and end at least, and one at the start; or 0"
+    )
     samples: int = Field(default=0, ge=0, le=100_000, description="characters written to samples/ at each evaluation")
+
+    @model_validator(mode="after")
+    def _check(self) -> Cadence:
+        ends = [0, *(below for below, _ in self.eval_table)]
+        if any(a >= b for a, b in itertools.pairwise(ends)) or any(every < 1 for _, every in self.eval_table):
+            rows = [list(row) for row in self.eval_table]
+            raise ValueError(f"eval_table is {rows}: first numbers must rise from 1, second ones be 1 or more")
+        refuse_unread(self, self._inactive())
+        return self
+
+    def _inactive(self) -> Iterator[tuple[str, str]]:
+        if self.eval_table:
+            yield "eval_growth", f"eval_table is {[list(row) for row in self.eval_table]}, which says when to evaluate"
+
+    def due(self, step: int, *, last: int, halvings: int = 0) -> bool:
+        """Whether it is time to evaluate after a step, by steps alone.
+
+        Args:
+            step: updates made, 1 or more.
+            last: step of the last evaluation, 0 or less before the first.
+            halvings: evaluations in a row, up to the last one, whose loss had changed much.
+        """
+        if self.eval_growth > 1:
+            return step >= max(max(0, last) + self.eval_every, math.ceil(last * self.eval_growth))
+        row = next((every for below, every in self.eval_table if step < below), self.eval_every)
+        fewest = min([self.eval_every, *(every for _, every in self.eval_table)])
+        return step % max(fewest, min(row, self.eval_every) >> min(halvings, 64)) == 0
+
+    def owed(self, step: int, share: float, *, last: int, last_share: float, ends: bool) -> bool:
+        """Whether it is time to evaluate so that there are enough evaluations before the end.
+
+        They are one in each of equal parts of the budget. Where nobody knows the end, they come after one step, two,
+        four and so on.
+
+        Args:
+            step: updates made.
+            share: of the budget, that is used.
+            last: step of the last evaluation, 0 or less before the first.
+            last_share: of the budget, that was used then.
+            ends: whether the budget says when training stops.
+        """
+        if not self.eval_least:
+            return False
+        if not ends:
+            return last < 2 ** (self.eval_least - 1) and step >= max(1, 2 * last)
+        # A step in so many may fall short of its share by rounding.
+        part, last_part = (int(used * (self.eval_least + 1) + 1e-9) for used in (share, last_share))
+        return part > last_part
 
 
 class Schedule(Config):

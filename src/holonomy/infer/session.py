@@ -193,7 +193,8 @@ class Session:
             ids = [torch.as_tensor(np.asarray(tokens, dtype=np.int64)) for tokens in known]
             self._check_turns(turns, ids)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ConfigError) as error:
-            raise DataError(f"`{path}` is not a saved session ({error}); save one with /save FILE") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise DataError(f"`{path}` is not a saved session ({reason}); save one with /save FILE") from error
         self.sampling, self.seed = sampling, seed
         self.reset()
         for (role, _), tokens in zip(turns, ids, strict=True):

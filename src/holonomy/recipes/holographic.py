@@ -185,12 +185,16 @@ def _sleeper(config: PassConfig, sampler: OnePass) -> Sleeper | None:
     """What lets the model sleep between batches, if it is to."""
     if not config.sleep.drift and config.sleep.every is None:
         return None
-    every, least = config.cadence.eval_every, LINE + LEAST + 1
-    heard = sampler.count // every
-    if config.sleep.drift and config.cadence.eval_growth == 1 and heard < least:
+    cadence, count, least, heard, last = config.cadence, sampler.count, LINE + LEAST + 1, 0, 0
+    for step in range(1, count + 1):
+        owed = cadence.owed(step, step / count, last=last, last_share=last / count, ends=True)
+        if owed or cadence.due(step, last=last):
+            heard, last = heard + 1, step
+    if config.sleep.drift and heard < least:
         raise ConfigError(
-            f"`train.sleep.drift` follows the held-out loss, which {sampler.count} batches show {heard} times; wanted "
-            f"{least} or more: lower train.cadence.eval_every ({every}) or model.batch_size"
+            f"`train.sleep.drift` follows the held-out loss, which {count} batches show {heard} times; wanted "
+            f"{least} or more: lower train.cadence.eval_every ({cadence.eval_every}) or model.batch_size, or raise "
+            f"train.cadence.eval_least ({cadence.eval_least})"
         )
     return Sleeper(config.sleep, sampler.first)
 

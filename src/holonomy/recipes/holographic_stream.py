@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from holonomy.core.budget import Budget
+from holonomy.core.budget import ENDLESS, Budget
 from holonomy.core.config import to_json
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.cache import CachedDocuments, cached_documents
@@ -44,8 +44,6 @@ LEAST = 100
 """Fewest words to evaluate on without the documents that are repeated."""
 MOST = 100_000
 """Held-out words that are kept of each kind."""
-ENDLESS = 2**53
-"""Tokens of a budget that only the end of a stream limits."""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Watch(Callback):
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> Action:
         """Keeps the witness, and lets the sleeper hear the loss."""
         self._before = self._witness()
-        if self.sleeper is not None:
+        if self.sleeper is not None and step:
             self.sleeper.heard(self.model.memories.learned, metrics["val/loss"])
         return Action.NONE
 

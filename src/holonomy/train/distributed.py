@@ -83,18 +83,24 @@ class World:
         return found, int(received) or None
 
     def same(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        """The leader's values of metrics that all processes have computed.
+        """The leader's metrics, of which it may have computed more than the others.
 
         Raises:
             CommunicationError: a process is gone.
         """
         if self.size == 1:
             return dict(metrics)
-        names = sorted(metrics)
-        values = torch.tensor([metrics[n] for n in names], dtype=torch.float64)
         with self._talking():
-            dist.broadcast(values, 0)
-        return dict(zip(names, values.tolist(), strict=True))
+            return json.loads(self._text(json.dumps(dict(metrics)), 0))
+
+    def _text(self, own: str, rank: int) -> str:
+        # What a process says, for all of them.
+        said = torch.frombuffer(bytearray(own, "utf-8"), dtype=torch.uint8)
+        size = torch.tensor([len(said)])
+        dist.broadcast(size, rank)
+        text = said if rank == self.rank else torch.empty(int(size), dtype=torch.uint8)
+        dist.broadcast(text, rank)
+        return bytes(text.tolist()).decode()
 
     def all_of(self, said: bool) -> bool:
         """Whether all processes say so.
@@ -115,17 +121,11 @@ class World:
         Raises:
             CommunicationError: a process is gone.
         """
-        listed = json.dumps([(n, str(t.dtype).removeprefix("torch."), t.shape) for n, t in tensors.items()]).encode()
+        listed = json.dumps([(n, str(t.dtype).removeprefix("torch."), t.shape) for n, t in tensors.items()])
         for rank in range(self.size):
-            size = torch.tensor([len(listed)])
             with self._talking():
-                dist.broadcast(size, rank)
-                text = torch.empty(int(size), dtype=torch.uint8)
-                if rank == self.rank:
-                    text.copy_(torch.frombuffer(bytearray(listed), dtype=torch.uint8))
-                dist.broadcast(text, rank)
                 found = dict[str, Tensor]()
-                for name, kind, shape in json.loads(bytes(text.tolist())):
+                for name, kind, shape in json.loads(self._text(listed, rank)):
                     empty = torch.empty(shape, dtype=getattr(torch, kind))
                     found[name] = tensors[name].contiguous() if rank == self.rank else empty
                     dist.broadcast(found[name], rank)

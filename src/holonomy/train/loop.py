@@ -120,9 +120,11 @@ class _Fit:
         self._prune(self._best_step(), up_to=self.now.step)
         self._repair_pointers()
         cadence = self.plan.cadence
-        if self.now.step and self._evaluation_due() and self.now.evaluated != self.now.step:
-            self._evaluate()
         self._agree()
+        # A further text makes the budget larger than it was.
+        self.now.evaluated_share = min(self.now.evaluated_share, self.share)
+        if self.now.step and self.share < 1 and self._evaluation_due() and self.now.evaluated != self.now.step:
+            self._evaluate()
         while self.share < 1 and not self.now.ended:
             self._step()
             self._agree()
@@ -139,22 +141,24 @@ class _Fit:
             self._save()
 
     def _begin(self) -> None:
-        """Drops what was logged after this step, and tells the callbacks."""
+        """Drops what was logged after this step, and tells the callbacks; evaluates at the start, if that is wanted."""
+        now = self.now
         if self.world.leads:
-            self.log.truncate_after(self.now.step)
+            self.log.truncate_after(now.step if now.step else now.evaluated)
         for callback in self.callbacks:
-            callback.start(self.now.step)
+            callback.start(now.step)
+        if not now.step and self.plan.cadence.eval_least:
+            self._agree()
+            self._evaluate()
 
     def _due(self, every: int) -> bool:
         return self.now.step % every == 0 and self.now.step > 0
 
     def _evaluation_due(self) -> bool:
-        cadence = self.plan.cadence
-        return self._due(cadence.eval_every) if cadence.eval_growth == 1 else self.now.step >= self._next_evaluation()
-
-    def _next_evaluation(self) -> int:
-        cadence, last = self.plan.cadence, max(0, self.now.evaluated)
-        return max(last + cadence.eval_every, math.ceil(last * cadence.eval_growth))
+        cadence, now = self.plan.cadence, self.now
+        return cadence.due(now.step, last=now.evaluated, halvings=now.halvings) or cadence.owed(
+            now.step, self.share, last=now.evaluated, last_share=now.evaluated_share, ends=self.plan.budget.ends()
+        )
 
     def _step(self) -> None:
         now = self.now
@@ -285,8 +289,11 @@ class _Fit:
         if metrics is None:
             return
         metrics = self.world.same(metrics)
-        now = self.now
-        now.evaluated = now.step
+        now, halve = self.now, self.plan.cadence.eval_halve
+        before = now.metrics.get(BEST, math.nan)
+        changed = halve is not None and abs(metrics[BEST] - before) > halve * abs(before)
+        now.halvings = now.halvings + 1 if changed else 0
+        now.evaluated, now.evaluated_share = now.step, self.share
         self._publish({**metrics, "perf/eval_s": time.perf_counter() - begin})
         actions = [callback.evaluated(now.step, metrics) for callback in self.callbacks]
         if Action.HALVE in actions:
@@ -295,7 +302,8 @@ class _Fit:
         if Action.STOP in actions:
             now.ended = f"no new best for {self.plan.guard.patience} evaluations"
             self.progress.notice(f"{now.ended}: training ends at step {now.step}")
-        if metrics[BEST] < now.best.get("value", math.inf):
+        # What has learned nothing is not worth a checkpoint.
+        if now.step and metrics[BEST] < now.best.get("value", math.inf):
             now.best = {"value": metrics[BEST], "step": now.step}
             self._save(best=True)
 

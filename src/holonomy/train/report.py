@@ -32,6 +32,8 @@ class Counters:
         cpu_s: process CPU-seconds spent in updates.
         seconds: wall seconds spent in updates.
         evaluated: step of the last evaluation, -1 before the first.
+        evaluated_share: share of the budget that was used then.
+        halvings: evaluations in a row, up to the last one, whose loss had changed much.
         pending_loss: sum of the token losses since the last record.
         pending_tokens: tokens since the last record.
         pending_sound: those of them whose loss is a number.
@@ -51,6 +53,8 @@ class Counters:
     cpu_s: float = 0.0
     seconds: float = 0.0
     evaluated: int = -1
+    evaluated_share: float = 0.0
+    halvings: int = 0
     pending_loss: float = 0.0
     pending_tokens: int = 0
     pending_sound: float = 0.0

@@ -59,7 +59,7 @@ class TensorBoard(Callback):
         """Opens an event file; later events of an earlier process are purged."""
         if self._writer is not None:
             self._writer.close()
-        self._writer = self._make(str(self.directory), purge_step=step + 1)
+        self._writer = self._make(str(self.directory), purge_step=step + 1 if step else 0)
 
     def recorded(self, step: int, metrics: Mapping[str, float]) -> None:
         """Writes scalars."""

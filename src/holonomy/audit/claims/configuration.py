@@ -91,6 +91,7 @@ SCENARIOS = (
     Scenario("lior-smoke", LIOR | {
         "train.cadence.samples": "4", "train.cadence.keep_every": "1", "train.guard.patience": "9",
         "train.guard.halve_after": "8", "train.optim.ema": "0.9", "train.schedule.kind": "cyclic",
+        "train.cadence.eval_least": "1",
     }, ("windows", "memory")),
     Scenario("lior-smoke", BLOCKS | {"model.bank": "kernel", "model.pattern": "om", "train.schedule.kind": "table"}),
     Scenario("lior-smoke", LIOR | {
@@ -106,7 +107,7 @@ SCENARIOS = (
     Scenario("lior-smoke", LIOR | {"data.stream": "true"}),
     Scenario("holographic", WORDS | {
         "model.counts.classes": "[5]", "model.similarity.readout": "true", "model.basins.enabled": "true",
-        "train.sleep.every": "2500", "train.sleep.least": "2",
+        "train.sleep.every": "2500", "train.sleep.least": "2", "train.cadence.eval_table": "[]",
     }),
     Scenario("holographic", WORDS | {
         "data.stream": "true", "data.documents.first": "60", "data.documents.held_out": "0.2",
@@ -126,7 +127,8 @@ SCENARIOS = (
     Scenario("ternary-smoke", TERNARY | {
         "loss.kl.weight": "0", "loss.wrapped_kl.weight": "0.1", "model.posterior": "wrapped_normal",
         "loss.radial_bands.weight": "0", "loss.rich_hierarchy.weight": "1.0", "train.schedule.kind": "cyclic",
-        "train.cadence.keep_every": "1",
+        "train.cadence.keep_every": "1", "train.cadence.eval_table": "[[2, 1]]", "train.cadence.eval_halve": "0.1",
+        "train.cadence.eval_least": "2",
     }),
     Scenario("ternary-smoke", TERNARY | {
         "loss.radial_bands.weight": "0", "loss.radial_stratification.weight": "1.0", "train.schedule.kind": "table",

@@ -246,7 +246,14 @@ class PassConfig(Config):
     """The one pass over the text."""
 
     cadence: Cadence = Field(
-        default=Cadence(log_every=1, eval_every=100_000, save_every=50),
+        default=Cadence(
+            log_every=1,
+            save_every=50,
+            eval_every=200,
+            eval_table=((500, 50), (2000, 100)),
+            eval_halve=0.01,
+            eval_least=4,
+        ),
         description="batches between logs, evaluations and checkpoints",
     )
     guard: Guard = Field(default=Guard(), description="what happens when something goes wrong")

@@ -128,7 +128,10 @@ def words_held_out(count: int, share: float) -> int:
         DataError: there would be none.
     """
     if int(count * share) < 1:
-        raise DataError(f"`targets` has {count} words, too few to fit a mixture; learn {ceil(1 / share)} or more")
+        raise DataError(
+            f"the part to learn has {count} token(s), too few to fit the model to parts of it; give a text with "
+            f"{ceil(1 / share)} or more in it"
+        )
     return int(count * share)
 
 
@@ -225,7 +228,7 @@ class MixtureFit:
         """
         size, mixture = len(self.targets), self.config.mixture
         if size < 2:
-            raise DataError(f"`targets` has {size} words, too few to fit a mixture; hold more documents out")
+            raise DataError(f"the documents to fit on have {size} token(s), too few; raise data.documents.apart")
         # Temperatures are fitted to words that the gate has not seen.
         rest = np.arange(int(size * APART), size)
         chosen = self._sample(np.arange(rest[0]), mixture.positions)

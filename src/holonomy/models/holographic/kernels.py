@@ -39,6 +39,7 @@ class TrieKernels(NamedTuple):
     ladder: Callable[..., None]
     locate: Callable[..., None]
     frequent: Callable[..., None]
+    single: Callable[..., None]
 
 
 @lru_cache(maxsize=1)
@@ -431,9 +432,12 @@ def spreading(packed: bool) -> tuple[Any, Any]:
 
 
 @lru_cache(maxsize=2)
-def looking(packed: bool) -> tuple[Any, Any]:
-    """`locate(view, contexts, targets, rows)` and `frequent(view, contexts, least, out)`, below the highest order."""
-    gram, _, symbol, _, raw, first, after, _, _ = access(packed)
+def looking(packed: bool) -> tuple[Any, Any, Any]:
+    """`locate(view, contexts, targets, rows)` and `frequent(view, contexts, least, out)`, below the highest order.
+
+    And `single(view, found, out)`: the one symbol that followed the longest context that anything followed, else -1.
+    """
+    gram, _, symbol, count, raw, first, after, _, mass = access(packed)
 
     def locate(view, contexts, targets, rows):
         for b in range(len(targets)):
@@ -448,7 +452,28 @@ def looking(packed: bool) -> tuple[Any, Any]:
                     out[b, symbol(view, child, False)] += raw(view, child)
                 child = after(view, child, contexts[b], False)
 
-    return compiled(locate, exact=True), compiled(frequent, exact=True)
+    def single(view, found, out):
+        order = found.shape[1]
+        for b in range(len(found)):
+            seen, out[b] = 0, -1
+            for m in range(order - 1, 0, -1):
+                row, top = found[b, m], m == order - 1
+                if row < 0 or seen > 0:
+                    continue
+                child = first(view, row)
+                while child >= 0 and seen < 2:
+                    # How often it occurred, wherever: what began a document counts in no distribution below the top.
+                    if (count(view, child, True) if top else raw(view, child)) > 0:
+                        out[b] = symbol(view, child, top)
+                        seen += 1
+                    child = after(view, child, row, top)
+                # What was dropped there may have been another symbol.
+                if mass(view, row, top)[4] > 0:
+                    seen = 2
+            if seen != 1:
+                out[b] = -1
+
+    return compiled(locate, exact=True), compiled(frequent, exact=True), compiled(single, exact=True)
 
 
 @lru_cache(maxsize=2)

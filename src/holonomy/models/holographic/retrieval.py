@@ -10,6 +10,7 @@ import torch
 
 from holonomy.core.errors import ConfigError
 from holonomy.geometry.minkowski import multivector_of, stability
+from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.cues import Reading
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.model import HolographicModel
@@ -31,6 +32,9 @@ class Recollection:
         experts: their names.
         sources: the expert with the largest part, or `prior` where no word of the context is known, [B].
         order: last words that the counts know as a context, [B].
+        recalled: the one word that ever followed the longest context that anything followed, [B] int64; -1 where
+            several did, or something was dropped there. It need not be the most probable one: what was seen once is
+            discounted.
         divergence: of counts and bindings in nats, 0 to ln 2, [B]; zero without bindings.
         conflict: whether both are sure of different words, [B] bool.
         coherence: of what stands at the address of the longest bound order with the word, 0 to 1, [B]; sign-blind.
@@ -43,6 +47,7 @@ class Recollection:
     experts: list[str]
     sources: list[str]
     order: np.ndarray
+    recalled: np.ndarray
     divergence: np.ndarray
     conflict: np.ndarray
     coherence: np.ndarray
@@ -68,7 +73,17 @@ def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray
     if model.mirror is not None:
         divergence, conflict = _conflict(model, model.mirror, reading)
         right, wrong = _coherence(model.mirror, reading, tokens, logs)
-    return Recollection(tokens, own, shares, experts, sources, order, divergence, conflict, right, wrong)
+    recalled = _recalled(model, contexts)
+    return Recollection(tokens, own, shares, experts, sources, order, recalled, divergence, conflict, right, wrong)
+
+
+def _recalled(model: HolographicModel, contexts: Contexts) -> np.ndarray:
+    counts, out = model.memories.counts, np.empty(len(contexts.ends), dtype=np.int64)
+    # A context of a document's beginning alone is known as well, though it counts in no distribution.
+    found = counts.find(*contexts.symbols(counts.order - 1), followed=False)
+    view, kernels = counts.view()
+    kernels.single(view, found, out)
+    return out
 
 
 def retrieve(model: HolographicModel, context: Sequence[int]) -> Recollection:

@@ -44,13 +44,6 @@ def sharpened(probs: Tensor, lean: Tensor, power: float, words: Tensor | None = 
     return whole.scatter_(1, words, focused(whole.gather(1, words), lean))
 
 
-def sharpened_targets(probs: Tensor, similar: Tensor, targets: Tensor, power: float, slope: float) -> np.ndarray:
-    """Entries of probs^power exp(slope similar), normalised, at targets, [B] float64."""
-    logits = probs.log().mul_(power).add_(similar, alpha=slope)
-    own = logits.gather(1, targets[:, None]).squeeze(1)
-    return (own - logits.logsumexp(1)).exp().double().numpy()
-
-
 class Whole(NamedTuple):
     """Distributions [B, V] whose exponents are sought, and the words that came, [B]."""
 
@@ -59,7 +52,9 @@ class Whole(NamedTuple):
 
     def said(self, lean: Tensor, power: float) -> np.ndarray:
         """Entries of `sharpened` at the words that came, [B] float64."""
-        return sharpened_targets(self.probs, lean, self.targets, power, 1.0)
+        logits = self.probs.log().mul_(power).add_(lean)
+        own = logits.gather(1, self.targets[:, None]).squeeze(1)
+        return (own - logits.logsumexp(1)).exp().double().numpy()
 
 
 @dataclass(frozen=True)
