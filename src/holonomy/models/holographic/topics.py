@@ -20,7 +20,7 @@ from torch import Tensor
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.recency import Recency, Trace
-from holonomy.models.holographic.similarity import GATHERED
+from holonomy.models.holographic.similarity import dots_with
 
 SHORTEST, LARGEST_TABLE = 2048, 1 << 22
 """Words of a run at least, and counts of all runs at most."""
@@ -100,8 +100,7 @@ class Topics:
         decays, mass = np.exp(-np.arange(WINDOW) / TAU), np.zeros(len(common))
         recalling_some()(*contexts, decays, ratios.numpy(), words.numpy(), mass, leanings, own)
         weights = torch.from_numpy(leanings).float().mul_(BETA).softmax(1)
-        pieces = zip(words.split(GATHERED), weights.split(GATHERED), strict=True)
-        adapted = torch.cat([(shares[some] @ own_weights[:, :, None]).squeeze(2) for some, own_weights in pieces])
+        adapted = dots_with(shares, weights, words)
         kept = np.minimum(contexts.ends - contexts.begins, WINDOW)
         whole = torch.from_numpy(np.append(0.0, np.cumsum(decays))[kept]).float()[:, None]
         return [_of_runs(adapted, common[words]), _of_own(torch.from_numpy(own), whole, common[words])]
