@@ -158,7 +158,7 @@ def test_followers_are_the_counts(packed: bool) -> None:
     everything = torch.arange(WORDS).expand(len(found), -1).contiguous()
     assert np.allclose(followers.at(everything).numpy(), dense, rtol=1e-5)
     for power in (0.9, 1.7):
-        assert np.allclose(followers.raised(power)[1], (dense**power).sum(1), rtol=1e-5)
+        assert np.allclose(followers.raised(power).totals, (dense**power).sum(1), rtol=1e-5)
     begin = 0
     for b, end in enumerate(followers.ends):
         own = followers.words[begin:end]
