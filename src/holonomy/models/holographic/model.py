@@ -219,33 +219,30 @@ class HolographicModel:
         logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self._rows()
         for begin in range(0, len(logs), rows):
             part = slice(begin, begin + rows)
-            self._distribute(self.memories.cues(contexts.part(part), traces=True), logs[part])
+            self._distributions(self.memories.cues(contexts.part(part), traces=True), logs[part])
         return logs
 
-    def _distribute(self, cues: Cues, logs: Float[Tensor, "B V"]) -> None:
+    def _distributions(self, cues: Cues, out: Float[Tensor, "B V"] | None = None) -> Float[Tensor, "B V"]:
         # The only place that makes them.
         probs = self.mixture.distribution(self.memories, self.memories.read_cued(cues))
-        torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=logs)
+        return torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=out)
 
     def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
-        targets = checked_ids("targets", targets, self.vocab_size)
-        logs = torch.empty(len(targets), self.vocab_size)
+        targets, logs = checked_ids("targets", targets, self.vocab_size), [torch.empty(0, self.vocab_size)]
         span = max(1, self._rows() // block) * block
         for begin in range(0, len(targets), span):
             cues = self.memories.cues(contexts.part(slice(begin, begin + span)), traces=True)
             for first in range(0, len(cues.lengths), block):
                 own = cues.part(slice(first, first + block))
-                here = slice(begin + first, begin + first + len(own.lengths))
-                for at in range(0, len(own.lengths), self._rows()):
-                    part = slice(at, at + self._rows())
-                    self._distribute(own.part(part), logs[here][part])
-                words = targets[here]
+                parts = (slice(at, at + self._rows()) for at in range(0, len(own.lengths), self._rows()))
+                logs += [self._distributions(own.part(part)) for part in parts]
+                words = targets[begin + first : begin + first + len(own.lengths)]
                 ones = np.ones_like(words)
                 self.memories.learn_cued(own, words, ones)
                 if self.mirror is not None and self.config.tower.role == "mirror":
                     self.mirror.follow(own.contexts, words, ones, 1, self.memories.counts)
-        return logs
+        return torch.cat(logs)
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""

@@ -90,7 +90,8 @@ class Topics:
         common, shares, ratios = self._tables
         own = torch.from_numpy(self._recency.scatter(*contexts, len(common))[:, 0]).float()
         weights = (own @ ratios.T).mul_(BETA).softmax(1)
-        return [_tilt(weights @ shares, 1.0, COMMON), _tilt(own / common, own.sum(1, keepdim=True), OWN_PRIOR)]
+        mass = own.sum(1, keepdim=True)
+        return [_tilt(weights @ shares, 1.0, COMMON), _tilt(own.div_(common), mass, OWN_PRIOR)]
 
     def tilts_of(self, contexts: Contexts, words: Int[Tensor, "B m"]) -> list[Float[Tensor, "B m"]]:
         """The same for some words of each context."""
