@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from holonomy.data.words import WordTokenizer
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session
 from holonomy.models.holographic.config import (
     HolographicConfig,
     MixtureConfig,
@@ -88,6 +90,10 @@ def costs(vocabulary: int, tokens: int, tower: str) -> None:
     for word in train[600:650].tolist():
         _, state = model.step(torch.tensor([word]), state)
     clock("steps", 50)
+    session = Session(model, Sampling(), seed=1)
+    for turn in ("first turn", "second turn"):
+        session.feed("w7 w8 w9")
+        clock(f"{turn}, 40 words", len(list(session.reply(max_tokens=40))))
     retrieve_batch(model, train[:200].reshape(20, 10))
     clock("retrieved", 20)
 
