@@ -19,6 +19,8 @@ import numpy as np
 import torch
 
 from holonomy.data.words import WordTokenizer
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session
 from holonomy.models.holographic.config import (
     HolographicConfig,
     MixtureConfig,
@@ -80,12 +82,18 @@ def costs(vocabulary: int, tokens: int, tower: str) -> None:
     clock("warmed up")
     logs = model.distributions(spans)
     clock("whole distributions", 256)
-    print(f"largest distance of a sum from one: {float((logs.double().exp().sum(1) - 1).abs().max()):.1e}")
+    off = max(abs(float(row.exp().sum(dtype=torch.float64)) - 1) for row in logs)
+    print(f"largest distance of a sum from one: {off:.1e}")
+    clock("sums")
     _, state = model.prefill(torch.from_numpy(train[:600])[None], model.start(1))
     clock("600 words taken")
     for word in train[600:650].tolist():
         _, state = model.step(torch.tensor([word]), state)
     clock("steps", 50)
+    session = Session(model, Sampling(), seed=1)
+    for turn in ("first turn", "second turn"):
+        session.feed("w7 w8 w9")
+        clock(f"{turn}, 40 words", len(list(session.reply(max_tokens=40))))
     retrieve_batch(model, train[:200].reshape(20, 10))
     clock("retrieved", 20)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from holonomy.core.errors import ConfigError
+from holonomy.infer import sampling as sampling_module
 from holonomy.infer.sampling import Sampling, bornmax, draw, gated_temperature, sharpen
 
 PROBS = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
@@ -41,12 +42,16 @@ def test_zero_temperature_takes_the_most_probable() -> None:
     assert sharpen(logits, sampling).tolist() == [[0, 1, 0], [1, 0, 0]]
 
 
-def test_frequencies_follow_the_probabilities() -> None:
+@pytest.mark.parametrize("many", [sampling_module.MANY_TOKENS, 3])
+def test_frequencies_follow_the_probabilities(many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling_module, "MANY_TOKENS", many)
     count = 20_000
     drawn = draw(PROBS.log().expand(count, 4), Sampling(temperature=1.0), torch.Generator().manual_seed(0))
     for token, p in enumerate(PROBS[0].tolist()):
         share = float((drawn == token).double().mean())
         assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / count)
+    few = draw(PROBS.log().expand(count, 4), Sampling(temperature=1.0, top_k=2), torch.Generator().manual_seed(0))
+    assert set(few.tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize(

@@ -147,6 +147,20 @@ def test_sums_are_one_with_a_large_vocabulary() -> None:
     assert torch.equal(other.next_log_probs(ids, lengths), logs)
 
 
+def test_terms_of_candidates_are_those_of_all_words(model: HolographicModel) -> None:
+    contexts, _ = asked()
+    memories = model.memories
+    reading = memories.read(contexts)
+    words = memories.candidates(reading, MOST)
+    assert memories.readout is not None and memories.topics is not None and reading.features is not None
+    assert memories.readout.features.vectors.is_contiguous()
+    some = [memories.readout.similarities_of(reading.features, words), *memories.topics.tilts_of(contexts, words)]
+    every = [memories.readout.similarities(reading.features), *memories.topics.tilts(contexts)]
+    for few, whole in zip(some, every, strict=True):
+        assert torch.allclose(few, whole.gather(1, words), atol=1e-6)
+    assert all(float(term.abs().max()) > 1e-2 for term in some)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_followers_are_the_counts(packed: bool) -> None:
     trie, tokens = CountTrie(4, WORDS), text(5000)
@@ -158,7 +172,7 @@ def test_followers_are_the_counts(packed: bool) -> None:
     everything = torch.arange(WORDS).expand(len(found), -1).contiguous()
     assert np.allclose(followers.at(everything).numpy(), dense, rtol=1e-5)
     for power in (0.9, 1.7):
-        assert np.allclose(followers.raised(power)[1], (dense**power).sum(1), rtol=1e-5)
+        assert np.allclose(followers.raised(power).totals, (dense**power).sum(1), rtol=1e-5)
     begin = 0
     for b, end in enumerate(followers.ends):
         own = followers.words[begin:end]

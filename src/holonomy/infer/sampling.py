@@ -14,6 +14,8 @@ from holonomy.core.errors import ConfigError
 SELECTORS = ("softmax", "gibbsmax")
 RECENT = 64
 """Tokens that gibbsmax looks back on."""
+MANY_TOKENS = 32_768
+"""With more of them one random number is drawn for a sequence, where torch draws one for each token."""
 COLDEST = 1e-6
 """Lowest temperature above zero: log probabilities divided by it are still numbers."""
 LOWEST, HALF_ENTROPY = 0.3, 0.5
@@ -124,4 +126,8 @@ def draw(
     probs = sharpen(log_probs, sampling, recent)
     if sampling.temperature == 0:
         return probs.argmax(1)
+    if probs.shape[1] > MANY_TOKENS:
+        below = probs.cumsum(1, dtype=torch.float64)
+        at = below[:, -1:] * torch.rand(len(probs), 1, dtype=below.dtype, device=below.device, generator=generator)
+        return torch.searchsorted(below, at, right=True).squeeze(1).clamp_(max=probs.shape[1] - 1)
     return torch.multinomial(probs, 1, generator=generator).squeeze(1)

@@ -111,18 +111,19 @@ def choosing() -> tuple[Any, Any, Any]:
             for i in range(begin, ends[b]):
                 slot[words[i]] = 0
 
-    def lay(words, raised, ends, factor, lowest, chosen, probs, weights, row, out):
-        # Adds weights[b] times a row: factor[b] times `lowest`, but for words that followed, and for chosen ones.
+    def lay(words, extra, ends, base, lowest, chosen, probs, weights, out):
+        # Adds weights[b] times a row: what followed and a multiple of `lowest`, but for chosen words.
+        before = np.empty(chosen.shape[1], dtype=out.dtype)
         for b in range(len(ends)):
-            share, weight = np.float32(factor[b]), np.float32(weights[b])
-            for v in range(len(row)):
-                row[v] = share * lowest[v]
+            share, weight = np.float32(weights[b] * base[b]), np.float32(weights[b])
+            for j in range(len(before)):
+                before[j] = out[b, chosen[b, j]]
+            for v in range(len(lowest)):
+                out[b, v] += share * lowest[v]
             for i in range(ends[b - 1] if b else 0, ends[b]):
-                row[words[i]] = raised[i]
-            for j in range(chosen.shape[1]):
-                row[chosen[b, j]] = probs[b, j]
-            for v in range(len(row)):
-                out[b, v] += weight * row[v]
+                out[b, words[i]] += weight * extra[i]
+            for j in range(len(before)):
+                out[b, chosen[b, j]] = before[j] + weight * probs[b, j]
 
     return compiled(choose, exact=True), compiled(gather, exact=True), compiled(lay, exact=True)
 
@@ -135,15 +136,15 @@ class Lowest:
     """
 
     def __init__(self, probs: np.ndarray) -> None:
-        self.probs = probs
-        self._power, self._raised, self._total = 1.0, torch.from_numpy(probs), float(probs.sum(dtype=np.float64))
+        self.probs, self.total = probs, float(probs.sum(dtype=np.float64))
+        self._raised: tuple[float, Lowest] | None = None
 
-    def raised(self, power: float) -> tuple[Float[Tensor, " V"], float]:
-        """Each probability to a power, and their sum."""
-        if power != self._power:
-            self._raised = torch.from_numpy(self.probs).pow(power)
-            self._power, self._total = power, float(self._raised.double().sum())
-        return self._raised, self._total
+    def raised(self, power: float) -> Lowest:
+        """Each probability to a power."""
+        held = self._raised
+        if held is None or held[0] != power:
+            self._raised = held = power, Lowest(torch.from_numpy(self.probs).pow(power).numpy())
+        return held[1]
 
 
 @dataclass(frozen=True)
@@ -182,27 +183,29 @@ class Followers:
         choosing()[1](self.words, self.extra, self.ends, self.base, self.lowest.probs, slot, asked.numpy(), out)
         return torch.from_numpy(out)
 
-    def raised(self, power: float) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities of the words that followed, to a power, [N] float32, and the sum over all words, [B]."""
-        raised, total = self.lowest.raised(power)
-        rows = np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
+    @property
+    def _rows(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
+
+    def raised(self, power: float) -> Followers:
+        """Each probability to a power."""
+        lowest, base, rows = self.lowest.raised(power), self.base**power, self._rows
         own = self.base[rows] * self.lowest.probs[self.words] + self.extra
-        own = torch.from_numpy(own.astype(np.float32)).pow_(power).numpy()
-        factor = self.base**power
-        more = own.astype(np.float64) - factor[rows] * raised.numpy()[self.words]
-        return own, factor * total + np.bincount(rows, weights=more, minlength=len(factor))
+        extra = own**power - base[rows] * lowest.probs[self.words]
+        return Followers(lowest, self.words, extra.astype(np.float32), self.ends, base)
+
+    @property
+    def totals(self) -> np.ndarray:
+        """Sums over all words, [B]."""
+        return self.base * self.lowest.total + np.bincount(self._rows, weights=self.extra, minlength=len(self.base))
 
     def add_focused(
         self, out: np.ndarray, weights: np.ndarray, power: float, chosen: Int[Tensor, "B m"], lean: Float[Tensor, "B m"]
     ) -> None:
         """Adds `weights` [B] times `focused` distributions to `out` [B, V]."""
-        own, total = self.raised(power)
-        raised, _ = self.lowest.raised(power)
-        factor, row = self.base**power, np.empty(len(self.lowest.probs), dtype=np.float32)
-        probs = focused(self.at(chosen).pow_(power), lean).numpy()
-        choosing()[2](
-            self.words, own, self.ends, factor, raised.numpy(), chosen.numpy(), probs, weights / total, row, out
-        )
+        own = self.raised(power)
+        probs, weights = focused(own.at(chosen), lean).numpy(), weights / own.totals
+        choosing()[2](own.words, own.extra, own.ends, own.base, own.lowest.probs, chosen.numpy(), probs, weights, out)
 
 
 def focused(own: Float[Tensor, "B m"], lean: Float[Tensor, "B m"]) -> Float[Tensor, "B m"]:

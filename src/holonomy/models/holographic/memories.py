@@ -15,7 +15,7 @@ from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import Spelling
 from holonomy.data.words import UNKNOWN_ID
 from holonomy.models.holographic.basins import Basins, Neighbours
-from holonomy.models.holographic.candidates import Candidates, Cells, Followers, Lowest, always
+from holonomy.models.holographic.candidates import Candidates, Cells, Followers, Lowest
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
@@ -323,7 +323,7 @@ class Memories:
             return Leanings(None, [self.readout.similarities(reading.features), *tilts])
         words = self.candidates(reading, self.most)
         tilts = [] if self.topics is None else self.topics.tilts_of(reading.contexts, words)
-        return Leanings(words, [self.readout.similarities_of(reading.features, words, always(self.most)), *tilts])
+        return Leanings(words, [self.readout.similarities_of(reading.features, words), *tilts])
 
     def followers(self, reading: Reading) -> Followers:
         """What followed contexts in the exact counts."""

@@ -219,13 +219,13 @@ class HolographicModel:
         logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self._rows()
         for begin in range(0, len(logs), rows):
             part = slice(begin, begin + rows)
-            logs[part] = self._distributions(self.memories.cues(contexts.part(part), traces=True))
+            self._distributions(self.memories.cues(contexts.part(part), traces=True), logs[part])
         return logs
 
-    def _distributions(self, cues: Cues) -> Float[Tensor, "B V"]:
+    def _distributions(self, cues: Cues, out: Float[Tensor, "B V"] | None = None) -> Float[Tensor, "B V"]:
         # The only place that makes them.
         probs = self.mixture.distribution(self.memories, self.memories.read_cued(cues))
-        return torch.from_numpy(probs).clamp_(min=FLOOR).log_()
+        return torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=out)
 
     def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""

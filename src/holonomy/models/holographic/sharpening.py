@@ -77,7 +77,7 @@ class Focus:
     def of_followers(cls, followers: Followers, words: Tensor, targets: Tensor) -> Focus:
         """Of exact counts."""
         own, target = followers.at(words), followers.at(targets[:, None]).squeeze(1)
-        return cls(own, target, _places(words, targets), lambda power: torch.from_numpy(followers.raised(power)[1]))
+        return cls(own, target, _places(words, targets), lambda power: torch.from_numpy(followers.raised(power).totals))
 
     @classmethod
     def of_rows(cls, probs: Tensor, words: Tensor, targets: Tensor) -> Focus:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import CheckpointError, ConfigError
+from holonomy.geometry.compiled import compiled
 from holonomy.geometry.rotation import counter_haar
 
 LEFT, RIGHT = 3, 4
@@ -17,8 +21,28 @@ FLOOR = 1e-4
 """Share of the unigram that keeps the read-out above zero."""
 PART = 4096
 """Contexts whose features exist at a time."""
-GATHERED = 16
-"""Contexts whose candidates' vectors exist at a time."""
+
+
+@lru_cache(maxsize=1)
+def dotting() -> Any:
+    """`dots(rows, own, words, out)`: out[b, j] = rows[words[b, j]] . own[b], where no copy of the rows is made."""
+
+    def dots(rows, own, words, out):
+        for b in range(len(words)):
+            for j in range(words.shape[1]):
+                row, total = words[b, j], np.float32(0)
+                for d in range(rows.shape[1]):
+                    total += rows[row, d] * own[b, d]
+                out[b, j] = total
+
+    return compiled(dots)
+
+
+def dots_with(rows: Float[Tensor, "V D"], own: Float[Tensor, "B D"], words: Int[Tensor, "B m"]) -> Float[Tensor, "B m"]:
+    """Products of a vector of each context with the rows of some words."""
+    out = torch.empty(words.shape)
+    dotting()(rows.numpy(), own.numpy(), words.numpy(), out.numpy())
+    return out
 
 
 class ContextFeatures:
@@ -127,15 +151,9 @@ class Readout:
         """How well the vector of each word fits the one expected."""
         return (f @ self.towards) @ self.features.vectors.T
 
-    def similarities_of(
-        self, f: Float[Tensor, "B size"], words: Int[Tensor, "B m"], fixed: int
-    ) -> Float[Tensor, "B m"]:
-        """The same for some words alone, the first `fixed` of which are the same in every row."""
-        expected, vectors = f @ self.towards, self.features.vectors
-        common = expected @ vectors[words[:1, :fixed].flatten()].T
-        pieces = zip(words[:, fixed:].split(GATHERED), expected.split(GATHERED), strict=True)
-        own = [(vectors[some] @ towards[:, :, None]).squeeze(2) for some, towards in pieces]
-        return torch.cat([common, torch.cat(own)], 1)
+    def similarities_of(self, f: Float[Tensor, "B size"], words: Int[Tensor, "B m"]) -> Float[Tensor, "B m"]:
+        """The same for some words alone."""
+        return dots_with(self.features.vectors, f @ self.towards, words)
 
     def shares(self, f: Float[Tensor, "B size"], unigram: Float[Tensor, " V"]) -> Float[Tensor, "B V"]:
         """Normalised positive part of the read-out of words."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.recency import Recency, Trace
-from holonomy.models.holographic.similarity import GATHERED
+from holonomy.models.holographic.similarity import dots_with
 
 SHORTEST, LARGEST_TABLE = 2048, 1 << 22
 """Words of a run at least, and counts of all runs at most."""
@@ -55,7 +55,7 @@ class Topics:
 
     @cached_property
     def _tables(self) -> tuple[Tensor, Tensor, Tensor]:
-        # Common distribution, shares of words in each run, and log ratios to the common one, [V] and [runs, V].
+        # Common distribution, and of the shares of words in each run ratios to it and their logarithms, [runs, V].
         counts = torch.from_numpy(self.counts).double()
         common = counts.sum(0) + 0.5
         common /= common.sum()
@@ -63,7 +63,7 @@ class Topics:
         ratios = ((counts + RUN_PRIOR * common) / ((sizes + RUN_PRIOR) * common)).log_()
         if self.unknown is not None:
             ratios[:, self.unknown] = 0.0
-        return common.float(), (counts / sizes).float(), ratios.float()
+        return common.float(), (counts / (sizes * common)).float(), ratios.float()
 
     @cached_property
     def _by_word(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,40 +90,44 @@ class Topics:
         common, shares, ratios = self._tables
         own = torch.from_numpy(self._recency.scatter(*contexts, len(common))[:, 0]).float()
         weights = (own @ ratios.T).mul_(BETA).softmax(1)
-        return [_of_runs(weights @ shares, common), _of_own(own, own.sum(1, keepdim=True), common)]
+        mass = own.sum(1, keepdim=True)
+        return [_tilt(weights @ shares, 1.0, COMMON), _tilt(own.div_(common), mass, OWN_PRIOR)]
 
     def tilts_of(self, contexts: Contexts, words: Int[Tensor, "B m"]) -> list[Float[Tensor, "B m"]]:
         """The same for some words of each context."""
         common, shares, ratios = self._by_word
         batch, runs = len(words), shares.shape[1]
         leanings, own = np.zeros((batch, runs)), np.empty(tuple(words.shape), dtype=np.float32)
-        decays, mass = np.exp(-np.arange(WINDOW) / TAU), np.zeros(len(common))
-        recalling_some()(*contexts, decays, ratios.numpy(), words.numpy(), mass, leanings, own)
+        decays, reached = _forgetting()
+        mass = np.zeros(len(common), dtype=np.float32)
+        recalling_some()(*contexts, decays, ratios.numpy(), common.numpy(), words.numpy(), mass, leanings, own)
         weights = torch.from_numpy(leanings).float().mul_(BETA).softmax(1)
-        pieces = zip(words.split(GATHERED), weights.split(GATHERED), strict=True)
-        adapted = torch.cat([(shares[some] @ own_weights[:, :, None]).squeeze(2) for some, own_weights in pieces])
-        kept = np.minimum(contexts.ends - contexts.begins, WINDOW)
-        whole = torch.from_numpy(np.append(0.0, np.cumsum(decays))[kept]).float()[:, None]
-        return [_of_runs(adapted, common[words]), _of_own(torch.from_numpy(own), whole, common[words])]
+        whole = reached[np.minimum(contexts.ends - contexts.begins, WINDOW), None]
+        own_tilt = _tilt(torch.from_numpy(own), torch.from_numpy(whole), OWN_PRIOR)
+        return [_tilt(dots_with(shares, weights, words), 1.0, COMMON), own_tilt]
 
 
-def _of_runs(adapted: Tensor, common: Tensor) -> Tensor:
-    return adapted.div_(common).add_(COMMON).div_(1 + COMMON).log_()
+def _tilt(ratios: Tensor, mass: Tensor | float, prior: float) -> Tensor:
+    # Log ratios of a distribution, `mass` times its ratios to the common one, smoothed with `prior` times that one.
+    return ratios.add_(prior).div_(mass + prior).log_()
 
 
-def _of_own(own: Tensor, mass: Tensor, common: Tensor) -> Tensor:
-    return own.div_(common).add_(OWN_PRIOR).div_(mass + OWN_PRIOR).log_()
+@lru_cache(maxsize=1)
+def _forgetting() -> tuple[np.ndarray, np.ndarray]:
+    # Decay of each of the last words, and of so many together.
+    decays = np.exp(-np.arange(WINDOW) / TAU)
+    return decays, np.append(0.0, np.cumsum(decays)).astype(np.float32)
 
 
 @lru_cache(maxsize=1)
 def recalling_some() -> Any:
-    """`recall(tokens, begins, ends, decays, ratios, words, mass, leanings, own)`: one trace of every word, for some.
+    """`recall(tokens, begins, ends, decays, ratios, common, words, mass, leanings, own)`: a trace for some words.
 
-    leanings[b] += decay of each of the last words times its ratios, own[b, j]: decays of the word words[b, j] together.
-    `mass` is zero for every word, before and after.
+    leanings[b] += decay of each of the last words times its ratios, own[b, j]: decays of the word words[b, j] together
+    by its common probability. `mass` is zero for every word, before and after.
     """
 
-    def recall(tokens, begins, ends, decays, ratios, words, mass, leanings, own):
+    def recall(tokens, begins, ends, decays, ratios, common, words, mass, leanings, own):
         for b in range(len(ends)):
             end = ends[b]
             first = max(begins[b], end - len(decays))
@@ -133,7 +137,8 @@ def recalling_some() -> Any:
                 for k in range(leanings.shape[1]):
                     leanings[b, k] += decay * ratios[word, k]
             for j in range(words.shape[1]):
-                own[b, j] = mass[words[b, j]]
+                word = words[b, j]
+                own[b, j] = mass[word] / common[word] if mass[word] > 0 else 0
             for at in range(first, end):
                 mass[tokens[at]] = 0.0
 

@@ -93,7 +93,8 @@ def word_vectors(
     shape = (vocab_size, width)
     matrix = torch.sparse_coo_tensor(index, torch.from_numpy(value).float(), shape, check_invariants=True).coalesce()
     u, s = main_axes(matrix, dim, seed=seed)
-    vectors = u * s.sqrt()
+    # The axes stand apart, and what is read is one word's numbers.
+    vectors = (u * s.sqrt()).contiguous()
     norm = vectors.norm(dim=1, keepdim=True)
     return torch.where(norm > 1e-6, vectors / norm.clamp(min=1e-6), 0)
 
