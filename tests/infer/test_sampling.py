@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from holonomy.core.errors import ConfigError
+from holonomy.data.words import WordTokenizer
 from holonomy.infer import sampling as sampling_module
 from holonomy.infer.sampling import Sampling, bornmax, draw, gated_temperature, sharpen
+from holonomy.infer.session import Session, generate_batch
+from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.model import HolographicModel
 
 PROBS = torch.tensor([[0.5, 0.25, 0.15, 0.1]], dtype=torch.float64)
 
@@ -52,6 +57,33 @@ def test_frequencies_follow_the_probabilities(many: int, monkeypatch: pytest.Mon
         assert abs(share - p) < 4 * math.sqrt(p * (1 - p) / count)
     few = draw(PROBS.log().expand(count, 4), Sampling(temperature=1.0, top_k=2), torch.Generator().manual_seed(0))
     assert set(few.tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("many", [100, 2])
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 3.0])
+def test_what_is_no_text_is_never_drawn(temperature: float, many: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling_module, "MANY_TOKENS", many)
+    log_probs = torch.tensor([0.6, 0.2, 0.15, 0.05]).log().expand(4000, 4)
+    for gate in (False, True):
+        drawn = draw(log_probs, Sampling(temperature, gate=gate), torch.Generator().manual_seed(0), unspoken=(0, 2))
+        assert set(drawn.tolist()) == ({1} if temperature == 0 else {1, 3})
+    free = draw(log_probs, Sampling(1.0), torch.Generator().manual_seed(0))
+    rest = draw(log_probs, Sampling(1.0), torch.Generator().manual_seed(0), unspoken=(0, 2))
+    assert set(free.tolist()) == {0, 1, 2, 3} and float((rest == 1).float().mean()) == pytest.approx(0.8, abs=0.03)
+
+
+def test_models_of_words_never_say_that_they_know_none() -> None:
+    tokenizer = WordTokenizer(["a", "b"])
+    config = HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}, "tower": {"role": "off"}})
+    model = HolographicModel(config, tokenizer)
+    model.learn_text(np.array([0, 0, 0, 2, 0, 0, 0, 3] * 200))
+    assert int(model.next_log_probs(np.array([[2]]))[0].argmax()) == 0
+    for temperature in (0.0, 1.0):
+        session = Session(model, Sampling(temperature), seed=0)
+        session.feed("a")
+        alone = "".join(session.reply(max_tokens=20))
+        many = generate_batch(model, ["a", "b a"], sampling=Sampling(temperature), max_tokens=20, seed=0)
+        assert all(set(text.split()) <= {"a", "b"} and len(text.split()) == 20 for text in (alone, *many))
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,8 @@ class BytePairTokenizer:
     unk = False
 
     strict = True
+    unspoken = tuple(range(len(SPECIALS)))
+    """Never drawn."""
 
     def __init__(self, definition: str) -> None:
         from tokenizers import Tokenizer

@@ -84,6 +84,11 @@ class CharTokenizer:
         return self.symbols.index(UNKNOWN) if self.unk else None
 
     @property
+    def unspoken(self) -> tuple[int, ...]:
+        """The id of unknown characters, which is never drawn."""
+        return () if self.unknown_id is None else (self.unknown_id,)
+
+    @property
     def pad_id(self) -> int:
         """Stands before a text; one more than the characters, so that it has no probability."""
         return self.vocab_size

@@ -50,6 +50,8 @@ class WordTokenizer:
     """Unknown words are read as such."""
     pad_id = PAD_ID
     unknown_id: int | None = UNKNOWN_ID
+    unspoken = UNKNOWN_ID, PAD_ID
+    """Never drawn."""
     spelling: Spelling | None = None
     """Words are not looked into."""
 
@@ -112,6 +114,8 @@ class WordTokenizer:
     ) -> WordTokenizer:
         """As `train`, from counted words, so that several processes may count."""
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
+        if not frequent:
+            raise DataError(f"no word occurs `min_count` = {min_count} times; give a longer text, or a smaller number")
         reserved = 3 if ends else 2
         return cls([word for _, word in frequent[: vocab_size - reserved]], pattern=pattern, ends=ends)
 

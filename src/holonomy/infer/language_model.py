@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from jaxtyping import Float, Int
@@ -18,6 +18,11 @@ class Tokenizer(Protocol):
     @property
     def strict(self) -> bool:
         """Whether text with unknown symbols is refused; else they are read as one unknown symbol."""
+        ...
+
+    @property
+    def unspoken(self) -> Sequence[int]:
+        """Ids that stand for no text of their own, such as that of unknown words: they are read, and never drawn."""
         ...
 
     def encode(self, text: str) -> Any: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -121,8 +122,11 @@ def draw(
     sampling: Sampling,
     generator: torch.Generator,
     recent: Int[Tensor, "B n"] | None = None,
+    unspoken: Sequence[int] = (),
 ) -> Int[Tensor, " B"]:
-    """Draws one token a sequence; equal generators give equal tokens."""
+    """Draws one token a sequence, none of those `unspoken`; equal generators give equal tokens."""
+    if unspoken:
+        log_probs = log_probs.index_fill(1, torch.tensor(unspoken, device=log_probs.device), -torch.inf)
     probs = sharpen(log_probs, sampling, recent)
     if sampling.temperature == 0:
         return probs.argmax(1)

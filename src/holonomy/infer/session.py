@@ -112,7 +112,7 @@ class Session:
         try:
             for _ in range(max_tokens):
                 assert self._ahead is not None
-                token = draw(self._ahead, self.sampling, self._generator, self._recent)
+                token = draw(self._ahead, self.sampling, self._generator, self._recent, self.model.tokenizer.unspoken)
                 self._remember(token)
                 ids += token.tolist()
                 piece = decoded(token.tolist(), False)
@@ -290,7 +290,7 @@ def _continue_together(
 ) -> list[str]:
     """Continues prompts of like length in lockstep: where one still has words of its own, they are what is said."""
     shortest, longest = len(prompts[0]), len(prompts[-1])
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    generators, unspoken = [torch.Generator().manual_seed(seed) for seed in seeds], model.tokenizer.unspoken
     decoders = [model.tokenizer.decoder() for _ in prompts]
     texts, done = [""] * len(prompts), [False] * len(prompts)
     ids = torch.stack([prompt[:shortest] for prompt in prompts])
@@ -299,11 +299,11 @@ def _continue_together(
     for place in range(shortest, longest + max_tokens):
         speaks = [place >= len(prompt) for prompt in prompts]
         if sampling.temperature == 0:
-            token = draw(ahead, sampling, generators[0], ids)
+            token = draw(ahead, sampling, generators[0], ids, unspoken)
         else:
             token = torch.zeros(len(prompts), dtype=torch.int64)
             for n in (n for n, speaking in enumerate(speaks) if speaking and not done[n]):
-                token[n] = draw(ahead[n : n + 1], sampling, generators[n], ids[n : n + 1])
+                token[n] = draw(ahead[n : n + 1], sampling, generators[n], ids[n : n + 1], unspoken)
         for n, prompt in enumerate(prompts):
             if not speaks[n]:
                 token[n] = prompt[place]

@@ -134,7 +134,7 @@ class Paths:
         assert len(best) == len(many.tokens)
 
     def converse(self, prompt: str, scratch: Path) -> None:
-        """Every greedy choice of a session is the most probable token after all before it."""
+        """Every greedy choice of a session is the most probable token, of those that are text, after all before it."""
         session = Session(self.model, Sampling(temperature=0), seed=0)
         if prompt:
             session.feed(prompt)
@@ -144,6 +144,7 @@ class Paths:
         read, said = json.loads((scratch / "session.json").read_text(encoding="utf-8"))["ids"]
         ids = torch.tensor([read + said])
         ahead = self.model.log_probs(ids)[0, len(read) - 1 : -1]
+        ahead[:, list(self.model.tokenizer.unspoken)] = -torch.inf
         chosen = ahead.gather(1, ids[0, len(read) :, None]).squeeze(1)
         self.note("generation", float((ahead.max(1).values - chosen).max()))
 
