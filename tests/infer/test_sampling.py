@@ -77,7 +77,7 @@ def test_models_of_words_never_say_that_they_know_none() -> None:
     config = HolographicConfig.model_validate({"counts": {"skips": [], "classes": []}, "tower": {"role": "off"}})
     model = HolographicModel(config, tokenizer)
     model.learn_text(np.array([0, 0, 0, 2, 0, 0, 0, 3] * 200))
-    assert int(model.next_log_probs(np.array([[2]]))[0].argmax()) == 0
+    assert float(model.next_log_probs(np.array([[2]]))[0].exp()[0]) > 0.15
     for temperature in (0.0, 1.0):
         session = Session(model, Sampling(temperature), seed=0)
         session.feed("a")
