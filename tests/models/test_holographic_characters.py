@@ -171,7 +171,7 @@ def test_voices_multiplied_as_they_are_read_are_the_pool_of_stored_ones(
     for asked in (texts, of_text(split.test[:50], ONE), of_text(np.concatenate([split.test[:9]] * 3), ONE)):
         reading = memories.read(asked)
         wanted = np.log(pool(memories.panel(reading), reading.numbers))
-        found = np.log(memories.pooled_probs(reading, pool.scores(reading.numbers)))
+        found = memories.pooled_logs(reading, pool.scores(reading.numbers))
         assert np.abs(found - wanted).max() < 2e-5
     held = copy.deepcopy(memories)
     held.learn(texts.part(slice(200, 400)), texts.tokens[200:400], np.ones(200, np.int64))
@@ -180,7 +180,7 @@ def test_voices_multiplied_as_they_are_read_are_the_pool_of_stored_ones(
             held.pack()
         reading = held.read(texts)
         wanted = np.log(pool(held.panel(reading), reading.numbers))
-        assert np.abs(np.log(held.pooled_probs(reading, pool.scores(reading.numbers))) - wanted).max() < 2e-5
+        assert np.abs(held.pooled_logs(reading, pool.scores(reading.numbers)) - wanted).max() < 2e-5
 
 
 def test_logarithms_are_those_of_the_library() -> None:

@@ -15,7 +15,7 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
-from holonomy.models.holographic.cues import Cues, Reading
+from holonomy.models.holographic.cues import Reading
 from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
@@ -219,30 +219,35 @@ class HolographicModel:
         logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self._rows()
         for begin in range(0, len(logs), rows):
             part = slice(begin, begin + rows)
-            logs[part] = self._distributions(self.memories.cues(contexts.part(part), traces=True))
+            logs[part] = self._distributions(self.memories.read(contexts.part(part)))
         return logs
 
-    def _distributions(self, cues: Cues) -> Float[Tensor, "B V"]:
+    def _distributions(self, reading: Reading) -> Float[Tensor, "B V"]:
         # The only place that makes them.
-        probs = self.mixture.distribution(self.memories, self.memories.read_cued(cues))
+        pool = self.mixture.pool
+        if pool is not None:
+            return torch.from_numpy(self.memories.pooled_logs(reading, pool.exponents(reading.numbers)))
+        probs = self.mixture.distribution(self.memories, reading)
         return torch.from_numpy(probs).clamp_(min=FLOOR).log_()
 
     def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
-        targets, logs = checked_ids("targets", targets, self.vocab_size), [torch.empty(0, self.vocab_size)]
-        span = max(1, self._rows() // block) * block
+        targets, logs = checked_ids("targets", targets, self.vocab_size), torch.empty(len(targets), self.vocab_size)
+        most, ones = self._rows(), np.ones(block, dtype=np.int64)
+        span = max(1, most // block) * block
         for begin in range(0, len(targets), span):
             cues = self.memories.cues(contexts.part(slice(begin, begin + span)), traces=True)
-            for first in range(0, len(cues.lengths), block):
-                own = cues.part(slice(first, first + block))
-                parts = (slice(at, at + self._rows()) for at in range(0, len(own.lengths), self._rows()))
-                logs += [self._distributions(own.part(part)) for part in parts]
-                words = targets[begin + first : begin + first + len(own.lengths)]
-                ones = np.ones_like(words)
-                self.memories.learn_cued(own, words, ones)
+            for first in range(begin, min(begin + span, len(targets)), block):
+                own, rows = cues.part(slice(first - begin, first - begin + block)), None
+                words = targets[first : first + block]
+                for at in range(0, len(words), most):
+                    reading = self.memories.read_cued(own if len(words) <= most else own.part(slice(at, at + most)))
+                    logs[first + at : first + at + len(reading.mass)] = self._distributions(reading)
+                    rows = reading.rows if len(words) <= most else None
+                self.memories.learn_cued(own, words, ones[: len(words)], rows=rows)
                 if self.mirror is not None and self.config.tower.role == "mirror":
-                    self.mirror.follow(own.contexts, words, ones, 1, self.memories.counts)
-        return torch.cat(logs)
+                    self.mirror.follow(own.contexts, words, ones[: len(words)], 1, self.memories.counts)
+        return logs
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""
