@@ -7,7 +7,7 @@ unlearning restores every bit. Symbols of a context need not be words: classes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from holonomy.models.holographic.rows import (
     WIDTHS,
     arranged,
     check_rows,
-    ending_here,
     grams_of,
     most_frequent,
     nodes_of,
@@ -362,50 +361,6 @@ class CountTrie:
     def frequent_pairs(self, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The grams of order two that occurred most often, at most so many: first symbols, words, occurrences."""
         return most_frequent(*self._rows(), self.order, most)
-
-    def pairs(self) -> Iterator[Pairs]:
-        """Pairs that, learned by an empty trie, give this one; those with the longest contexts first."""
-        longer: tuple[np.ndarray, np.ndarray] | None = None
-        for order in range(self.order, 0, -1):
-            symbols, raw, _ = self.grams(order)
-            weights = raw if longer is None else ending_here(symbols, raw, *longer)
-            longer = symbols, raw
-            kept = weights > 0
-            context = np.zeros((int(kept.sum()), self.order - 1), dtype=np.int64)
-            context[:, self.order - order :] = symbols[kept, :-1]
-            words, counts = symbols[kept, -1].astype(np.int64), weights[kept].astype(np.int64)
-            yield Pairs(context, np.full(len(context), order - 1), words, counts)
-
-    def check_addable(self, other: CountTrie) -> None:
-        """Refuses a trie that cannot be merged.
-
-        Raises:
-            ConfigError: it has another shape.
-            DataError: counts would overflow.
-        """
-        mine, theirs = ((t.order, t.vocab_size, t.num_symbols) for t in (self, other))
-        if mine != theirs:
-            raise ConfigError(f"`other` has order, words and symbols {theirs}; wanted {mine}")
-        if self.learned + other.learned > LARGEST:
-            raise DataError(f"`other` would raise the count to {self.learned + other.learned:,}; {LARGEST:,} is most")
-
-    def merge(self, other: CountTrie) -> None:
-        """Adds all that another trie has learned.
-
-        Raises:
-            ConfigError, DataError: it cannot be added, see `check_addable`; nothing has changed.
-        """
-        self.check_addable(other)
-        for pairs in list(other.pairs()):
-            self.learn(pairs)
-
-    def compact(self) -> None:
-        """Drops grams that were unlearned."""
-        kept = list(self.pairs())
-        self.clear()
-        for pairs in kept:
-            self.learn(pairs)
-        self.trim()
 
     def prune(self, least: int, *, lowest: int = 3) -> int:
         """Drops grams of the higher orders that occurred fewer than `least` times, unless a longer gram needs them.

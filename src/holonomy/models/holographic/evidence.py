@@ -1,4 +1,4 @@
-"""Numbers that a context gives away, which decide what experts weigh: what is known of it, and how often it was there."""
+"""Numbers that a context gives away, which decide what experts weigh: what is known of it, and how often it came."""
 
 from __future__ import annotations
 

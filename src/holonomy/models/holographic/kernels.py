@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.addressing import probing
-from holonomy.models.holographic.packed import Access, packed_access
+from holonomy.models.holographic.standing import access, continuing, standing
 
 PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE, RELEASED = range(11)
 """Columns of `inner`; `leaf` has the first four. TOTAL to RELEASED speak of the gram as a context."""
@@ -109,63 +109,11 @@ def discounting() -> Any:
 
 
 @lru_cache(maxsize=1)
-def continuing() -> Any:
-    """`continues(symbols, lengths, b)`: whether context b is that of b - 1 and a symbol more, as in a text."""
-
-    def continues(symbols, lengths, b):
-        width = symbols.shape[1]
-        same = b > 0 and lengths[b] > 0 and lengths[b] == min(lengths[b - 1] + 1, width)
-        for j in range(lengths[b] - 1):
-            same = same and symbols[b, width - 2 - j] == symbols[b - 1, width - 1 - j]
-        return same
-
-    return compiled(continues, exact=True)
-
-
-@lru_cache(maxsize=2)
-def standing(packed: bool) -> Any:
-    """`stand(view, symbols, lengths, rows)`: where contexts stand, whether or not anything follows them; -1 is none."""
-    import numpy as np
-
-    grams, continues = access(packed).grams, continuing()
-
-    def stand(view, symbols, lengths, rows):
-        order, batch, count = symbols.shape[1] + 1, len(lengths), 0
-        rows[:, :], rows[:, 0] = -1, 0
-        # Most contexts of a text go on from the one before: one symbol more, and they are found.
-        apart, follows = np.empty(batch, dtype=np.int64), np.zeros(batch, dtype=np.bool_)
-        for b in range(batch):
-            follows[b] = lengths[b] > 1 and continues(symbols, lengths, b)
-            if not follows[b]:
-                apart[count] = b
-                count += 1
-        # Symbol after symbol of all contexts: their places in memory are fetched at the same time.
-        places, own = np.empty((2, batch), dtype=np.int64)
-        for m in range(1, order):
-            for j in range(order - 1 - m, order - 2):
-                for k in range(count):
-                    b = apart[k]
-                    places[k] = -1 if m > lengths[b] else 0 if j == order - 1 - m else places[k]
-                    own[k] = symbols[b, j]
-                grams(view, places[:count], own[:count])
-                for k in range(count):
-                    rows[apart[k], m] = places[k]
-            for b in range(batch):
-                before = rows[b - 1, m - 1] if follows[b] else rows[b, m] if m > 1 else 0
-                places[b], own[b] = before if m <= lengths[b] else -1, symbols[b, order - 2]
-            grams(view, places, own)
-            for b in range(batch):
-                rows[b, m] = places[b]
-
-    return compiled(stand, exact=True)
-
-
-@lru_cache(maxsize=1)
 def knowing() -> Any:
     """`known(view, targets, follows, context, gram)`: rows of the grams of pairs, -1 for none, from their contexts'."""
     import numpy as np
 
-    find, find_each, _ = probing()
+    _, find_each, _ = probing()
 
     def known(view, targets, follows, context, gram):
         inner, leaf, inner_table, leaf_table, sizes = view
@@ -279,50 +227,6 @@ def learning() -> Any:
     return compiled(learn, exact=True)
 
 
-@lru_cache(maxsize=1)
-def open_access() -> Access:
-    """How rows of a trie that learns are read: a view is `(inner, leaf, inner_table, leaf_table, sizes)`."""
-    find, find_each, _ = probing()
-
-    def grams(view, places, symbols):
-        find_each(view[0], view[2], places, symbols, view[4])
-
-    def gram(view, context, symbol, top):
-        # Each in a branch of its own: arrays that are chosen between have their references counted.
-        if top:
-            return find(view[1], view[3], context, symbol, view[4])
-        return find(view[0], view[2], context, symbol, view[4])
-
-    def symbol(view, row, top):
-        return view[1][row, 1] if top else view[0][row, 1]
-
-    def count(view, row, top):
-        return view[1][row, 2] if top else view[0][row, 4]
-
-    def raw(view, row):
-        return view[0][row, 2]
-
-    def first(view, context):
-        return view[0][context, 5]
-
-    def after(view, row, context, top):
-        return view[1][row, 3] if top else view[0][row, 3]
-
-    def followed(view, context, top):
-        return view[0][context, 6] > 0
-
-    def mass(view, context, top):
-        row = view[0][context]
-        return row[6], row[7], row[8], row[9], row[10]
-
-    return Access(*(compiled(f, exact=True) for f in (gram, grams, symbol, count, raw, first, after, followed, mass)))
-
-
-def access(packed: bool) -> Access:
-    """How kernels read the rows of a trie."""
-    return packed_access() if packed else open_access()
-
-
 @lru_cache(maxsize=2)
 def measuring(packed: bool) -> tuple[Any, Any]:
     """`masses(view, found, out)` and `heights(view, found, out)`: what follows contexts, and how far they are known."""
@@ -364,7 +268,7 @@ def reading(packed: bool) -> tuple[Any, Any]:
     p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V; of followers
     that were dropped, the whole count is taken.
     """
-    gram, _, _, count_of, _, _, _, followed_by, mass = access(packed)
+    gram, _, _, count_of, _, _, _, followed_by, mass, _ = access(packed)
     stand = standing(packed)
 
     def contexts(view, symbols, lengths, rows, found):
@@ -399,7 +303,7 @@ def reading(packed: bool) -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def walking(packed: bool) -> Any:
     """`walk(view, context, top, taken, m, scale, out, b)`: out[b, v] += scale * (count of v there - its discount)."""
-    _, _, symbol, count_of, _, first, after, _, _ = access(packed)
+    _, _, symbol, count_of, _, first, after, _, _, _ = access(packed)
 
     def walk(view, context, top, taken, m, scale, out, b):
         row = first(view, context)
@@ -477,7 +381,7 @@ def spreading(packed: bool) -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def looking(packed: bool) -> tuple[Any, Any]:
     """`locate(view, contexts, targets, rows)` and `frequent(view, contexts, least, out)`, below the highest order."""
-    gram, _, symbol, _, raw, first, after, _, _ = access(packed)
+    gram, _, symbol, _, raw, first, after, _, _, _ = access(packed)
 
     def locate(view, contexts, targets, rows):
         for b in range(len(targets)):

@@ -296,9 +296,7 @@ class Memories:
         held = np.empty((len(tries), len(mass), HEIGHTS))
         for (trie, own), out_of in zip(tries, held, strict=True):
             trie.heights(own, out_of)
-        gathering()(
-            held, self.counts.order, cues.symbols, cues.lengths, self.unigram, mass, self.recency.matched, out
-        )
+        gathering()(held, self.counts.order, cues.symbols, cues.lengths, self.unigram, mass, self.recency.matched, out)
         if self.config.basins.enabled:
             out[:, -2], out[:, -1] = (0, 0) if near is None else (near.nearest, np.log1p(near.mass))
         return out

@@ -27,7 +27,7 @@ SHORTEST = 1 / 64
 
 @lru_cache(maxsize=1)
 def scoring() -> Any:
-    """`score(numbers, mean, scale, weights, out)`: linear scores of few contexts, which a large product is too slow for."""
+    """`score(numbers, mean, scale, weights, out)`: linear scores; few contexts need no matrix product."""
 
     def score(numbers, mean, scale, weights, out):
         size, voices = weights.shape

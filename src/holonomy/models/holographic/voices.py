@@ -16,7 +16,8 @@ import numpy as np
 
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.counts import CountTrie
-from holonomy.models.holographic.kernels import access, walking
+from holonomy.models.holographic.kernels import walking
+from holonomy.models.holographic.standing import access
 
 LANES = 16
 """Rows of distributions are as long as a multiple of this many float32, so that loops over them have no rest."""
@@ -139,16 +140,21 @@ def weighing(packed: bool) -> Any:
     sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
     of each context. Where `middle` is one of the orders, base[b] is p of it.
     """
-    _, _, _, count_of, _, first, _, _, mass = access(packed)
+    _, _, _, count_of, _, first, _, _, mass, ahead = access(packed)
     walk, logs_of, f32 = walking(packed), logarithm(), np.float32
 
     def touch(view, found):
-        # What follows is fetched for many contexts at the same time; the sum only keeps that from being left out.
+        # What follows is fetched for many contexts at the same time: the first of it, where the sum only keeps that
+        # from being left out, and then what lies beside.
         order, held = found.shape[1], np.int64(0)
         for b in range(len(found)):
             for m in range(1, order):
                 row = first(view, found[b, m]) if found[b, m] >= 0 else np.int64(-1)
                 held += count_of(view, row, m == order - 1) if row >= 0 else 0
+        for b in range(len(found)):
+            for m in range(1, order):
+                if found[b, m] >= 0:
+                    ahead(view, found[b, m], m == order - 1)
         return held
 
     touch = compiled(touch, exact=True)
