@@ -19,7 +19,7 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.metrics import predict, report_of
-from holonomy.models.holographic.model import Following, HolographicModel
+from holonomy.models.holographic.model import BlockReader, HolographicModel
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.recency import Recency, Trace
@@ -234,12 +234,12 @@ def test_learning_while_reading_is_asking_and_learning_block_after_block(
         other = state_of(fast)[name]
         assert torch.equal(tensor, other) if isinstance(tensor, torch.Tensor) else tensor == other
     assert not torch.equal(fast.follow(contexts, targets, 500), torch.cat(wanted)), "what was learned is known"
-    following = Following(fast, contexts, 64)
+    reader = BlockReader(fast, contexts, 64)
     with pytest.raises(DataError, match="`targets` has 64 words; 0 contexts"):
-        following.learn(targets[:64])
-    assert len(following.ask()) == 64
+        reader.learn(targets[:64])
+    assert len(reader.ask()) == 64
     with pytest.raises(DataError, match="`targets` has 3 words; 64 contexts"):
-        following.learn(targets[:3])
+        reader.learn(targets[:3])
 
 
 def test_probabilities_sum_to_one_and_the_pad_has_none(model: HolographicModel, split: WordSplit) -> None:

@@ -21,7 +21,7 @@ from holonomy.infer.mixing import MixedModel, Panel, even_gate, fitted_gate, num
 from holonomy.models.holographic.contexts import Contexts, of_text
 from holonomy.models.holographic.metrics import Predictions
 from holonomy.models.holographic.mixture import Gate
-from holonomy.models.holographic.model import Following, History, HolographicModel
+from holonomy.models.holographic.model import BlockReader, History, HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.pictures import lior_pictures
@@ -90,7 +90,7 @@ class _Follower:
 
     def __init__(self, model: HolographicModel, contexts: Contexts, first: int, block: int) -> None:
         self.model, self.first = model, first
-        self.following = Following(model, contexts.part(slice(first, None)), block)
+        self.reader = BlockReader(model, contexts.part(slice(first, None)), block)
         self.tokenizer, self.context_limit = model.tokenizer, model.context_limit
 
     def start(self, batch: int) -> tuple[History, int]:
@@ -103,7 +103,7 @@ class _Follower:
         if taken + 1 < self.first:
             found, history = self.model.advance(ids, history)
             return found, (history, taken + ids.shape[1])
-        return self.following.ask()[None], (history, taken + ids.shape[1])
+        return self.reader.ask()[None], (history, taken + ids.shape[1])
 
     def prefill(self, ids: torch.Tensor, state: tuple[History, int]) -> tuple[torch.Tensor, tuple[History, int]]:
         """Takes many tokens at once; returns the distribution after the last one."""
@@ -147,7 +147,7 @@ class _Learning:
     def learn(self, begin: int, end: int) -> None:
         """Learns places that followers were just asked about, to be forgotten later."""
         for follower in self._followers:
-            follower.following.learn(self.tokens[begin:end])
+            follower.reader.learn(self.tokens[begin:end])
         self._learned.append((begin, end))
 
     def forget(self) -> None:

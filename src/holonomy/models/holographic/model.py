@@ -235,11 +235,11 @@ class HolographicModel:
     def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
         targets, logs = checked_ids("targets", targets, self.vocab_size), torch.empty(len(targets), self.vocab_size)
-        following = Following(self, contexts, block)
+        reader = BlockReader(self, contexts, block)
         for begin in range(0, len(targets), block):
             part = slice(begin, begin + block)
-            logs[part] = following.ask()
-            following.learn(targets[part])
+            logs[part] = reader.ask()
+            reader.learn(targets[part])
         return logs
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
@@ -308,7 +308,7 @@ class HolographicModel:
         return self.memories.nbytes | (self.mirror.nbytes if self.mirror is not None else {})
 
 
-class Following:
+class BlockReader:
     """The path of learning while reading: contexts are asked about block after block, and each block is learned.
 
     Args:
