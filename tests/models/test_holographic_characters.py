@@ -19,14 +19,14 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.metrics import predict, report_of
-from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.model import BlockReader, HolographicModel
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.retrieval import retrieve_batch
 from holonomy.models.holographic.spelling import REACH, spelled
 from holonomy.models.holographic.storage import load_into, merge_into, state_of
-from holonomy.models.holographic.voices import logarithm
+from holonomy.models.holographic.voices import Voices, logarithm
 from holonomy.recipes import holographic_chars
 
 ONE = np.zeros(1, dtype=np.int64)
@@ -171,7 +171,7 @@ def test_voices_multiplied_as_they_are_read_are_the_pool_of_stored_ones(
     for asked in (texts, of_text(split.test[:50], ONE), of_text(np.concatenate([split.test[:9]] * 3), ONE)):
         reading = memories.read(asked)
         wanted = np.log(pool(memories.panel(reading), reading.numbers))
-        found = np.log(memories.pooled_probs(reading, pool.scores(reading.numbers)))
+        found = memories.pooled_logs(reading, pool.scores(reading.numbers))
         assert np.abs(found - wanted).max() < 2e-5
     held = copy.deepcopy(memories)
     held.learn(texts.part(slice(200, 400)), texts.tokens[200:400], np.ones(200, np.int64))
@@ -180,7 +180,7 @@ def test_voices_multiplied_as_they_are_read_are_the_pool_of_stored_ones(
             held.pack()
         reading = held.read(texts)
         wanted = np.log(pool(held.panel(reading), reading.numbers))
-        assert np.abs(np.log(held.pooled_probs(reading, pool.scores(reading.numbers))) - wanted).max() < 2e-5
+        assert np.abs(held.pooled_logs(reading, pool.scores(reading.numbers)) - wanted).max() < 2e-5
 
 
 def test_logarithms_are_those_of_the_library() -> None:
@@ -189,6 +189,16 @@ def test_logarithms_are_those_of_the_library() -> None:
     logarithm()(probs.view(np.int32), whole, whole.view(np.float32), out)
     wanted = np.log(probs.astype(np.float64))
     assert (np.abs(out - wanted) <= 1.5 * np.spacing(np.abs(wanted).astype(np.float32)) + 1e-9).all()
+
+
+def test_normalised_sums_are_those_of_the_library() -> None:
+    for size in (3, 16, 65):
+        spoken = Voices(200, size)
+        spoken.sums[:, :size] = np.random.default_rng(size).normal(-30, 40, (200, size))
+        wanted = torch.from_numpy(spoken.sums[:, :size].astype(np.float64)).log_softmax(1).numpy()
+        found = spoken.normalised()
+        assert found.shape == (200, size) and np.abs(found - wanted).max() < 4e-5
+        assert np.abs(np.exp(found.astype(np.float64)).sum(1) - 1).max() < 1e-5
 
 
 def test_characters_are_predicted_better_than_by_kneser_ney(model: HolographicModel, split: WordSplit) -> None:
@@ -218,12 +228,18 @@ def test_learning_while_reading_is_asking_and_learning_block_after_block(
         part = slice(begin, begin + 64)
         wanted.append(slow.distributions(contexts.part(part)))
         slow.change(contexts.part(part), targets[part], sign=1)
-    monkeypatch.setattr(HolographicModel, "_rows", lambda _: 150)
+    monkeypatch.setattr(HolographicModel, "rows", property(lambda _: 150))
     assert torch.equal(fast.follow(contexts, targets, 64), torch.cat(wanted))
     for name, tensor in state_of(slow).items():
         other = state_of(fast)[name]
         assert torch.equal(tensor, other) if isinstance(tensor, torch.Tensor) else tensor == other
     assert not torch.equal(fast.follow(contexts, targets, 500), torch.cat(wanted)), "what was learned is known"
+    reader = BlockReader(fast, contexts, 64)
+    with pytest.raises(DataError, match="`targets` has 64 words; 0 contexts"):
+        reader.learn(targets[:64])
+    assert len(reader.ask()) == 64
+    with pytest.raises(DataError, match="`targets` has 3 words; 64 contexts"):
+        reader.learn(targets[:3])
 
 
 def test_probabilities_sum_to_one_and_the_pad_has_none(model: HolographicModel, split: WordSplit) -> None:

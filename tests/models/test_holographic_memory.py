@@ -58,6 +58,27 @@ def test_counts_stay_within_their_room_and_are_a_distribution(order: int, rollin
     assert np.allclose(again.dense(again.find(asked.symbols, asked.lengths)), dense, atol=1e-7)
 
 
+@pytest.mark.parametrize("rolling", [True, False])
+@pytest.mark.parametrize("packing", [True, False])
+def test_contexts_that_were_looked_up_are_learned_as_others_are(rolling: bool, packing: bool) -> None:
+    order, tokens, cut = 4, text(40_000), 34_000
+    room = learned(tokens, order, None, rolling=rolling).nbytes // 4
+    for limit in (None, room):
+        one, other = (learned(tokens[:cut], order, limit, rolling=rolling) for _ in range(2))
+        whole, before = Pairs(*(a[cut:] for a in pairs(tokens, order))), one.evictions
+        if packing:
+            # Unpacked, rows stand elsewhere.
+            one.pack()
+            other.pack()
+        # More than one chunk, so that rows come, and go, after they were looked up.
+        other.add(whole, len(whole.targets), other.look_up(whole.symbols, whole.lengths)[0])
+        one.learn(whole)
+        assert (one.evictions > before) == (limit is not None) and one.evictions == other.evictions
+        assert one.learned == other.learned and np.array_equal(one.taken, other.taken)
+        for n in range(1, order + 1):
+            assert all(np.array_equal(a, b) for a, b in zip(one.grams(n), other.grams(n), strict=True))
+
+
 def test_what_stays_was_counted_and_the_frequent_stay() -> None:
     tokens, order = text(60_000), 3
     whole = learned(tokens, order, None)

@@ -16,6 +16,7 @@ from holonomy.models.holographic.config import HolographicConfig, HolographicRun
 from holonomy.models.holographic.learner import OnePass
 from holonomy.models.holographic.metrics import similarity_lift
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.tower import Tower
 from holonomy.recipes import configure, launch
 from holonomy.train.monitor import SilentProgress
 
@@ -162,8 +163,11 @@ def test_what_a_run_cannot_do_is_refused(tmp_path: Path) -> None:
         )
 
 
-def test_the_witness_of_a_run_moves_less_and_less(tmp_path: Path) -> None:
+def test_the_witness_of_a_run_moves_less_and_less(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, plain = list[int](), Tower.mean_witness
+    monkeypatch.setattr(Tower, "mean_witness", lambda self: made.append(1) or plain(self))
     trained(tmp_path, "a", (1, 1), "model.tower.promote_at=null")
+    assert len(made) == sum("val/loss" in line for line in logged(tmp_path, "a")), "once an evaluation"
     found = [line["memory/witness_churn"] for line in logged(tmp_path, "a") if "memory/witness_churn" in line]
     assert len(found) > 30 and np.mean(found[-10:]) < np.mean(found[:10]) / 4
 

@@ -13,8 +13,10 @@ import torch
 from holonomy.cli import main
 from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.data.text import load_text
+from holonomy.infer.mixing import MixedModel, read_through
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
+from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.recipes import configure, launch, mixture
 from holonomy.train.catalogue import Catalogue
@@ -82,6 +84,26 @@ def test_a_mixture_is_a_run_like_any_other(root: Path) -> None:
         launch.resume("both", root=root, progress=SilentProgress())
     with pytest.raises(ConfigError, match="one stream"):
         launch.evaluate("both", root=root, protocol="windows")
+
+
+@pytest.mark.parametrize("runs", [("network", "memory"), ("memory", "plain"), ("network", "both")])
+def test_learning_while_reading_is_asking_and_learning_apart(root: Path, runs: tuple[str, str]) -> None:
+    members = [launch.load_speaker(name, root=root)[0] for name in runs]
+    model, tokens = MixedModel(members), members[0].tokenizer.encode((root / "other.txt").read_text()[1:600])
+    tokens = np.asarray(tokens, dtype=np.int64)
+    contexts = of_text(tokens, np.zeros(1, dtype=np.int64))
+
+    def change(begin: int, end: int, sign: int = 1) -> None:
+        for member in mixture.memories_of(model):
+            part = slice(90 + begin, 90 + end)
+            member.change(contexts.part(part), tokens[part], sign=sign)
+
+    wanted = read_through(model, tokens[:90], tokens[90:], block=64, learn=change)
+    change(0, len(tokens) - 90, -1)
+    found = mixture.predicted(model, mixture.Passage(tokens[:90], tokens[90:]), online=True, block=64)
+    assert np.array_equal(found.losses, wanted.losses) and np.array_equal(found.ranks, wanted.ranks)
+    again = mixture.predicted(model, mixture.Passage(tokens[:90], tokens[90:]), online=False, block=64)
+    assert np.abs(again.losses - found.losses).max() > 0.1, "what was learned is known, and forgotten in the end"
 
 
 def test_learning_while_reading_pays_and_is_forgotten(root: Path) -> None:

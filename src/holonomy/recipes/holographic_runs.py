@@ -21,6 +21,7 @@ from holonomy.models.holographic.learner import OnePass
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.sleep import SleepReport, sleep
 from holonomy.models.holographic.storage import load_into, merge_into, resized, state_of
+from holonomy.models.holographic.transfer import compact_counts
 from holonomy.recipes.holographic import (
     PARTS,
     TOKENIZER_FILE,
@@ -212,7 +213,7 @@ def forget(run: str, data: str, *, root: Path, read: Callable[[str], Checkpoint]
         model.memories.drop_made()
         model.unlearn_text(learned_words(config, gone, tokenizer)[0])
         for gram in [*model.memories.grams, model.memories.apart]:
-            gram.trie.compact()
+            compact_counts(gram.trie)
         stay = [text for text in texts if text.sha256 != digest]
         if isinstance(tokenizer, WordTokenizer):
             tokenizer = tokenizer.shortened(max(text.vocab_size for text in stay))

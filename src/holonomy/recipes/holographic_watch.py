@@ -26,6 +26,7 @@ class Watch(Callback):
     def __init__(self, model: HolographicModel, sleeper: Sleeper | None = None) -> None:
         self.model, self.sleeper = model, sleeper
         self._before: list[float] | None = None
+        self._now: list[float] | None = None
 
     def _witness(self) -> list[float] | None:
         mirror = self.model.mirror
@@ -33,14 +34,14 @@ class Watch(Callback):
 
     def churn(self) -> dict[str, float]:
         """|u - u'| with the witness u of the mean stored pair, u' that of the last evaluation; empty without either."""
-        now = self._witness()
-        if now is None or self._before is None:
+        self._now = self._witness()
+        if self._now is None or self._before is None:
             return {}
-        return {"memory/witness_churn": float((torch.tensor(now) - torch.tensor(self._before)).norm())}
+        return {"memory/witness_churn": float((torch.tensor(self._now) - torch.tensor(self._before)).norm())}
 
     def evaluated(self, step: int, metrics: Mapping[str, float]) -> Action:
-        """Keeps the witness, and lets the sleeper hear the loss."""
-        self._before = self._witness()
+        """Keeps the witness that `churn` found, and lets the sleeper hear the loss."""
+        self._before = self._now
         if self.sleeper is not None and step:
             self.sleeper.heard(self.model.memories.learned, metrics["val/loss"])
         return Action.NONE

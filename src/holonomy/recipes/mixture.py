@@ -16,11 +16,12 @@ from holonomy.core.config import from_json, to_json
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.core.picture import Picture
 from holonomy.data.kneser_ney import baselines
+from holonomy.infer.language_model import LanguageModel
 from holonomy.infer.mixing import MixedModel, Panel, even_gate, fitted_gate, num_clues, read_through
-from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.contexts import Contexts, of_text
 from holonomy.models.holographic.metrics import Predictions
 from holonomy.models.holographic.mixture import Gate
-from holonomy.models.holographic.model import HolographicModel
+from holonomy.models.holographic.model import BlockReader, History, HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.pictures import lior_pictures
@@ -77,6 +78,47 @@ def _held_out(texts: Texts, config: MixtureRunConfig) -> Passage:
     return Passage(whole[max(0, cut - config.model.reach) : cut], whole[cut:])
 
 
+class _Follower:
+    """A member that learns a text while it reads it; what stands before the text is read as ever.
+
+    Args:
+        model: the member.
+        contexts: of every token of what stands before and of the text.
+        first: number of the first token of the text.
+        block: tokens of a block.
+    """
+
+    def __init__(self, model: HolographicModel, contexts: Contexts, first: int, block: int) -> None:
+        self.model, self.first = model, first
+        self.reader = BlockReader(model, contexts.part(slice(first, None)), block)
+        self.tokenizer, self.context_limit = model.tokenizer, model.context_limit
+
+    def start(self, batch: int) -> tuple[History, int]:
+        """State before the first token: that of the member, and how many tokens were taken."""
+        return self.model.start(batch), 0
+
+    def advance(self, ids: torch.Tensor, state: tuple[History, int]) -> tuple[torch.Tensor, tuple[History, int]]:
+        """Takes tokens, those of the text in whole blocks, each learned before the next; see `LanguageModel`."""
+        history, taken = state
+        if taken + 1 < self.first:
+            found, history = self.model.advance(ids, history)
+            return found, (history, taken + ids.shape[1])
+        return self.reader.ask()[None], (history, taken + ids.shape[1])
+
+    def prefill(self, ids: torch.Tensor, state: tuple[History, int]) -> tuple[torch.Tensor, tuple[History, int]]:
+        """Takes many tokens at once; returns the distribution after the last one."""
+        found, state = self.advance(ids, state)
+        return found[:, -1], state
+
+    def step(self, ids: torch.Tensor, state: tuple[History, int]) -> tuple[torch.Tensor, tuple[History, int]]:
+        """Takes one token a sequence; returns the distribution after it."""
+        return self.prefill(ids[:, None], state)
+
+    def log_probs(self, ids: torch.Tensor) -> torch.Tensor:
+        """Log probabilities of the token after each place of another text."""
+        return self.model.log_probs(ids)
+
+
 class _Learning:
     """Lets the members that can learn follow a text, and makes them forget it again."""
 
@@ -84,15 +126,28 @@ class _Learning:
         self.members, self.tokens = list(memories_of(model)), tokens
         self._contexts = of_text(tokens, np.zeros(1, dtype=np.int64))
         self._learned: list[tuple[int, int]] = []
+        self._followers: list[_Follower] = []
 
     def change(self, begin: int, end: int, sign: int) -> None:
         """Learns or unlearns places of the text."""
         for member in self.members:
             member.change(self._contexts.part(slice(begin, end)), self.tokens[begin:end], sign=sign)
 
+    def following(self, model: MixedModel, first: int, block: int) -> MixedModel:
+        """The same mixture of members that `learn` tells what came, from place `first` on."""
+        members = list[LanguageModel]()
+        for member in model.members:
+            if isinstance(member, HolographicModel):
+                self._followers.append(_Follower(member, self._contexts, first, block))
+                members.append(self._followers[-1])
+            else:
+                members.append(self.following(member, first, block) if isinstance(member, MixedModel) else member)
+        return MixedModel(members, model.gate, shares=model.shares.tolist())
+
     def learn(self, begin: int, end: int) -> None:
-        """Learns places, to be forgotten later."""
-        self.change(begin, end, 1)
+        """Learns places that followers were just asked about, to be forgotten later."""
+        for follower in self._followers:
+            follower.reader.learn(self.tokens[begin:end])
         self._learned.append((begin, end))
 
     def forget(self) -> None:
@@ -110,7 +165,7 @@ def predicted(model: MixedModel, passage: Passage, *, online: bool, block: int) 
     learning = _Learning(model, np.concatenate([passage.before, passage.tokens]))
     try:
         return read_through(
-            model,
+            learning.following(model, first, block),
             passage.before,
             passage.tokens,
             block=block,

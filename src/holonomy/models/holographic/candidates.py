@@ -18,7 +18,7 @@ from torch import Tensor
 
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.counts import CountTrie
-from holonomy.models.holographic.kernels import access
+from holonomy.models.holographic.standing import access
 
 FIXED, FOLLOWING = 2, 4
 """One candidate in so many is one of the most frequent words whatever the context; as many at most followed it."""

@@ -7,7 +7,7 @@ unlearning restores every bit. Symbols of a context need not be words: classes, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -34,7 +34,6 @@ from holonomy.models.holographic.rows import (
     WIDTHS,
     arranged,
     check_rows,
-    ending_here,
     grams_of,
     most_frequent,
     nodes_of,
@@ -138,11 +137,22 @@ class CountTrie:
         Raises:
             DataError: ids out of range, lengths that do not fit, weights below one, or counts above 2^31.
         """
-        pairs = pairs.checked(self.order, self.num_symbols, self.vocab_size)
-        total = int(pairs.weights.sum())
+        self.add(pairs.checked(self.order, self.num_symbols, self.vocab_size), int(pairs.weights.sum()))
+
+    def add(self, pairs: Pairs, total: int, rows: np.ndarray | None = None) -> None:
+        """`learn`, of pairs that are known to be in range.
+
+        Args:
+            pairs: the pairs.
+            total: sum of their weights.
+            rows: where `look_up` found their contexts, if nothing was learned or dropped since.
+
+        Raises:
+            DataError: counts would be above 2^31.
+        """
         if self.learned + total > LARGEST:
             raise DataError(f"`weights` would raise the count to {self.learned + total:,}; the most is {LARGEST:,}")
-        self._run(pairs, 1)
+        self._run(pairs, 1, rows=rows)
         self.learned += total
         self._changed()
 
@@ -171,15 +181,19 @@ class CountTrie:
         self.learned += int(pairs.weights.sum())
         self._changed()
 
-    def _run(self, pairs: Pairs, sign: int, *, grow: bool = True) -> int:
-        self.unpack()
-        learn = trie_kernels().learn
+    def _run(self, pairs: Pairs, sign: int, *, grow: bool = True, rows: np.ndarray | None = None) -> int:
+        if self._packed is not None:
+            self.unpack()
+            rows = None
+        learn, nowhere, evictions = trie_kernels().learn, np.empty((0, self.order), dtype=np.int32), self.evictions
         for begin in range(0, len(pairs.targets), CHUNK):
             part = pairs if len(pairs.targets) <= CHUNK else Pairs(*(a[begin : begin + CHUNK] for a in pairs))
             if sign > 0 and grow:
                 self._reserve(len(part.targets))
+            # What is evicted moves the rest.
+            own = nowhere if rows is None or self.evictions > evictions else rows[begin : begin + CHUNK]
             arrays = (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes, self._tally)
-            stopped = learn(*arrays, *part[:3], part.weights if sign > 0 else -part.weights, self.rolling)
+            stopped = learn(*arrays, *part[:3], part.weights if sign > 0 else -part.weights, self.rolling, own)
             if stopped >= 0:
                 return begin + stopped
         return -1
@@ -239,17 +253,26 @@ class CountTrie:
             lengths: how many symbols each has.
             followed: a context whose followers count nothing in its distribution is as good as unknown.
         """
-        found = np.empty((len(lengths), self.order), dtype=np.int32)
+        return self.look_up(symbols, lengths)[1 if followed else 0]
+
+    def look_up(self, symbols: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `find` gives of all contexts, and of those that something follows; arguments as there."""
+        rows, found = np.empty((2, len(lengths), self.order), dtype=np.int32)
         view, kernels = self.view()
         symbols = np.ascontiguousarray(symbols, dtype=np.int64)
-        kernels.contexts(view, symbols, np.ascontiguousarray(lengths, dtype=np.int64), found, followed)
-        return found
+        kernels.contexts(view, symbols, np.ascontiguousarray(lengths, dtype=np.int64), rows, found)
+        return rows, found
 
     def view(self) -> tuple[tuple[np.ndarray, ...], TrieKernels]:
         """The arrays as they are now, and the kernels that read such."""
         if self._packed is not None:
             return self._packed, trie_kernels(packed=True)
         return (self._inner, self._leaf, self._inner_table, self._leaf_table, self._sizes), trie_kernels()
+
+    def heights(self, found: np.ndarray, out: np.ndarray) -> None:
+        """How far found contexts are known, and what followed them, to `out` [B, 6]; see the kernel."""
+        view, kernels = self.view()
+        kernels.heights(view, found, out)
 
     def score(self, found: np.ndarray, targets: np.ndarray) -> np.ndarray:
         """Probability of one target after each found context, [B] float64."""
@@ -338,50 +361,6 @@ class CountTrie:
     def frequent_pairs(self, most: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The grams of order two that occurred most often, at most so many: first symbols, words, occurrences."""
         return most_frequent(*self._rows(), self.order, most)
-
-    def pairs(self) -> Iterator[Pairs]:
-        """Pairs that, learned by an empty trie, give this one; those with the longest contexts first."""
-        longer: tuple[np.ndarray, np.ndarray] | None = None
-        for order in range(self.order, 0, -1):
-            symbols, raw, _ = self.grams(order)
-            weights = raw if longer is None else ending_here(symbols, raw, *longer)
-            longer = symbols, raw
-            kept = weights > 0
-            context = np.zeros((int(kept.sum()), self.order - 1), dtype=np.int64)
-            context[:, self.order - order :] = symbols[kept, :-1]
-            words, counts = symbols[kept, -1].astype(np.int64), weights[kept].astype(np.int64)
-            yield Pairs(context, np.full(len(context), order - 1), words, counts)
-
-    def check_addable(self, other: CountTrie) -> None:
-        """Refuses a trie that cannot be merged.
-
-        Raises:
-            ConfigError: it has another shape.
-            DataError: counts would overflow.
-        """
-        mine, theirs = ((t.order, t.vocab_size, t.num_symbols) for t in (self, other))
-        if mine != theirs:
-            raise ConfigError(f"`other` has order, words and symbols {theirs}; wanted {mine}")
-        if self.learned + other.learned > LARGEST:
-            raise DataError(f"`other` would raise the count to {self.learned + other.learned:,}; {LARGEST:,} is most")
-
-    def merge(self, other: CountTrie) -> None:
-        """Adds all that another trie has learned.
-
-        Raises:
-            ConfigError, DataError: it cannot be added, see `check_addable`; nothing has changed.
-        """
-        self.check_addable(other)
-        for pairs in list(other.pairs()):
-            self.learn(pairs)
-
-    def compact(self) -> None:
-        """Drops grams that were unlearned."""
-        kept = list(self.pairs())
-        self.clear()
-        for pairs in kept:
-            self.learn(pairs)
-        self.trim()
 
     def prune(self, least: int, *, lowest: int = 3) -> int:
         """Drops grams of the higher orders that occurred fewer than `least` times, unless a longer gram needs them.

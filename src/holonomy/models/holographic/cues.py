@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -99,6 +99,7 @@ class Reading:
         followed: mass of the traces by word, [B, traces, V], where they are pooled.
         near: contexts that look much the same, if they are kept.
         followers: words that followed the contexts, once they were asked for.
+        rows: rows in each trie, by name, of contexts that nothing follows too: they save whoever learns them a search.
     """
 
     contexts: Contexts
@@ -109,3 +110,4 @@ class Reading:
     followed: np.ndarray | None = None
     near: Neighbours | None = None
     followers: Followers | None = None
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)

@@ -93,7 +93,7 @@ class Mixture:
     def distribution(self, memories: Memories, reading: Reading) -> np.ndarray:
         """Probabilities of every word after contexts, [B, V] float32."""
         if self.pool is not None:
-            return memories.pooled_probs(reading, self.pool.scores(reading.numbers))
+            return np.exp(memories.pooled_logs(reading, self.pool.exponents(reading.numbers)))
         weights = self.weights(reading, memories.knowing(reading))
         lean = self.lean(memories, reading)
         out = memories.mix(reading, weights, counts=self.product != "episodic" or lean is None)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.addressing import probing
-from holonomy.models.holographic.packed import Access, packed_access
+from holonomy.models.holographic.standing import access, continuing, standing
 
 PARENT, SYMBOL, RAW, NEXT, PRECEDED, FIRST, TOTAL, ONES, TWOS, MORE, RELEASED = range(11)
 """Columns of `inner`; `leaf` has the first four. TOTAL to RELEASED speak of the gram as a context."""
@@ -111,24 +111,35 @@ def discounting() -> Any:
 
 @lru_cache(maxsize=1)
 def knowing() -> Any:
-    """`known(view, symbols, lengths, targets, context, gram)`: rows of contexts and grams of pairs, -1 for none yet."""
+    """`known(view, targets, follows, context, gram)`: rows of the grams of pairs, -1 for none, from their contexts'."""
     import numpy as np
 
     _, find_each, _ = probing()
-    contexts = reading(False)[0]
 
-    def known(view, symbols, lengths, targets, context, gram):
+    def known(view, targets, follows, context, gram):
         inner, leaf, inner_table, leaf_table, sizes = view
-        order = symbols.shape[1] + 1
-        places = np.empty(len(targets), dtype=np.int64)
-        contexts(view, symbols, lengths, context, False)
-        for m in range(order):
-            places[:] = context[: len(targets), m]
-            if m < order - 1:
-                find_each(inner, inner_table, places, targets, sizes)
+        batch, top = context.shape[0], context.shape[1] - 1
+        alone = np.empty(batch, dtype=np.int64)
+        count = 0
+        for b in range(batch):
+            # Where the next pair goes on, its contexts are the grams of this one.
+            if b + 1 < batch and follows[b + 1]:
+                for m in range(top):
+                    gram[b, m] = context[b + 1, m + 1]
             else:
-                find_each(leaf, leaf_table, places, targets, sizes)
-            gram[: len(targets), m] = places
+                alone[count] = b
+                count += 1
+        alone = alone[:count]
+        places, symbols = np.empty(batch, dtype=np.int64), targets[alone]
+        for m in range(top):
+            for k in range(count):
+                places[k] = context[alone[k], m]
+            find_each(inner, inner_table, places[:count], symbols, sizes)
+            for k in range(count):
+                gram[alone[k], m] = places[k]
+        places[:] = context[:, top]
+        find_each(leaf, leaf_table, places, targets, sizes)
+        gram[:batch, top] = places
 
     return compiled(known, exact=True)
 
@@ -158,38 +169,40 @@ def changing() -> Any:
 
 @lru_cache(maxsize=1)
 def learning() -> Any:
-    """`learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling)`.
+    """`learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling, rows)`.
 
     Adds `weights` (negative ones take away) to the grams that end in each target; returns the number of the first
     pair that is not there to take away, after which everything before it has been taken, or -1. With `rolling`,
     symbols are words just before the target, so the grams of one pair are the contexts of the next. What is there
     already is looked up for some pairs together, so that their places in memory are fetched at the same time; what is
-    not, one pair after the other.
+    not, one pair after the other. `rows` is what `stand` gives of the contexts, or empty where nobody asked yet; a
+    context that it misses may have come since.
     """
     import numpy as np
 
     join, enter, enter_leaf, _ = counting()
-    known, change = knowing(), changing()
+    known, change, continues, stand = knowing(), changing(), continuing(), standing(False)
 
-    def learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling):
+    def learn(inner, leaf, inner_table, leaf_table, sizes, tally, symbols, lengths, targets, weights, rolling, rows):
         order, view = symbols.shape[1] + 1, (inner, leaf, inner_table, leaf_table, sizes)
         places, grams = np.empty((2, TOGETHER, order), dtype=np.int32)
-        before = np.zeros(order, dtype=np.int64)
+        before, follows = np.zeros(order, dtype=np.int64), np.zeros(len(targets), dtype=np.bool_)
+        for b in range(1, len(targets) if rolling else 0):
+            follows[b] = continues(symbols, lengths, b) and symbols[b, order - 2] == targets[b - 1]
         for b in range(len(targets)):
             at = b % TOGETHER
             if at == 0:
                 end = min(b + TOGETHER, len(targets))
-                known(view, symbols[b:end], lengths[b:end], targets[b:end], places, grams)
+                if len(rows):
+                    places[: end - b] = rows[b:end]
+                else:
+                    stand(view, symbols[b:end], lengths[b:end], places[: end - b])
+                known(view, targets[b:end], follows[b:end], places[: end - b], grams)
             context, gram, length, weight = places[at], grams[at], lengths[b], weights[b]
-            follows = rolling and b > 0 and weight > 0 and length == min(lengths[b - 1] + 1, order - 1)
-            if follows:
-                follows = symbols[b, order - 2] == targets[b - 1]
-                for j in range(length - 1):
-                    follows = follows and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
             for m in range(1, length + 1):
                 if context[m] < 0 and weight < 0:
                     return b
-                if context[m] < 0 and follows:
+                if context[m] < 0 and follows[b]:
                     context[m] = before[m - 1]
                 elif context[m] < 0:
                     row = np.int64(0)
@@ -213,50 +226,6 @@ def learning() -> Any:
         return -1
 
     return compiled(learn, exact=True)
-
-
-@lru_cache(maxsize=1)
-def open_access() -> Access:
-    """How rows of a trie that learns are read: a view is `(inner, leaf, inner_table, leaf_table, sizes)`."""
-    find, find_each, _ = probing()
-
-    def grams(view, places, symbols):
-        find_each(view[0], view[2], places, symbols, view[4])
-
-    def gram(view, context, symbol, top):
-        # Each in a branch of its own: arrays that are chosen between have their references counted.
-        if top:
-            return find(view[1], view[3], context, symbol, view[4])
-        return find(view[0], view[2], context, symbol, view[4])
-
-    def symbol(view, row, top):
-        return view[1][row, 1] if top else view[0][row, 1]
-
-    def count(view, row, top):
-        return view[1][row, 2] if top else view[0][row, 4]
-
-    def raw(view, row):
-        return view[0][row, 2]
-
-    def first(view, context):
-        return view[0][context, 5]
-
-    def after(view, row, context, top):
-        return view[1][row, 3] if top else view[0][row, 3]
-
-    def followed(view, context, top):
-        return view[0][context, 6] > 0
-
-    def mass(view, context, top):
-        row = view[0][context]
-        return row[6], row[7], row[8], row[9], row[10]
-
-    return Access(*(compiled(f, exact=True) for f in (gram, grams, symbol, count, raw, first, after, followed, mass)))
-
-
-def access(packed: bool) -> Access:
-    """How kernels read the rows of a trie."""
-    return packed_access() if packed else open_access()
 
 
 @lru_cache(maxsize=2)
@@ -295,43 +264,22 @@ def measuring(packed: bool) -> tuple[Any, Any]:
 
 @lru_cache(maxsize=2)
 def reading(packed: bool) -> tuple[Any, Any]:
-    """`contexts` and `score`: where contexts stand, and probabilities of targets.
+    """`contexts` and `score`: where contexts stand, all and those that something follows, and probabilities of targets.
 
     p_n(w) = max(a - D(a), 0) / T + (sum_v D(a_v) / T) p_{n-1}(w) along the known contexts, p_0 = 1 / V; of followers
     that were dropped, the whole count is taken.
     """
-    import numpy as np
+    gram, _, _, count_of, _, _, _, followed_by, mass, _ = access(packed)
+    stand = standing(packed)
 
-    gram, grams, _, count_of, _, _, _, followed_by, mass = access(packed)
-
-    def contexts(view, symbols, lengths, found, followed):
-        order, batch = symbols.shape[1] + 1, len(lengths)
-        found[:, :], found[:, 0] = -1, 0
-        follows = np.zeros(batch, dtype=np.bool_)
-        for b in range(1, batch):
-            # In a text, a context is one of the last place and a symbol more.
-            same = lengths[b] > 1 and lengths[b] == min(lengths[b - 1] + 1, order - 1)
-            for j in range(lengths[b] - 1):
-                same = same and symbols[b, order - 3 - j] == symbols[b - 1, order - 2 - j]
-            follows[b] = same
-        # Symbol after symbol of all contexts: their places in memory are fetched at the same time.
-        places, own = np.empty((2, batch), dtype=np.int64)
-        for m in range(1, order):
-            for j in range(order - 1 - m, order - 1):
-                for b in range(batch):
-                    row = np.int64(-1)
-                    if m <= lengths[b] and (j == order - 2 or not follows[b]):
-                        row = np.int64(found[b - 1, m - 1] if follows[b] else 0 if j == order - 1 - m else found[b, m])
-                    places[b], own[b] = row, symbols[b, j]
-                grams(view, places, own)
-                for b in range(batch):
-                    if m <= lengths[b] and (j == order - 2 or not follows[b]):
-                        found[b, m] = places[b]
-        for m in range(1, order if followed else 1):
-            for b in range(batch):
+    def contexts(view, symbols, lengths, rows, found):
+        stand(view, symbols, lengths, rows)
+        top = rows.shape[1] - 1
+        for b in range(len(rows)):
+            for m in range(top + 1):
                 # A context that nothing follows says nothing.
-                if found[b, m] >= 0 and not followed_by(view, found[b, m], m == order - 1):
-                    found[b, m] = -1
+                said = m == 0 or (rows[b, m] >= 0 and followed_by(view, rows[b, m], m == top))
+                found[b, m] = rows[b, m] if said else -1
 
     def score(view, taken, found, targets, uniform, result):
         order = found.shape[1]
@@ -356,7 +304,7 @@ def reading(packed: bool) -> tuple[Any, Any]:
 @lru_cache(maxsize=2)
 def walking(packed: bool) -> Any:
     """`walk(view, context, top, taken, m, scale, out, b)`: out[b, v] += scale * (count of v there - its discount)."""
-    _, _, symbol, count_of, _, first, after, _, _ = access(packed)
+    _, _, symbol, count_of, _, first, after, _, _, _ = access(packed)
 
     def walk(view, context, top, taken, m, scale, out, b):
         row = first(view, context)
@@ -437,7 +385,7 @@ def looking(packed: bool) -> tuple[Any, Any, Any]:
 
     And `single(view, found, out)`: the one symbol that followed the longest context that anything followed, else -1.
     """
-    gram, _, symbol, count, raw, first, after, _, mass = access(packed)
+    gram, _, symbol, count, raw, first, after, _, mass, _ = access(packed)
 
     def locate(view, contexts, targets, rows):
         for b in range(len(targets)):

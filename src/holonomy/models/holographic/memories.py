@@ -7,6 +7,8 @@ hangs on them are made again from a text that is replayed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.cues import Cues, Grams, Reading, own_contexts
+from holonomy.models.holographic.evidence import HEIGHTS, PRESENT, gathering
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import (
     fitted_breadth,
@@ -36,8 +39,6 @@ from holonomy.models.holographic.topics import Topics
 from holonomy.models.holographic.vectors import word_classes, word_vectors
 from holonomy.models.holographic.voices import Voices
 
-PRESENT = 1e-9
-"""A trace with less mass than this holds nothing."""
 POOLED_MOST = 4096
 """Largest vocabulary whose experts are asked for every word."""
 MIDDLE, SMOOTHING = 5, 0.5
@@ -152,16 +153,26 @@ class Memories:
         """
         self.learn_cued(self.cues(contexts), targets, weights, sign=sign)
 
-    def learn_cued(self, cues: Cues, targets: np.ndarray, weights: np.ndarray, *, sign: int = 1) -> None:
-        """`learn`, of contexts whose cues are there."""
-        counted = self._counted(cues, targets, weights)
+    def learn_cued(
+        self,
+        cues: Cues,
+        targets: np.ndarray,
+        weights: np.ndarray,
+        *,
+        sign: int = 1,
+        rows: Mapping[str, np.ndarray] | None = None,
+    ) -> None:
+        """`learn`, of contexts whose cues are there; `rows` is that of their reading, if nothing has changed since."""
+        whole = Pairs(cues.symbols, cues.lengths, targets, weights)
         if sign > 0:
-            for trie, pairs in counted:
-                trie.learn(pairs)
+            # What tries are asked with is made of these symbols: what holds of them need not be looked at again.
+            whole, total = whole.checked(self.near + 1, self.vocab_size, self.vocab_size), int(weights.sum())
+            for gram in self._learning:
+                gram.trie.add(Pairs(*cues.owns[gram.name], *whole[2:]), total, (rows or {}).get(gram.name))
             if self.basins is not None:
-                self.basins.learn(cues.symbols, cues.lengths, targets, weights)
+                self.basins.learn(*whole)
         else:
-            self._unlearn(counted, Pairs(cues.symbols, cues.lengths, targets, weights))
+            self._unlearn(self._counted(cues, targets, weights), whole)
         self._summed(cues, targets, sign * weights)
 
     def restore(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray) -> None:
@@ -269,36 +280,25 @@ class Memories:
 
     def read_cued(self, cues: Cues) -> Reading:
         """`read`, of contexts whose cues are there, with traces."""
-        found = [gram.trie.find(*cues.owns[gram.name]) for gram in [*self.grams, *self.classes]]
+        stand = {gram.name: gram.trie.look_up(*cues.owns[gram.name]) for gram in [*self.grams, *self.classes]}
+        rows, found = {name: one[0] for name, one in stand.items()}, [one[1] for one in stand.values()]
         features = None
         if self.readout is not None:
             features = self.readout.features(torch.from_numpy(cues.symbols), torch.from_numpy(cues.lengths))
         near = None if self.basins is None else self.basins.find(cues.symbols, cues.lengths)
         assert cues.mass is not None
         numbers = self._numbers(cues, found, cues.mass, near)
-        return Reading(cues.contexts, found, features, cues.mass, numbers, cues.followed, near)
+        return Reading(cues.contexts, found, features, cues.mass, numbers, cues.followed, near, rows=rows)
 
     def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray, near: Neighbours | None) -> np.ndarray:
-        order, out, held = self.counts.order, np.empty((len(mass), self.num_numbers)), np.empty((len(mass), 6))
-        view, kernels = self.counts.view()
-        kernels.heights(view, rows[0], held)
-        out[:, 0] = 1
-        out[:, 1:order] = held[:, :1] >= np.arange(1, order)
-        out[:, order : order + 5] = held[:, 1:]
-        out[:, order + 5] = np.where(cues.lengths > 0, self.unigram[cues.symbols[:, -1]], 0)
-        out[:, order : order + 6] = np.log1p(out[:, order : order + 6])
-        at, matched = order + 6, [k for k, trace in enumerate(self.recency.traces) if trace.match > 0]
-        out[:, at : at + 2 * len(matched) : 2] = mass[:, matched] > PRESENT
-        out[:, at + 1 : at + 2 * len(matched) : 2] = np.log1p(mass[:, matched])
-        at += 2 * len(matched)
-        for gram, own in zip(self.grams, rows, strict=False):
-            if gram.spelling is not None:
-                view, kernels = gram.trie.view()
-                kernels.heights(view, own, held)
-                out[:, at], out[:, at + 1] = held[:, 0], np.log1p(held[:, 1])
-                at += 2
+        out, spelled = np.empty((len(mass), self.num_numbers)), [g.spelling is not None for g in self.grams]
+        tries = [(g.trie, own) for g, own, read in zip(self.grams, rows, [True, *spelled[1:]], strict=False) if read]
+        held = np.empty((len(tries), len(mass), HEIGHTS))
+        for (trie, own), out_of in zip(tries, held, strict=True):
+            trie.heights(own, out_of)
+        gathering()(held, self.counts.order, cues.symbols, cues.lengths, self.unigram, mass, self.recency.matched, out)
         if self.config.basins.enabled:
-            out[:, at], out[:, at + 1] = (0, 0) if near is None else (near.nearest, np.log1p(near.mass))
+            out[:, -2], out[:, -1] = (0, 0) if near is None else (near.nearest, np.log1p(near.mass))
         return out
 
     def _together(self, lowest: list[np.ndarray]) -> Tensor:
@@ -384,19 +384,19 @@ class Memories:
         out[:, -traces:] = (reading.followed + SMOOTHING * base) / ((mass + SMOOTHING) * base)
         return torch.from_numpy(out).log_().numpy()
 
-    def pooled_probs(self, reading: Reading, weights: np.ndarray) -> np.ndarray:
-        """Product of the voices to the power of weights [B, voices], normalised, [B, V] float32.
+    def pooled_logs(self, reading: Reading, weights: np.ndarray) -> np.ndarray:
+        """Logarithm of the product of the voices to the power of weights [B, voices], normalised, [B, V] float32.
 
         What `panel` holds, summed up while it is read.
         """
-        low, order, weights = self.config.mixture.lowest, self.counts.order, weights.astype(np.float32)
+        low, order, weights = self.config.mixture.lowest, self.counts.order, np.asarray(weights, dtype=np.float32)
         orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size)
         spoken.add(self.counts, reading.found[0], weights[:, :orders], low, max(low, min(MIDDLE, order)))
         for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
             spoken.add(gram.trie, found, weights[:, column : column + 1], gram.trie.order)
         assert reading.followed is not None
         spoken.recall(reading.followed, weights[:, orders + len(self.grams) - 1 :], SMOOTHING)
-        return spoken.distributions()
+        return spoken.normalised()
 
     def prior(self) -> np.ndarray:
         """Smoothed distribution of words, [V] float32."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -211,38 +211,37 @@ class HolographicModel:
         """Fits the mixture to a text that was not learned; consolidate first."""
         self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run_apart()
 
-    def _rows(self) -> int:
+    @property
+    def rows(self) -> int:
+        """Contexts that are asked about at a time."""
         return max(1, PART // (self.vocab_size * self.memories.depth))
 
     def distributions(self, contexts: Contexts) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer."""
-        logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self._rows()
+        logs, rows = torch.empty(len(contexts.ends), self.vocab_size), self.rows
         for begin in range(0, len(logs), rows):
             part = slice(begin, begin + rows)
-            self._distributions(self.memories.cues(contexts.part(part), traces=True), logs[part])
+            self.said(self.memories.read(contexts.part(part)), logs[part])
         return logs
 
-    def _distributions(self, cues: Cues, out: Float[Tensor, "B V"] | None = None) -> Float[Tensor, "B V"]:
-        # The only place that makes them.
-        probs = self.mixture.distribution(self.memories, self.memories.read_cued(cues))
-        return torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=out)
+    def said(self, reading: Reading, out: Float[Tensor, "B V"] | None = None) -> Float[Tensor, "B V"]:
+        """Log probabilities from what was read: the only place that makes them."""
+        pool = self.mixture.pool
+        if pool is None:
+            probs = self.mixture.distribution(self.memories, reading)
+            return torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=out)
+        logs = torch.from_numpy(self.memories.pooled_logs(reading, pool.exponents(reading.numbers)))
+        return logs if out is None else out.copy_(logs)
 
     def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
         """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
-        targets, logs = checked_ids("targets", targets, self.vocab_size), [torch.empty(0, self.vocab_size)]
-        span = max(1, self._rows() // block) * block
-        for begin in range(0, len(targets), span):
-            cues = self.memories.cues(contexts.part(slice(begin, begin + span)), traces=True)
-            for first in range(0, len(cues.lengths), block):
-                own = cues.part(slice(first, first + block))
-                parts = (slice(at, at + self._rows()) for at in range(0, len(own.lengths), self._rows()))
-                logs += [self._distributions(own.part(part)) for part in parts]
-                words = targets[begin + first : begin + first + len(own.lengths)]
-                ones = np.ones_like(words)
-                self.memories.learn_cued(own, words, ones)
-                if self.mirror is not None and self.config.tower.role == "mirror":
-                    self.mirror.follow(own.contexts, words, ones, 1, self.memories.counts)
-        return torch.cat(logs)
+        targets, logs = checked_ids("targets", targets, self.vocab_size), torch.empty(len(targets), self.vocab_size)
+        reader = BlockReader(self, contexts, block)
+        for begin in range(0, len(targets), block):
+            part = slice(begin, begin + block)
+            logs[part] = reader.ask()
+            reader.learn(targets[part])
+        return logs
 
     def next_log_probs(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Float[Tensor, "B V"]:
         """Log probabilities of the word after each context, arguments as of `learn_batch`."""
@@ -255,7 +254,7 @@ class HolographicModel:
         contexts, targets = contexts.part(positions), torch.from_numpy(tokens[positions])
         own = [
             self.distributions(contexts.part(cut)).gather(1, targets[cut, None]).squeeze(1)
-            for cut in (slice(i, i + self._rows()) for i in range(0, len(positions), self._rows()))
+            for cut in (slice(i, i + self.rows) for i in range(0, len(positions), self.rows))
         ]
         return torch.cat(own) if own else torch.empty(0)
 
@@ -308,3 +307,50 @@ class HolographicModel:
     def stats(self) -> dict[str, int]:
         """Bytes of every structure."""
         return self.memories.nbytes | (self.mirror.nbytes if self.mirror is not None else {})
+
+
+class BlockReader:
+    """The path of learning while reading: contexts are asked about block after block, and each block is learned.
+
+    Args:
+        model: what reads and learns; nothing else may change it between a question and its answer.
+        contexts: all of a text, of one buffer.
+        block: contexts of a block.
+    """
+
+    def __init__(self, model: HolographicModel, contexts: Contexts, block: int) -> None:
+        self.model, self.contexts, self.block = model, contexts, block
+        self._most = model.rows
+        self._at, self._span = 0, max(1, self._most // block) * block
+        self._cues: Cues | None = None
+        self._own: Cues | None = None
+        self._rows: Mapping[str, np.ndarray] | None = None
+
+    def ask(self) -> Float[Tensor, "B V"]:
+        """Log probabilities after the contexts of the next block."""
+        memories, most, begin = self.model.memories, self._most, self._at % self._span
+        if self._cues is None or begin == 0:
+            self._cues = memories.cues(self.contexts.part(slice(self._at, self._at + self._span)), traces=True)
+        own = self._own = self._cues.part(slice(begin, begin + self.block))
+        if len(own.lengths) <= most:
+            reading = memories.read_cued(own)
+            self._rows = reading.rows
+            return self.model.said(reading)
+        self._rows = None
+        parts = (own.part(slice(at, at + most)) for at in range(0, len(own.lengths), most))
+        return torch.cat([self.model.said(memories.read_cued(part)) for part in parts])
+
+    def learn(self, targets: np.ndarray) -> None:
+        """Learns the words that came after the contexts of the last question.
+
+        Raises:
+            DataError: they are more or fewer, or out of range; nothing has changed.
+        """
+        own, ones = self._own, np.ones_like(targets)
+        if own is None or len(targets) != len(own.lengths):
+            count = 0 if own is None else len(own.lengths)
+            raise DataError(f"`targets` has {len(targets)} words; {count} contexts were asked about, learn those")
+        self.model.memories.learn_cued(own, targets, ones, rows=self._rows)
+        if self.model.mirror is not None and self.model.config.tower.role == "mirror":
+            self.model.mirror.follow(own.contexts, targets, ones, 1, self.model.memories.counts)
+        self._at, self._own = self._at + len(targets), None

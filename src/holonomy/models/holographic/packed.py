@@ -35,6 +35,7 @@ class Access(NamedTuple):
         first, after: `(view, context)` and `(view, row, context, top)`: the grams of a context one after the other.
         followed: `(view, context, top)`, whether any of them counts.
         mass: `(view, context, top)`, their sum, how many count 1, 2 and more, and the sum of those that were dropped.
+        ahead: `(view, context, top)`, lets memory of those of them come that lie side by side.
     """
 
     gram: Any
@@ -46,6 +47,7 @@ class Access(NamedTuple):
     after: Any
     followed: Any
     mass: Any
+    ahead: Any
 
 
 class Nodes(NamedTuple):
@@ -300,5 +302,9 @@ def packed_access() -> Access:
                 more += 1
         return total, ones, twos, more, gone
 
-    plain = {f.__name__: compiled(f, exact=True) for f in (grams, symbol, raw, first, after, followed, mass)}
+    def ahead(view, context, top):
+        # What follows a context lies side by side in little room: it comes by itself.
+        pass
+
+    plain = {f.__name__: compiled(f, exact=True) for f in (grams, symbol, raw, first, after, followed, mass, ahead)}
     return Access(gram=gram, count=count, **plain)

@@ -7,11 +7,14 @@ maximum: gradients and curvatures of a linear model in closed form, nothing is p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
 from holonomy.core.errors import DataError
+from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.mixture import LinearWeights, moments
 
 ROWS = 4096
@@ -20,6 +23,24 @@ CONVERGED = 1e-6
 """Fall of the mean loss of a step, in nats, at which the iteration ends."""
 SHORTEST = 1 / 64
 """Smallest part of a step that is tried."""
+
+
+@lru_cache(maxsize=1)
+def scoring() -> Any:
+    """`score(numbers, mean, scale, weights, out)`: linear scores; few contexts need no matrix product."""
+
+    def score(numbers, mean, scale, weights, out):
+        size, voices = weights.shape
+        own = np.empty(voices)
+        for b in range(len(numbers)):
+            own[:] = 0.0
+            for d in range(size):
+                x = (numbers[b, d] - mean[d]) / scale[d]
+                for c in range(voices):
+                    own[c] += x * weights[d, c]
+            out[b] = own
+
+    return compiled(score, exact=True)
 
 
 @dataclass(frozen=True)
@@ -74,6 +95,12 @@ class Pool(LinearWeights):
         """Pooled distributions, [B, V] float32."""
         weights = torch.from_numpy(self.scores(numbers).astype(np.float32))
         return torch.bmm(weights[:, None], torch.from_numpy(logs)).squeeze(1).softmax(1).numpy()
+
+    def exponents(self, numbers: np.ndarray) -> np.ndarray:
+        """Exponents of the voices, [B, C] float32: `scores`, the same whatever rows come together."""
+        out = np.empty((len(numbers), self.weights.shape[1]), dtype=np.float32)
+        scoring()(numbers, self.mean, self.scale, self.weights, out)
+        return out
 
     def objective(
         self, logs: np.ndarray, targets: np.ndarray, numbers: np.ndarray, start: np.ndarray, prior: float

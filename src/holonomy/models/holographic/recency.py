@@ -120,6 +120,8 @@ class Recency:
         self.traces = traces
         self.window = max(t.window for t in traces) + max(t.match for t in traces)
         """Words that a context needs at most."""
+        self.matched = np.array([k for k, trace in enumerate(traces) if trace.match > 0], dtype=np.int64)
+        """Traces that look for anything."""
         self._match = np.array([t.match for t in traces])
         self._windows = np.array([t.window for t in traces])
         ages = np.arange(self._windows.max())

@@ -25,6 +25,7 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
 from holonomy.models.holographic.topics import Topics
+from holonomy.models.holographic.transfer import check_addable, merge_counts
 
 META = "holographic"
 FORGOTTEN = "forgotten"
@@ -259,11 +260,11 @@ def merge_into(model: HolographicModel, other: HolographicModel) -> None:
         (a.trie, b.trie) for a, b in zip([*mine.grams, mine.apart], [*theirs.grams, theirs.apart], strict=True)
     ]
     for trie, added in merged:
-        trie.check_addable(added)
+        check_addable(trie, added)
     if model.mirror is not None and other.mirror is not None:
         # The last that may fail, and before it changes anything.
         model.mirror.merge(other.mirror, mine.counts, theirs.counts)
     for trie, added in merged:
-        trie.merge(added)
+        merge_counts(trie, added)
     mine.drop_made()
     mine.unigram += theirs.unigram

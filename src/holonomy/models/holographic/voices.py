@@ -8,15 +8,16 @@ or two come back all the time: they are kept while a batch is read.
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
 
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.counts import CountTrie
-from holonomy.models.holographic.kernels import access, walking
+from holonomy.models.holographic.kernels import walking
+from holonomy.models.holographic.standing import access
 
 LANES = 16
 """Rows of distributions are as long as a multiple of this many float32, so that loops over them have no rest."""
@@ -31,6 +32,25 @@ def padded(size: int) -> int:
     return -(-size // LANES) * LANES
 
 
+class _Spaces(threading.local):
+    """Room that readers of one thread use again: fresh room is as dear as what a small batch does with it."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[np.ndarray, ...]] = {}
+
+    def of(self, width: int) -> tuple[np.ndarray, ...]:
+        """Room for distributions of a padded width; see `weighing`."""
+        if width not in self._made:
+            rows = 2 + SHARED * SLOTS
+            probs, logs = np.empty((2, rows, width), dtype=np.float32)
+            keys, whole = np.empty(rows, dtype=np.int64), np.empty(width, dtype=np.int32)
+            self._made = {width: (keys, probs, probs.view(np.int32), logs, whole, whole.view(np.float32))}
+        return self._made[width]
+
+
+_SPACES = _Spaces()
+
+
 class Voices:
     """Weighted log probabilities of several tries and of the text itself, summed up for a batch of contexts.
 
@@ -40,14 +60,12 @@ class Voices:
     """
 
     def __init__(self, batch: int, size: int) -> None:
-        rows, self.size = 2 + SHARED * SLOTS, size
+        self.size = size
         self.sums = np.zeros((batch, padded(size)), dtype=np.float32)
         """Up to a number of each context; what stands past the last word means nothing."""
         self.middle = np.empty_like(self.sums)
         """The distributions of a middle order."""
-        probs, logs = np.empty((2, rows, padded(size)), dtype=np.float32)
-        keys, whole = np.empty(rows, dtype=np.int64), np.empty(padded(size), dtype=np.int32)
-        self._space = keys, probs, probs.view(np.int32), logs, whole, whole.view(np.float32)
+        self._space = _SPACES.of(padded(size))
 
     def add(self, trie: CountTrie, found: np.ndarray, weights: np.ndarray, lowest: int, middle: int = 0) -> None:
         """Adds what a trie says.
@@ -73,9 +91,12 @@ class Voices:
         """
         recalling()(followed, weights, smoothing, self.middle, self.sums)
 
-    def distributions(self) -> np.ndarray:
-        """What the sums say, normalised, [B, V] float32."""
-        return torch.from_numpy(self.sums[:, : self.size]).softmax(1).numpy()
+    def normalised(self) -> np.ndarray:
+        """What the sums say as log probabilities, [B, V] float32."""
+        out = np.empty((len(self.sums), self.size), dtype=np.float32)
+        self.sums[:, self.size :] = -np.inf
+        normalising()(self.sums, *self._space[-2:], out)
+        return out
 
 
 @lru_cache(maxsize=1)
@@ -119,16 +140,21 @@ def weighing(packed: bool) -> Any:
     sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
     of each context. Where `middle` is one of the orders, base[b] is p of it.
     """
-    _, _, _, count_of, _, first, _, _, mass = access(packed)
+    _, _, _, count_of, _, first, _, _, mass, ahead = access(packed)
     walk, logs_of, f32 = walking(packed), logarithm(), np.float32
 
     def touch(view, found):
-        # What follows is fetched for many contexts at the same time; the sum only keeps that from being left out.
+        # What follows is fetched for many contexts at the same time: the first of it, where the sum only keeps that
+        # from being left out, and then what lies beside.
         order, held = found.shape[1], np.int64(0)
         for b in range(len(found)):
             for m in range(1, order):
                 row = first(view, found[b, m]) if found[b, m] >= 0 else np.int64(-1)
                 held += count_of(view, row, m == order - 1) if row >= 0 else 0
+        for b in range(len(found)):
+            for m in range(1, order):
+                if found[b, m] >= 0:
+                    ahead(view, found[b, m], m == order - 1)
         return held
 
     touch = compiled(touch, exact=True)
@@ -184,6 +210,56 @@ def weighing(packed: bool) -> Any:
         return held
 
     return compiled(weigh, exact=True)
+
+
+@lru_cache(maxsize=1)
+def normalising() -> Any:
+    """`normalise(sums, whole, scale, out)`: out[b, v] = sums[b, v] - log sum_u exp(sums[b, u]).
+
+    Exponentials are 2^k e^r, k whole, |r| <= log(2) / 2, e^r by its Taylor series to one ulp. Rows are added up in as
+    many parts as there are lanes. `scale` is `whole` as floats, of the length of a row.
+    """
+    f32 = np.float32
+    # Adding this number leaves the nearest integer in the last bits of a float32.
+    magic, magic_bits, least = f32(12582912.0), np.int32(0x4B400000 - 127), f32(-87.0)
+    log2_e, high, low, unit = f32(1.4426950216293335), f32(0.693359375), f32(-2.12194440e-4), f32(1)
+    third, fourth, fifth, sixth, seventh = f32(1 / 6), f32(1 / 24), f32(1 / 120), f32(1 / 720), f32(1 / 5040)
+
+    def normalise(sums, whole, scale, out):
+        width, size = sums.shape[1], out.shape[1]
+        part, moved = np.empty(LANES, dtype=np.float32), np.empty(width, dtype=np.float32)
+        for b in range(len(sums)):
+            part[:] = sums[b, :LANES]
+            for begin in range(LANES, width, LANES):
+                for lane in range(LANES):
+                    part[lane] = max(part[lane], sums[b, begin + lane])
+            top = part[0]
+            for lane in range(1, LANES):
+                top = max(top, part[lane])
+            for v in range(width):
+                moved[v] = max(sums[b, v] - top, least)
+                scale[v] = moved[v] * log2_e + magic
+            part[:] = f32(0)
+            for v in range(width):
+                k = scale[v] - magic
+                moved[v] = moved[v] - k * high - k * low
+            for v in range(width):
+                whole[v] = (whole[v] - magic_bits) << 23
+            for v in range(width):
+                r = moved[v]
+                p = (((seventh * r + sixth) * r + fifth) * r + fourth) * r + third
+                moved[v] = (((p * r + f32(0.5)) * r + unit) * r + unit) * scale[v]
+            for begin in range(0, width, LANES):
+                for lane in range(LANES):
+                    part[lane] += moved[begin + lane]
+            total = 0.0
+            for lane in range(LANES):
+                total += part[lane]
+            left = f32(np.log(total))
+            for v in range(size):
+                out[b, v] = (sums[b, v] - top) - left
+
+    return compiled(normalise, exact=True)
 
 
 @lru_cache(maxsize=1)
