@@ -173,15 +173,17 @@ class Memories:
             self.basins.learn(cues.symbols, cues.lengths, targets, weights)
         self._summed(cues, targets, weights)
 
-    def cues(self, contexts: Contexts, *, traces: bool = False) -> Cues:
-        """What contexts are learned by and, with their `traces`, read with."""
+    def cues(self, contexts: Contexts, *, traces: bool = False, targets: np.ndarray | None = None) -> Cues:
+        """What contexts are learned by and, with their `traces`, read with; `targets` are the words that come."""
         symbols, lengths = contexts.symbols(self.near)
         found = Cues(contexts, symbols, lengths, own_contexts(self._learning, contexts, symbols, lengths))
         if traces and self.pooled:
             found.followed = self.recency.scatter(*contexts, self.vocab_size)
             found.mass = found.followed.sum(2)
         elif traces:
-            found.mass, _ = self.recency.rate(*contexts, np.full(len(lengths), -1, dtype=np.int64))
+            nothing = np.full(len(lengths), -1, dtype=np.int64)
+            found.mass, own = self.recency.rate(*contexts, nothing if targets is None else targets)
+            found.recalled = None if targets is None else own
         return found
 
     @property
@@ -276,7 +278,8 @@ class Memories:
         near = None if self.basins is None else self.basins.find(cues.symbols, cues.lengths)
         assert cues.mass is not None
         numbers = self._numbers(cues, found, cues.mass, near)
-        return Reading(cues.contexts, found, features, cues.mass, numbers, cues.followed, near)
+        followed, recalled = cues.followed, cues.recalled
+        return Reading(cues.contexts, found, features, cues.mass, numbers, followed, near, recalled=recalled)
 
     def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray, near: Neighbours | None) -> np.ndarray:
         order, out, held = self.counts.order, np.empty((len(mass), self.num_numbers)), np.empty((len(mass), 6))
@@ -410,7 +413,9 @@ class Memories:
         tries = [*self.grams, *self.classes]
         probs = [g.trie.score(f, targets) for g, f in zip(tries, reading.found, strict=True)]
         probs += [np.zeros(len(targets))] * (len(self.config.counts.classes) - len(self.classes))
-        mass, own = self.recency.rate(*reading.contexts, targets)
+        mass, own = reading.mass, reading.recalled
+        if own is None:
+            mass, own = self.recency.rate(*reading.contexts, targets)
         probs += list((own / np.maximum(mass, PRESENT)).T)
         if self.config.similarity.readout:
             probs.append(self._read_out(reading)[np.arange(len(targets)), targets])

@@ -17,12 +17,17 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
 from holonomy.models.holographic.cues import Cues, Reading
 from holonomy.models.holographic.fit import Mixture, MixtureFit
+from holonomy.models.holographic.following import Following
 from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.topics import WINDOW
 
 FLOOR = 1e-30
 """Below this float32 has no logarithm to speak of."""
+
+
+def _logarithm(probs: np.ndarray) -> Tensor:
+    return torch.from_numpy(probs).clamp_(min=FLOOR).log_()
 
 
 @dataclass
@@ -225,19 +230,35 @@ class HolographicModel:
     def _distributions(self, cues: Cues) -> Float[Tensor, "B V"]:
         # The only place that makes them.
         probs = self.mixture.distribution(self.memories, self.memories.read_cued(cues))
-        return torch.from_numpy(probs).clamp_(min=FLOOR).log_()
+        return _logarithm(probs)
 
-    def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
-        """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
+    def follow(
+        self, contexts: Contexts, targets: np.ndarray, block: int, mixture: Following | None = None
+    ) -> Float[Tensor, "B V"]:
+        """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted.
+
+        Args:
+            contexts: one for each target, nearest word last.
+            targets: the words, [B].
+            block: words that are predicted before they are learned.
+            mixture: what follows the text, and goes on from call to call; the fitted mixture as it is by default.
+        """
         targets, logs = checked_ids("targets", targets, self.vocab_size), [torch.empty(0, self.vocab_size)]
         span = max(1, self._rows() // block) * block
         for begin in range(0, len(targets), span):
-            cues = self.memories.cues(contexts.part(slice(begin, begin + span)), traces=True)
+            some = slice(begin, begin + span)
+            told = None if mixture is None else targets[some]
+            cues = self.memories.cues(contexts.part(some), traces=True, targets=told)
             for first in range(0, len(cues.lengths), block):
                 own = cues.part(slice(first, first + block))
                 parts = (slice(at, at + self._rows()) for at in range(0, len(own.lengths), self._rows()))
-                logs += [self._distributions(own.part(part)) for part in parts]
                 words = targets[begin + first : begin + first + len(own.lengths)]
+                if mixture is None:
+                    logs += [self._distributions(own.part(part)) for part in parts]
+                else:
+                    read = ((self.memories.read_cued(own.part(part)), words[part]) for part in parts)
+                    logs += [_logarithm(mixture.distribution(*piece)) for piece in read]
+                    mixture.step()
                 ones = np.ones_like(words)
                 self.memories.learn_cued(own, words, ones)
                 if self.mirror is not None and self.config.tower.role == "mirror":
