@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple, Protocol
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.cues import Reading
 from holonomy.models.holographic.fit import Mixture, counts_asked
 from holonomy.models.holographic.memories import Memories
@@ -26,7 +27,7 @@ MEMORY = 300
 """Targets that gate, exponents and certainty follow. The gate's curvature is a bound, several times too large."""
 POOL_MEMORY = 40_000
 """Targets that the numbers of a pool follow: it has a weight for each of them and each voice."""
-WORDS_START, VOICES_START, SYMBOLS_START = 50.0, 1000.0, 20.0
+WORDS_START, VOICES_START, SYMBOLS_START = 20.0, 1000.0, 20.0
 """What rows of the tables count for before they are read: of the gate, of the pool, and of symbols after others."""
 PAIRS, TABLE = 1 << 14, 1 << 22
 """Pairs of symbols told apart, and numbers of a table of words after them, at most."""
@@ -66,23 +67,41 @@ class Told(NamedTuple):
 def _follow(tracker: Tracker, told: list[Told]) -> None:
     if not told:
         return
-    keys = tuple(np.concatenate(key) for key in zip(*(t.keys for t in told), strict=True))
-    x, slopes = np.concatenate([t.x for t in told]), np.concatenate([t.slopes for t in told])
-    tracker.step(x, slopes, np.sum([t.curvature for t in told], 0), sum(t.curved for t in told), keys)
+    first, *rest = told
+    if rest:
+        keys = tuple(np.concatenate(key) for key in zip(*(t.keys for t in told), strict=True))
+        x, slopes = np.concatenate([t.x for t in told]), np.concatenate([t.slopes for t in told])
+        curvature = np.sum([t.curvature for t in told], 0)
+        first = Told(x, slopes, curvature, sum(t.curved for t in told), keys)
+    tracker.step(*first)
     told.clear()
 
 
-def _moments(features: Tensor, probs: Tensor, targets: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes [B, C] of log probabilities of `targets` [B, 1] in weights of features [B, C, V], and covariances [b, C, C].
+@lru_cache(maxsize=1)
+def surprising() -> Any:
+    """`surprise(features, probs, targets, out)`: features [b, c] at targets, less their means."""
 
-    The latter are those of one of `CURVED` contexts.
+    def surprise(features, probs, targets, out):
+        for b in range(out.shape[0]):
+            for c in range(out.shape[1]):
+                expected = probs[b, 0] * features[b, c, 0]
+                for v in range(1, probs.shape[1]):
+                    expected += probs[b, v] * features[b, c, v]
+                out[b, c] = features[b, c, targets[b]] - expected
+
+    return compiled(surprise)
+
+
+def derivatives(features: np.ndarray, probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of log probabilities of `targets` [B] in weights of features [B, C, V]: slopes [B, C] and curvatures [b, C, C].
+
+    The latter, the covariances of features, are those of one of `CURVED` contexts.
     """
-    expected = torch.bmm(features, probs[:, :, None])
-    at = targets[:, None].expand(-1, features.shape[1], 1)
-    slopes = (features.gather(2, at) - expected).squeeze(2)
-    centred = features[::CURVED] - expected[::CURVED]
-    spread = torch.bmm(centred * probs[::CURVED, None], centred.mT)
-    return slopes.double().numpy(), spread.double().numpy()
+    slopes = np.empty(features.shape[:2])
+    surprising()(features, probs, targets, slopes)
+    some, own = torch.from_numpy(features[::CURVED]), torch.from_numpy(probs[::CURVED])
+    centred = some - torch.bmm(some, own[:, :, None])
+    return slopes, torch.bmm(centred * own[:, None], centred.mT).double().numpy()
 
 
 class Summed:
@@ -137,7 +156,7 @@ class Summed:
         self._of_gate.append(Told(x, filled / total - shares, bound, len(x), (last,)))
         if own is not None and logs is not None and found is not None:
             blame = weights[:, 0] * probs[:, 0] / total[:, 0]
-            slopes, spread = _moments(torch.stack([logs, *found.terms], 1), own, came)
+            slopes, spread = derivatives(torch.stack([logs, *found.terms], 1).numpy(), own.numpy(), targets)
             curvature = (spread * blame[::CURVED, None, None]).sum(0)
             ones = np.ones((len(x), 1))
             self._of_exponents.append(Told(ones, slopes * blame[:, None], curvature, len(spread)))
@@ -177,23 +196,27 @@ class Multiplied:
         self._pairs = pairs, min(pairs, max(1, TABLE // size))
         self._weights = Tracker(*pool.weights.shape, memory=POOL_MEMORY, keys=(size, size, pairs), start=VOICES_START)
         self._symbols = Corrections((size, self._pairs[1]), size, start=SYMBOLS_START)
-        self._of_weights, self._of_symbols = list[Told](), list[tuple[Tensor, np.ndarray, Sequence[np.ndarray]]]()
+        self._room = np.empty((0, 0, 0), dtype=np.float32)
+        self._of_weights, self._of_symbols = list[Told](), list[tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]]()
 
     def distribution(self, reading: Reading, targets: np.ndarray) -> np.ndarray:
         """See `Following`."""
-        panel, symbols = torch.from_numpy(self.memories.panel(reading)), reading.contexts.symbols(2)[0]
+        if len(self._room) < len(targets):
+            self._room = np.empty((len(targets), len(self.memories.voices), self.memories.vocab_size), np.float32)
+        panel, memories = self._room[: len(targets)], self.memories
+        symbols = reading.contexts.symbols(2)[0]
         before, last = np.ascontiguousarray(symbols.T)
         pair = last * self.memories.vocab_size + before
         keys, after = (last, before, pair % self._pairs[0]), (last, pair % self._pairs[1])
         x = self.pool.standard(reading.numbers)
-        weights = torch.from_numpy((x @ self.pool.weights + self._weights.shift(x, keys)).astype(np.float32))
-        logits = torch.bmm(weights[:, None], panel).squeeze(1)
-        self._symbols.add_to(logits, after)
-        probs = logits.softmax(1)
-        slopes, spread = _moments(panel, probs, torch.from_numpy(targets)[:, None])
+        spoken = memories.pooled_voices(reading, x @ self.pool.weights + self._weights.shift(x, keys), panel)
+        self._symbols.add_to(spoken.sums, after)
+        probs = spoken.distributions()
+        slopes, spread = derivatives(panel, probs, targets)
         self._of_weights.append(Told(x, slopes, spread.sum(0), len(spread), keys))
-        self._of_symbols.append((probs, targets, after))
-        return probs.clone().numpy()
+        # Who asks may turn what it is given into logarithms.
+        self._of_symbols.append((probs.copy(), targets, after))
+        return probs
 
     def step(self) -> None:
         """See `Following`."""

@@ -392,14 +392,18 @@ class Memories:
 
         What `panel` holds, summed up while it is read.
         """
+        return self.pooled_voices(reading, weights).distributions()
+
+    def pooled_voices(self, reading: Reading, weights: np.ndarray, panel: np.ndarray | None = None) -> Voices:
+        """The voices with weights; what each says goes to a `panel` as well, up to a number of each, if it is given."""
         low, order, weights = self.config.mixture.lowest, self.counts.order, weights.astype(np.float32)
-        orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size)
+        orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size, panel)
         spoken.add(self.counts, reading.found[0], weights[:, :orders], low, max(low, min(MIDDLE, order)))
         for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
             spoken.add(gram.trie, found, weights[:, column : column + 1], gram.trie.order)
         assert reading.followed is not None
         spoken.recall(reading.followed, weights[:, orders + len(self.grams) - 1 :], SMOOTHING)
-        return spoken.distributions()
+        return spoken
 
     def prior(self) -> np.ndarray:
         """Smoothed distribution of words, [V] float32."""
