@@ -235,16 +235,19 @@ def test_a_word_changes_nothing_that_was_said_before_its_block_was_over(
     tokens, positions = asked(split, 192)
     contexts, targets = of_text(tokens, ONE, positions), tokens[positions]
     other = np.concatenate([targets[:100], np.roll(targets[100:], 7)])
-    found = []
-    for words in (targets, other, targets):
-        found.append(model.follow(contexts, words, 64, following(model.memories, model.mixture)))
+
+    def followed(words: np.ndarray) -> torch.Tensor:
+        found = model.follow(contexts, words, 64, following(model.memories, model.mixture))
         model.change(contexts, words, sign=-1)
-        # Pieces of a block may be asked apart: here the same contexts tell curvatures.
-        monkeypatch.setattr(HolographicModel, "_rows", lambda _: 4 * module.CURVED)
-    assert torch.allclose(found[0][:128], found[1][:128], atol=1e-4)
-    assert (found[0][128:] - found[1][128:]).abs().max() > 1e-2
-    assert torch.allclose(found[0], found[2], atol=1e-3)
-    assert (found[0].exp().sum(1) - 1).abs().max() < 1e-5
+        return found
+
+    whole, changed = followed(targets), followed(other)
+    assert torch.equal(whole[:128], changed[:128])
+    assert (whole[128:] - changed[128:]).abs().max() > 1e-2
+    assert (whole.exp().sum(1) - 1).abs().max() < 1e-5
+    # Pieces of a block may be asked apart: here the same contexts tell curvatures, and sums are rounded elsewhere.
+    monkeypatch.setattr(HolographicModel, "_rows", lambda _: 4 * module.CURVED)
+    assert torch.allclose(whole, followed(targets), atol=1e-3)
 
 
 def test_what_is_not_fitted_or_wanted_does_not_follow(words: tuple[HolographicModel, WordSplit]) -> None:

@@ -221,6 +221,8 @@ class Multiplied:
     def step(self) -> None:
         """See `Following`."""
         _follow(self._weights, self._of_weights)
-        for probs, targets, after in self._of_symbols:
-            self._symbols.step(probs, targets, after)
-        self._of_symbols.clear()
+        if self._of_symbols:
+            probs, targets, keys = zip(*self._of_symbols, strict=True)
+            after = [np.concatenate(key) for key in zip(*keys, strict=True)]
+            self._symbols.step(np.concatenate(probs), np.concatenate(targets), after)
+            self._of_symbols.clear()
