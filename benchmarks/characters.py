@@ -23,7 +23,7 @@ from holonomy.data.words import WordSplit, split_characters
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, of_text
 from holonomy.models.holographic.fit import MixtureFit
-from holonomy.models.holographic.following import following
+from holonomy.models.holographic.following import following_of
 from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
@@ -111,7 +111,7 @@ def speeds(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray) -
         model.follow(own, words, block)
 
     def pursued(own: Contexts, words: np.ndarray) -> None:
-        model.follow(own, words, block, following(model.memories, model.mixture))
+        model.follow(own, words, block, following_of(model.memories, model.mixture))
 
     def apart(own: Contexts, words: np.ndarray) -> None:
         for begin in range(0, len(words), block):
@@ -151,7 +151,7 @@ def run_speeds(name: str) -> None:
         gram.trie.arrange()
     tokens = np.concatenate([split.train, split.test])
     warmed = np.arange(len(split.train) - 600, len(split.train))
-    for mixture in (None, following(model.memories, model.mixture)):
+    for mixture in (None, following_of(model.memories, model.mixture)):
         model.follow(of_text(tokens, ONE, warmed), tokens[warmed], config.evaluation.block, mixture)
     speeds(model, tokens, np.arange(len(split.train), min(len(tokens), len(split.train) + 72_000)))
 

@@ -12,7 +12,7 @@ from holonomy.models.holographic import following as module
 from holonomy.models.holographic import tracking
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.following import Multiplied, Summed, following
+from holonomy.models.holographic.following import Multiplied, Summed, following_of
 from holonomy.models.holographic.metrics import predict
 from holonomy.models.holographic.mixture import Gate
 from holonomy.models.holographic.model import HolographicModel
@@ -237,7 +237,7 @@ def test_a_word_changes_nothing_that_was_said_before_its_block_was_over(
     other = np.concatenate([targets[:100], np.roll(targets[100:], 7)])
 
     def followed(words: np.ndarray) -> torch.Tensor:
-        found = model.follow(contexts, words, 64, following(model.memories, model.mixture))
+        found = model.follow(contexts, words, 64, following_of(model.memories, model.mixture))
         model.change(contexts, words, sign=-1)
         return found
 
@@ -253,9 +253,9 @@ def test_a_word_changes_nothing_that_was_said_before_its_block_was_over(
 def test_what_is_not_fitted_or_wanted_does_not_follow(words: tuple[HolographicModel, WordSplit]) -> None:
     model, split = words
     config = HolographicConfig.model_validate({**WORDS, "evaluation": {"follow": False}})
-    assert following(HolographicModel(config, split.tokenizer).memories, model.mixture) is None
-    assert following(model.memories, HolographicModel(model.config, split.tokenizer).mixture) is None
-    assert isinstance(following(model.memories, model.mixture), Summed)
+    assert following_of(HolographicModel(config, split.tokenizer).memories, model.mixture) is None
+    assert following_of(model.memories, HolographicModel(model.config, split.tokenizer).mixture) is None
+    assert isinstance(following_of(model.memories, model.mixture), Summed)
 
 
 def test_candidates_follow_without_exponents() -> None:

@@ -47,7 +47,7 @@ class Following(Protocol):
         ...
 
 
-def following(memories: Memories, mixture: Mixture) -> Following | None:
+def following_of(memories: Memories, mixture: Mixture) -> Following | None:
     """What follows a text for a mixture; None where this was not fitted, or is not to be followed."""
     if not mixture.calibrated or not memories.config.evaluation.follow:
         return None

@@ -13,7 +13,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
-from holonomy.models.holographic.following import following
+from holonomy.models.holographic.following import following_of
 from holonomy.models.holographic.memories import PART
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
@@ -190,7 +190,7 @@ def predict(
     contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
     together = max(1, PART // model.vocab_size)
     block, parts, targets = model.config.evaluation.block, list[Predictions](), tokens[positions]
-    mixture = following(model.memories, model.mixture) if online else None
+    mixture = following_of(model.memories, model.mixture) if online else None
     step = max(1, together // block) * block if online else together
     for begin in range(0, len(positions), step):
         cut = slice(begin, begin + step)
