@@ -23,6 +23,7 @@ from holonomy.data.words import WordSplit, split_characters
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, of_text
 from holonomy.models.holographic.fit import MixtureFit
+from holonomy.models.holographic.following import following_of
 from holonomy.models.holographic.metrics import bootstrap, online_kneser_ney, predict, report_of
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pooling import Pool
@@ -109,6 +110,9 @@ def speeds(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray) -
     def followed(own: Contexts, words: np.ndarray) -> None:
         model.follow(own, words, block)
 
+    def pursued(own: Contexts, words: np.ndarray) -> None:
+        model.follow(own, words, block, following_of(model.memories, model.mixture))
+
     def forgotten(own: Contexts, words: np.ndarray) -> None:
         model.change(own, words, sign=-1)
 
@@ -119,6 +123,7 @@ def speeds(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray) -
             model.change(own.part(part), words[part], sign=1)
 
     ways = {"learned": learned, "learned while reading": followed, "the same, asked and learned apart": apart}
+    ways["learned while reading, mixture follows"] = pursued
     pieces = iter(np.array_split(positions, ROUNDS * len(ways)))
     for _ in range(ROUNDS):
         for what, work in ways.items():
@@ -132,10 +137,10 @@ def speeds(model: HolographicModel, tokens: np.ndarray, positions: np.ndarray) -
                 forgotten(own, words)
     print(f"{len(positions):,} characters, blocks of {block}; characters a CPU-second, best of {ROUNDS} pieces or more")
     for what, rate in best.items():
-        print(f"  {what:36}{rate:10,.0f}")
-    for what in ("learned while reading", "learned while reading, once more"):
+        print(f"  {what:40}{rate:10,.0f}")
+    for what in ("learned while reading", "learned while reading, once more", "learned while reading, mixture follows"):
         both = 1 / (1 / best[what] + 1 / best["taken away"])
-        print(f"  {what + ', and away':36}{both:10,.0f}", flush=True)
+        print(f"  {what + ', and away':48}{both:10,.0f}", flush=True)
 
 
 def run_speeds(name: str) -> None:
@@ -153,7 +158,8 @@ def run_speeds(name: str) -> None:
         gram.trie.arrange()
     tokens = np.concatenate([split.train, split.test])
     warmed = np.arange(len(split.train) - 600, len(split.train))
-    model.follow(of_text(tokens, ONE, warmed), tokens[warmed], config.evaluation.block)
+    for mixture in (None, following_of(model.memories, model.mixture)):
+        model.follow(of_text(tokens, ONE, warmed), tokens[warmed], config.evaluation.block, mixture)
     speeds(model, tokens, np.arange(len(split.train), min(len(tokens), len(split.train) + 72_000)))
 
 

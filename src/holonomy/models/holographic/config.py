@@ -160,6 +160,7 @@ class EvaluationConfig(Config):
     """What is measured."""
 
     block: int = Field(default=64, ge=1, description="words predicted before they are learned, when learning goes on")
+    follow: bool = Field(default=True, description="then weights of the mixture follow what was read, too")
     bins: int = Field(default=15, ge=2, le=100, description="equal-mass bins of the calibration error")
 
 

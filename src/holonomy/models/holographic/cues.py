@@ -70,6 +70,7 @@ class Cues:
         owns: contexts of each trie, and how many symbols they have, by name.
         mass: of the traces of the text itself, [B, traces]; None where nothing is to be read.
         followed: mass of the traces by word, [B, traces, V], where they are pooled.
+        recalled: mass of the traces on the words that come, [B, traces], where these are told and traces added.
     """
 
     contexts: Contexts
@@ -78,12 +79,13 @@ class Cues:
     owns: dict[str, tuple[np.ndarray, np.ndarray]]
     mass: np.ndarray | None = None
     followed: np.ndarray | None = None
+    recalled: np.ndarray | None = None
 
     def part(self, cut: slice) -> Cues:
         """Those of some of the contexts."""
         owns = {name: (own[cut], lengths[cut]) for name, (own, lengths) in self.owns.items()}
-        mass, followed = (None if a is None else a[cut] for a in (self.mass, self.followed))
-        return Cues(self.contexts.part(cut), self.symbols[cut], self.lengths[cut], owns, mass, followed)
+        told = (None if a is None else a[cut] for a in (self.mass, self.followed, self.recalled))
+        return Cues(self.contexts.part(cut), self.symbols[cut], self.lengths[cut], owns, *told)
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Reading:
         near: contexts that look much the same, if they are kept.
         followers: words that followed the contexts, once they were asked for.
         rows: rows in each trie, by name, of contexts that nothing follows too: they save whoever learns them a search.
+        recalled: mass of the traces on the words that come, [B, traces], where these were told.
     """
 
     contexts: Contexts
@@ -111,3 +114,4 @@ class Reading:
     near: Neighbours | None = None
     followers: Followers | None = None
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    recalled: np.ndarray | None = None

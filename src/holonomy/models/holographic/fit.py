@@ -19,7 +19,7 @@ from holonomy.models.holographic.mixture import Certainty, Gate, simplex_search
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import LEAST_FITTED
 from holonomy.models.holographic.pooling import Pool
-from holonomy.models.holographic.sharpening import Focus, Whole, sharpened
+from holonomy.models.holographic.sharpening import Focus, Leanings, Whole, sharpened
 
 START = (0.95, 4.0)
 """Exponents of counts and of similarity before they are fitted."""
@@ -70,12 +70,21 @@ class Mixture:
 
         None before vectors are made.
         """
-        found = memories.leanings(reading) if self.product != "none" else None
+        return self.leaned(memories.leanings(reading) if self.product != "none" else None)
+
+    def leaned(self, found: Leanings | None) -> tuple[torch.Tensor, torch.Tensor | None] | None:
+        """The same of what speaks for words, if anything does."""
         return None if found is None else (found.weighted((self.slope, *self.tilts)), found.words)
 
-    def weights(self, reading: Reading, known: np.ndarray) -> np.ndarray:
-        """Weights of the experts, [B, C]: the first also takes those of experts that know nothing."""
-        weights = self.gate(reading.numbers)
+    def weights(self, reading: Reading, known: np.ndarray, shares: np.ndarray | None = None) -> np.ndarray:
+        """Weights of the experts, [B, C]: the first also takes those of experts that know nothing.
+
+        Args:
+            reading: contexts.
+            known: which experts know anything, [B, C].
+            shares: of the experts if all did, [B, C]; those of the gate by default.
+        """
+        weights = self.gate(reading.numbers) if shares is None else shares
         idle = np.where(known, 0.0, weights).sum(1)
         weights = np.where(known, weights, 0.0)
         weights[:, 0] += idle
@@ -95,20 +104,39 @@ class Mixture:
         if self.pool is not None:
             return np.exp(memories.pooled_logs(reading, self.pool.exponents(reading.numbers)))
         weights = self.weights(reading, memories.knowing(reading))
-        lean = self.lean(memories, reading)
+        out = self.combined(memories, reading, weights, self.lean(memories, reading))
+        if self.certainty is None:
+            return out
+        return self.certainty.corrected(out, None if memories.most is None else out.sum(1))
+
+    def combined(
+        self,
+        memories: Memories,
+        reading: Reading,
+        weights: np.ndarray,
+        lean: tuple[torch.Tensor, torch.Tensor | None] | None,
+        own: torch.Tensor | None = None,
+    ) -> np.ndarray:
+        """Experts with weights [B, C] as one distribution of every word, [B, V] float32, however sure it is.
+
+        Args:
+            memories: what was read.
+            reading: contexts.
+            weights: of the experts.
+            lean: of `lean`.
+            own: sharpened exact counts of every word, [B, V], if they are there already; used up.
+        """
         out = memories.mix(reading, weights, counts=self.product != "episodic" or lean is None)
         if lean is not None and self.product == "episodic":
             if lean[1] is not None:
                 memories.followers(reading).add_focused(out, weights[:, 0], self.power, lean[1], lean[0])
             else:
-                counts = torch.from_numpy(memories.counts.dense(reading.found[0]))
-                own = sharpened(counts, lean[0], self.power)
+                if own is None:
+                    own = sharpened(torch.from_numpy(memories.counts.dense(reading.found[0])), lean[0], self.power)
                 out += own.mul_(torch.from_numpy(weights[:, :1]).float()).numpy()
         elif lean is not None:
             out = sharpened(torch.from_numpy(out), lean[0], self.power, lean[1]).numpy()
-        if self.certainty is None:
-            return out
-        return self.certainty.corrected(out, None if memories.most is None else out.sum(1))
+        return out
 
 
 def counts_asked(

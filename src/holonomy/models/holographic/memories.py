@@ -184,15 +184,17 @@ class Memories:
             self.basins.learn(cues.symbols, cues.lengths, targets, weights)
         self._summed(cues, targets, weights)
 
-    def cues(self, contexts: Contexts, *, traces: bool = False) -> Cues:
-        """What contexts are learned by and, with their `traces`, read with."""
+    def cues(self, contexts: Contexts, *, traces: bool = False, targets: np.ndarray | None = None) -> Cues:
+        """What contexts are learned by and, with their `traces`, read with; `targets` are the words that come."""
         symbols, lengths = contexts.symbols(self.near)
         found = Cues(contexts, symbols, lengths, own_contexts(self._learning, contexts, symbols, lengths))
         if traces and self.pooled:
             found.followed = self.recency.scatter(*contexts, self.vocab_size)
             found.mass = found.followed.sum(2)
         elif traces:
-            found.mass, _ = self.recency.rate(*contexts, np.full(len(lengths), -1, dtype=np.int64))
+            nothing = np.full(len(lengths), -1, dtype=np.int64)
+            found.mass, own = self.recency.rate(*contexts, nothing if targets is None else targets)
+            found.recalled = None if targets is None else own
         return found
 
     @property
@@ -288,7 +290,8 @@ class Memories:
         near = None if self.basins is None else self.basins.find(cues.symbols, cues.lengths)
         assert cues.mass is not None
         numbers = self._numbers(cues, found, cues.mass, near)
-        return Reading(cues.contexts, found, features, cues.mass, numbers, cues.followed, near, rows=rows)
+        told = cues.followed, near
+        return Reading(cues.contexts, found, features, cues.mass, numbers, *told, rows=rows, recalled=cues.recalled)
 
     def _numbers(self, cues: Cues, rows: list[np.ndarray], mass: np.ndarray, near: Neighbours | None) -> np.ndarray:
         out, spelled = np.empty((len(mass), self.num_numbers)), [g.spelling is not None for g in self.grams]
@@ -389,14 +392,18 @@ class Memories:
 
         What `panel` holds, summed up while it is read.
         """
+        return self.pooled_voices(reading, weights).normalised()
+
+    def pooled_voices(self, reading: Reading, weights: np.ndarray, panel: np.ndarray | None = None) -> Voices:
+        """The voices with weights; what each says goes to a `panel` as well, up to a number of each, if it is given."""
         low, order, weights = self.config.mixture.lowest, self.counts.order, np.asarray(weights, dtype=np.float32)
-        orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size)
+        orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size, panel)
         spoken.add(self.counts, reading.found[0], weights[:, :orders], low, max(low, min(MIDDLE, order)))
         for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
             spoken.add(gram.trie, found, weights[:, column : column + 1], gram.trie.order)
         assert reading.followed is not None
         spoken.recall(reading.followed, weights[:, orders + len(self.grams) - 1 :], SMOOTHING)
-        return spoken.normalised()
+        return spoken
 
     def prior(self) -> np.ndarray:
         """Smoothed distribution of words, [V] float32."""
@@ -410,7 +417,9 @@ class Memories:
         tries = [*self.grams, *self.classes]
         probs = [g.trie.score(f, targets) for g, f in zip(tries, reading.found, strict=True)]
         probs += [np.zeros(len(targets))] * (len(self.config.counts.classes) - len(self.classes))
-        mass, own = self.recency.rate(*reading.contexts, targets)
+        mass, own = reading.mass, reading.recalled
+        if own is None:
+            mass, own = self.recency.rate(*reading.contexts, targets)
         probs += list((own / np.maximum(mass, PRESENT)).T)
         if self.config.similarity.readout:
             probs.append(self._read_out(reading)[np.arange(len(targets)), targets])

@@ -13,6 +13,7 @@ from torch import Tensor
 from holonomy.core.errors import ConfigError
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
+from holonomy.models.holographic.following import following_of
 from holonomy.models.holographic.memories import PART
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
@@ -177,7 +178,8 @@ def predict(
         tokens: documents end to end.
         positions: the places.
         starts: where each document begins; one document by default.
-        online: learn each block of words after it was predicted; all of them are unlearned at the end.
+        online: learn each block of words after it was predicted, and let the mixture follow; all of it is unlearned
+            at the end.
 
     Raises:
         ConfigError: no position.
@@ -188,11 +190,12 @@ def predict(
     contexts = of_text(tokens, np.zeros(1, np.int64) if starts is None else starts, positions)
     together = max(1, PART // model.vocab_size)
     block, parts, targets = model.config.evaluation.block, list[Predictions](), tokens[positions]
+    mixture = following_of(model.memories, model.mixture) if online else None
     step = max(1, together // block) * block if online else together
     for begin in range(0, len(positions), step):
         cut = slice(begin, begin + step)
         part, words = contexts.part(cut), targets[cut]
-        parts.append(judged(model.follow(part, words, block) if online else model.distributions(part), words))
+        parts.append(judged(model.follow(part, words, block, mixture) if online else model.distributions(part), words))
     if online:
         model.change(contexts, targets, sign=-1)
     return chained(parts)

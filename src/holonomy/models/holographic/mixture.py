@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import torch
 
 from holonomy.core.errors import CheckpointError, DataError
 
 TINY = 1e-300
+FLOOR = 1e-30
+"""Below this float32 has no logarithm to speak of."""
 CONVERGED = 1e-7
 """Fall of the mean loss per step, in nats, at which the iteration ends."""
 
@@ -42,9 +45,15 @@ def shares_of(probs: np.ndarray, *, steps: int = 80) -> np.ndarray:
     return weights
 
 
-def _softmax(z: np.ndarray) -> np.ndarray:
+def shares_of_scores(z: np.ndarray) -> np.ndarray:
+    """The softmax of each row, [B, C]."""
     g = np.exp(z - z.max(1, keepdims=True))
     return g / g.sum(1, keepdims=True)
+
+
+def logarithms(probs: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Log probabilities, with a floor under them, [B, V] float32; `probs` are used up."""
+    return torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=out)
 
 
 def moments(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -128,7 +137,7 @@ class Gate(LinearWeights):
         inverse = np.linalg.inv(x.T @ x / 2 + prior * np.eye(x.shape[1]))
         weights, before = start.copy(), np.inf
         for _ in range(steps):
-            g = _softmax(x @ weights)
+            g = shares_of_scores(x @ weights)
             blame = probs * g
             total = blame.sum(1, keepdims=True)
             loss = -float(np.log(total).mean())
@@ -140,7 +149,7 @@ class Gate(LinearWeights):
 
     def __call__(self, numbers: np.ndarray) -> np.ndarray:
         """Weights of the components, [B, C], each row summing to one."""
-        return _softmax(self.scores(numbers))
+        return shares_of_scores(self.scores(numbers))
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ class Certainty(LinearWeights):
         """
         if highest.ndim != 1 or highest.shape != right.shape or not len(highest):
             raise DataError(f"`highest` has shape {highest.shape} and `right` {right.shape}; wanted [N] of both")
-        odds, numbers = _odds(highest)
+        odds, numbers = odds_of(highest)
         mean, scale = moments(numbers)
         x = (numbers - mean) / scale
         pull = prior * np.array([1e-9, 1.0, 1.0])
@@ -186,7 +195,7 @@ class Certainty(LinearWeights):
         """
         first, here = probs.argmax(1), np.arange(len(probs))
         highest = probs[here, first].astype(np.float64)
-        odds, numbers = _odds(highest)
+        odds, numbers = odds_of(highest)
         shift = self.scores(numbers)[:, 0].clip(-MOST_SHIFTED, MOST_SHIFTED)
         fresh = 1 / (1 + np.exp(-odds - shift))
         left = (1 if whole is None else whole) - highest
@@ -195,7 +204,8 @@ class Certainty(LinearWeights):
         return probs
 
 
-def _odds(highest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def odds_of(highest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log odds of probabilities [B], and what decides their correction: one, themselves and their square, [B, 3]."""
     p = np.clip(highest, SURE, 1 - SURE)
     odds = np.log(p) - np.log1p(-p)
     return odds, np.stack([np.ones_like(odds), odds, odds**2], 1)

@@ -17,12 +17,11 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
 from holonomy.models.holographic.cues import Cues, Reading
 from holonomy.models.holographic.fit import Mixture, MixtureFit
+from holonomy.models.holographic.following import Following
 from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.mixture import logarithms
 from holonomy.models.holographic.topics import WINDOW
-
-FLOOR = 1e-30
-"""Below this float32 has no logarithm to speak of."""
 
 
 @dataclass
@@ -228,15 +227,23 @@ class HolographicModel:
         """Log probabilities from what was read: the only place that makes them."""
         pool = self.mixture.pool
         if pool is None:
-            probs = self.mixture.distribution(self.memories, reading)
-            return torch.log(torch.from_numpy(probs).clamp_(min=FLOOR), out=out)
+            return logarithms(self.mixture.distribution(self.memories, reading), out)
         logs = torch.from_numpy(self.memories.pooled_logs(reading, pool.exponents(reading.numbers)))
         return logs if out is None else out.copy_(logs)
 
-    def follow(self, contexts: Contexts, targets: np.ndarray, block: int) -> Float[Tensor, "B V"]:
-        """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted."""
+    def follow(
+        self, contexts: Contexts, targets: np.ndarray, block: int, mixture: Following | None = None
+    ) -> Float[Tensor, "B V"]:
+        """Log probabilities after contexts of a buffer; each block of words is learned after it was predicted.
+
+        Args:
+            contexts: one for each target, nearest word last.
+            targets: the words, [B].
+            block: words that are predicted before they are learned.
+            mixture: what follows the text, and goes on from call to call; the fitted mixture as it is by default.
+        """
         targets, logs = checked_ids("targets", targets, self.vocab_size), torch.empty(len(targets), self.vocab_size)
-        reader = BlockReader(self, contexts, block)
+        reader = BlockReader(self, contexts, block, None if mixture is None else (mixture, targets))
         for begin in range(0, len(targets), block):
             part = slice(begin, begin + block)
             logs[part] = reader.ask()
@@ -316,10 +323,18 @@ class BlockReader:
         model: what reads and learns; nothing else may change it between a question and its answer.
         contexts: all of a text, of one buffer.
         block: contexts of a block.
+        mixture: what follows the text, and the words after all contexts, of which it is told as they are learned.
     """
 
-    def __init__(self, model: HolographicModel, contexts: Contexts, block: int) -> None:
+    def __init__(
+        self,
+        model: HolographicModel,
+        contexts: Contexts,
+        block: int,
+        mixture: tuple[Following, np.ndarray] | None = None,
+    ) -> None:
         self.model, self.contexts, self.block = model, contexts, block
+        self._mixture, self._targets = (None, None) if mixture is None else mixture
         self._most = model.rows
         self._at, self._span = 0, max(1, self._most // block) * block
         self._cues: Cues | None = None
@@ -330,15 +345,24 @@ class BlockReader:
         """Log probabilities after the contexts of the next block."""
         memories, most, begin = self.model.memories, self._most, self._at % self._span
         if self._cues is None or begin == 0:
-            self._cues = memories.cues(self.contexts.part(slice(self._at, self._at + self._span)), traces=True)
+            some = slice(self._at, self._at + self._span)
+            targets = None if self._targets is None else self._targets[some]
+            self._cues = memories.cues(self.contexts.part(some), traces=True, targets=targets)
         own = self._own = self._cues.part(slice(begin, begin + self.block))
         if len(own.lengths) <= most:
             reading = memories.read_cued(own)
             self._rows = reading.rows
-            return self.model.said(reading)
+            return self._said(reading, self._at)
         self._rows = None
-        parts = (own.part(slice(at, at + most)) for at in range(0, len(own.lengths), most))
-        return torch.cat([self.model.said(memories.read_cued(part)) for part in parts])
+        places = range(0, len(own.lengths), most)
+        return torch.cat(
+            [self._said(memories.read_cued(own.part(slice(at, at + most))), self._at + at) for at in places]
+        )
+
+    def _said(self, reading: Reading, begin: int) -> Float[Tensor, "B V"]:
+        if self._mixture is None or self._targets is None:
+            return self.model.said(reading)
+        return self._mixture.log_probs(reading, self._targets[begin : begin + len(reading.mass)])
 
     def learn(self, targets: np.ndarray) -> None:
         """Learns the words that came after the contexts of the last question.
@@ -350,6 +374,8 @@ class BlockReader:
         if own is None or len(targets) != len(own.lengths):
             count = 0 if own is None else len(own.lengths)
             raise DataError(f"`targets` has {len(targets)} words; {count} contexts were asked about, learn those")
+        if self._mixture is not None:
+            self._mixture.step()
         self.model.memories.learn_cued(own, targets, ones, rows=self._rows)
         if self.model.mirror is not None and self.model.config.tower.role == "mirror":
             self.model.mirror.follow(own.contexts, targets, ones, 1, self.model.memories.counts)

@@ -57,10 +57,12 @@ class Voices:
     Args:
         batch: number of contexts.
         size: number of words.
+        panel: what each voice says is written there as well, [batch, voices, size], up to a number of each voice.
     """
 
-    def __init__(self, batch: int, size: int) -> None:
-        self.size = size
+    def __init__(self, batch: int, size: int, panel: np.ndarray | None = None) -> None:
+        self._panel = np.empty((0, 0, 0), dtype=np.float32) if panel is None else panel
+        self._column, self.size = 0, size
         self.sums = np.zeros((batch, padded(size)), dtype=np.float32)
         """Up to a number of each context; what stands past the last word means nothing."""
         self.middle = np.empty_like(self.sums)
@@ -79,7 +81,9 @@ class Voices:
         """
         view, _ = trie.view()
         kernel = weighing(trie.packed)
-        kernel(view, trie.taken, found, lowest, middle, weights, self.size, *self._space, self.sums, self.middle)
+        out = self._panel, self._column, self.sums, self.middle
+        kernel(view, trie.taken, found, lowest, middle, weights, self.size, *self._space, *out)
+        self._column += weights.shape[1]
 
     def recall(self, followed: np.ndarray, weights: np.ndarray, smoothing: float) -> None:
         """Adds the logarithm of each trace, smoothed with the middle distributions, relative to these.
@@ -89,7 +93,8 @@ class Voices:
             weights: [B, traces].
             smoothing: weight of the distributions, in occurrences.
         """
-        recalling()(followed, weights, smoothing, self.middle, self.sums)
+        recalling()(followed, weights, smoothing, self.middle, self._panel, self._column, self.sums)
+        self._column += weights.shape[1]
 
     def normalised(self) -> np.ndarray:
         """What the sums say as log probabilities, [B, V] float32."""
@@ -135,10 +140,11 @@ def logarithm() -> Any:
 
 @lru_cache(maxsize=2)
 def weighing(packed: bool) -> Any:
-    """`weigh(view, taken, found, lowest, middle, weights, space..., sums, base)`: adds what the voices of a trie say.
+    """`weigh(view, taken, found, lowest, middle, weights, space..., panel, column, sums, base)`: adds a trie's voices.
 
     sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
-    of each context. Where `middle` is one of the orders, base[b] is p of it.
+    of each context. Where `middle` is one of the orders, base[b] is p of it. A panel that holds anything is given
+    log p_n(v | context b) at [b, column + n - lowest, v].
     """
     _, _, _, count_of, _, first, _, _, mass, ahead = access(packed)
     walk, logs_of, f32 = walking(packed), logarithm(), np.float32
@@ -159,7 +165,8 @@ def weighing(packed: bool) -> Any:
 
     touch = compiled(touch, exact=True)
 
-    def weigh(view, taken, found, lowest, middle, weights, size, keys, probs, bits, logs, whole, mantissa, sums, base):
+    def weigh(view, taken, found, lowest, middle, weights, size, *arrays):
+        keys, probs, bits, logs, whole, mantissa, panel, column, sums, base = arrays
         order, width, work = found.shape[1], probs.shape[1], probs.shape[0] - 1
         keys[:] = -1
         # Most voices want the logarithm of the highest order alone: it is taken where it is wanted.
@@ -185,7 +192,7 @@ def weighing(packed: bool) -> Any:
                     if share != 0:
                         if not spoken[at]:
                             logs_of(bits[at], whole, mantissa, logs[at])
-                            spoken[at] = at != work
+                            spoken[at] = True
                         for v in range(width):
                             sums[b, v] += share * logs[at, v]
                         share = f32(0)
@@ -200,11 +207,18 @@ def weighing(packed: bool) -> Any:
                     at = to
                 if m + 1 >= lowest:
                     share += weights[b, m + 1 - lowest]
+                    if len(panel):
+                        if not spoken[at]:
+                            logs_of(bits[at], whole, mantissa, logs[at])
+                            spoken[at] = True
+                        voice = column + m + 1 - lowest
+                        for v in range(size):
+                            panel[b, voice, v] = logs[at, v]
                 if m + 1 == middle:
                     base[b] = probs[at]
             if not spoken[at]:
                 logs_of(bits[at], whole, mantissa, logs[at])
-                spoken[at] = at != work
+                spoken[at] = True
             for v in range(width):
                 sums[b, v] += share * logs[at, v]
         return held
@@ -264,12 +278,21 @@ def normalising() -> Any:
 
 @lru_cache(maxsize=1)
 def recalling() -> Any:
-    """`recall(followed, weights, smoothing, base, sums)`: log((f + s p) / ((m + s) p)), less what no word changes."""
+    """`recall(followed, weights, smoothing, base, panel, column, sums)`: adds log((f + s p) / ((m + s) p)).
 
-    def recall(followed, weights, smoothing, base, sums):
+    Less what no word changes; a panel that holds anything is given it, too.
+    """
+
+    def recall(followed, weights, smoothing, base, panel, column, sums):
         for b in range(len(followed)):
             for k in range(followed.shape[1]):
                 weight = weights[b, k]
+                if len(panel):
+                    for v in range(followed.shape[2]):
+                        said = np.float32(0)
+                        if followed[b, k, v] > 0:
+                            said = np.float32(np.log1p(followed[b, k, v] / (smoothing * base[b, v])))
+                        panel[b, column + k, v] = said
                 for v in range(followed.shape[2]):
                     if followed[b, k, v] > 0:
                         sums[b, v] += weight * np.log1p(followed[b, k, v] / (smoothing * base[b, v]))
