@@ -156,7 +156,7 @@ def test_slopes_of_gate_exponents_and_certainty_are_those_of_what_is_said(produc
     tokens, positions = asked(split, 64)
     targets, reading = tokens[positions], model.memories.read(of_text(tokens, ONE, positions))
     here, plain = np.arange(64), Summed(model.memories, model.mixture)
-    said = plain.distribution(reading, targets)
+    said = plain.log_probs(reading, targets).exp().numpy()
     whole = model.mixture.distribution(model.memories, reading)
     assert np.allclose(said, whole, atol=1e-6), "nothing has moved yet"
 
@@ -168,7 +168,7 @@ def test_slopes_of_gate_exponents_and_certainty_are_those_of_what_is_said(produc
             if not tempered:
                 object.__setattr__(moved.mixture, "certainty", None)
             getattr(moved, tracker).moved[0, column] += step
-            found.append(np.log(moved.distribution(reading, targets)[here, targets].astype(np.float64)))
+            found.append(moved.log_probs(reading, targets)[here, targets].double().numpy())
         return (found[1] - found[0]) / 2e-2
 
     certainty = model.mixture.certainty
@@ -196,14 +196,14 @@ def test_slopes_of_a_pool_are_those_of_what_is_said(characters: tuple[Holographi
     targets, reading = tokens[positions], model.memories.read(of_text(tokens, ONE, positions))
     assert model.mixture.pool is not None
     plain, here = Multiplied(model.memories, model.mixture.pool), np.arange(64)
-    said = plain.distribution(reading, targets)
+    said = plain.log_probs(reading, targets).exp().numpy()
     assert np.allclose(said, model.mixture.distribution(model.memories, reading), atol=1e-5), "nothing has moved yet"
     for column in (0, 5, len(model.memories.voices) - 1):
         found = []
         for step in (-1e-2, 1e-2):
             moved = Multiplied(model.memories, model.mixture.pool)
             moved._weights.moved[0, column] += step
-            found.append(np.log(moved.distribution(reading, targets)[here, targets].astype(np.float64)))
+            found.append(moved.log_probs(reading, targets)[here, targets].double().numpy())
         measured = (found[1] - found[0]) / 2e-2
         assert np.allclose(measured, plain._of_weights[0].slopes[:, column], atol=5e-3)
 
@@ -246,7 +246,7 @@ def test_a_word_changes_nothing_that_was_said_before_its_block_was_over(
     assert (whole[128:] - changed[128:]).abs().max() > 1e-2
     assert (whole.exp().sum(1) - 1).abs().max() < 1e-5
     # Pieces of a block may be asked apart: here the same contexts tell curvatures, and sums are rounded elsewhere.
-    monkeypatch.setattr(HolographicModel, "_rows", lambda _: 4 * module.CURVED)
+    monkeypatch.setattr(HolographicModel, "rows", 4 * module.CURVED)
     assert torch.allclose(whole, followed(targets), atol=1e-3)
 
 
@@ -264,11 +264,11 @@ def test_candidates_follow_without_exponents() -> None:
     model = learned(HolographicConfig.model_validate({**WORDS, "similarity": similarity}), split)
     tokens, positions = asked(split, 64)
     reading, follows = model.memories.read(of_text(tokens, ONE, positions)), Summed(model.memories, model.mixture)
-    said = follows.distribution(reading, tokens[positions])
+    said = follows.log_probs(reading, tokens[positions]).exp().numpy()
     assert np.allclose(said, model.mixture.distribution(model.memories, reading), atol=1e-6)
     follows.step()
     assert follows._gate.moved.any() and not follows._exponents.moved.any()
-    assert np.abs(follows.distribution(reading, tokens[positions]).sum(1) - 1).max() < 1e-4
+    assert (follows.log_probs(reading, tokens[positions]).exp().sum(1) - 1).abs().max() < 1e-4
 
 
 def test_following_lowers_the_loss_of_characters(characters: tuple[HolographicModel, WordSplit]) -> None:

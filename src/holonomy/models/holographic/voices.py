@@ -139,15 +139,9 @@ def logarithm() -> Any:
 
 
 @lru_cache(maxsize=2)
-def weighing(packed: bool) -> Any:
-    """`weigh(view, taken, found, lowest, middle, weights, space..., panel, column, sums, base)`: adds a trie's voices.
-
-    sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
-    of each context. Where `middle` is one of the orders, base[b] is p of it. A panel that holds anything is given
-    log p_n(v | context b) at [b, column + n - lowest, v].
-    """
-    _, _, _, count_of, _, first, _, _, mass, ahead = access(packed)
-    walk, logs_of, f32 = walking(packed), logarithm(), np.float32
+def touching(packed: bool) -> Any:
+    """`touch(view, found)`: fetches what follows contexts before it is walked."""
+    _, _, _, count_of, _, first, _, _, _, ahead = access(packed)
 
     def touch(view, found):
         # What follows is fetched for many contexts at the same time: the first of it, where the sum only keeps that
@@ -163,7 +157,19 @@ def weighing(packed: bool) -> Any:
                     ahead(view, found[b, m], m == order - 1)
         return held
 
-    touch = compiled(touch, exact=True)
+    return compiled(touch, exact=True)
+
+
+@lru_cache(maxsize=2)
+def weighing(packed: bool) -> Any:
+    """`weigh(view, taken, found, lowest, middle, weights, space..., panel, column, sums, base)`: adds a trie's voices.
+
+    sums[b, v] += sum over orders n from `lowest` on of weights[b, n - lowest] * log p_n(v | context b), up to a number
+    of each context. Where `middle` is one of the orders, base[b] is p of it. A panel that holds anything is given
+    log p_n(v | context b) at [b, column + n - lowest, v].
+    """
+    mass, touch = access(packed).mass, touching(packed)
+    walk, logs_of, f32 = walking(packed), logarithm(), np.float32
 
     def weigh(view, taken, found, lowest, middle, weights, size, *arrays):
         keys, probs, bits, logs, whole, mantissa, panel, column, sums, base = arrays
