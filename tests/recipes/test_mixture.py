@@ -87,7 +87,9 @@ def test_a_mixture_is_a_run_like_any_other(root: Path) -> None:
 
 
 @pytest.mark.parametrize("runs", [("network", "memory"), ("memory", "plain"), ("network", "both")])
-def test_learning_while_reading_is_asking_and_learning_apart(root: Path, runs: tuple[str, str]) -> None:
+def test_learning_while_reading_is_asking_and_learning_apart(
+    root: Path, runs: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     members = [launch.load_speaker(name, root=root)[0] for name in runs]
     model, tokens = MixedModel(members), members[0].tokenizer.encode((root / "other.txt").read_text()[1:600])
     tokens = np.asarray(tokens, dtype=np.int64)
@@ -100,8 +102,12 @@ def test_learning_while_reading_is_asking_and_learning_apart(root: Path, runs: t
 
     wanted = read_through(model, tokens[:90], tokens[90:], block=64, learn=change)
     change(0, len(tokens) - 90, -1)
+    follows = mixture.predicted(model, mixture.Passage(tokens[:90], tokens[90:]), online=True, block=64)
+    monkeypatch.setattr(mixture, "following_of", lambda *_: None)
     found = mixture.predicted(model, mixture.Passage(tokens[:90], tokens[90:]), online=True, block=64)
     assert np.array_equal(found.losses, wanted.losses) and np.array_equal(found.ranks, wanted.ranks)
+    assert np.allclose(follows.losses[:64], found.losses[:64], atol=1e-5), "a block is predicted before it is followed"
+    assert np.abs(follows.losses[64:] - found.losses[64:]).max() > 1e-3
     again = mixture.predicted(model, mixture.Passage(tokens[:90], tokens[90:]), online=False, block=64)
     assert np.abs(again.losses - found.losses).max() > 0.1, "what was learned is known, and forgotten in the end"
 

@@ -19,6 +19,7 @@ from holonomy.data.kneser_ney import baselines
 from holonomy.infer.language_model import LanguageModel
 from holonomy.infer.mixing import MixedModel, Panel, even_gate, fitted_gate, num_clues, read_through
 from holonomy.models.holographic.contexts import Contexts, of_text
+from holonomy.models.holographic.following import following_of
 from holonomy.models.holographic.metrics import Predictions
 from holonomy.models.holographic.mixture import Gate
 from holonomy.models.holographic.model import BlockReader, History, HolographicModel
@@ -79,18 +80,21 @@ def _held_out(texts: Texts, config: MixtureRunConfig) -> Passage:
 
 
 class _Follower:
-    """A member that learns a text while it reads it; what stands before the text is read as ever.
+    """A member that learns a text while it reads it, and whose mixture follows; what stands before is read as ever.
 
     Args:
         model: the member.
         contexts: of every token of what stands before and of the text.
+        tokens: these tokens.
         first: number of the first token of the text.
         block: tokens of a block.
     """
 
-    def __init__(self, model: HolographicModel, contexts: Contexts, first: int, block: int) -> None:
+    def __init__(self, model: HolographicModel, contexts: Contexts, tokens: np.ndarray, first: int, block: int) -> None:
         self.model, self.first = model, first
-        self.reader = BlockReader(model, contexts.part(slice(first, None)), block)
+        follows = following_of(model.memories, model.mixture)
+        told = None if follows is None else (follows, tokens[first:])
+        self.reader = BlockReader(model, contexts.part(slice(first, None)), block, told)
         self.tokenizer, self.context_limit = model.tokenizer, model.context_limit
 
     def start(self, batch: int) -> tuple[History, int]:
@@ -138,7 +142,7 @@ class _Learning:
         members = list[LanguageModel]()
         for member in model.members:
             if isinstance(member, HolographicModel):
-                self._followers.append(_Follower(member, self._contexts, first, block))
+                self._followers.append(_Follower(member, self._contexts, self.tokens, first, block))
                 members.append(self._followers[-1])
             else:
                 members.append(self.following(member, first, block) if isinstance(member, MixedModel) else member)

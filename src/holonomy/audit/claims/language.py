@@ -143,8 +143,8 @@ class Paths:
         session.save(scratch / "session.json")
         read, said = json.loads((scratch / "session.json").read_text(encoding="utf-8"))["ids"]
         ids = torch.tensor([read + said])
-        ahead = self.model.log_probs(ids)[0, len(read) - 1 : -1]
-        ahead[:, list(self.model.tokenizer.unspoken)] = -torch.inf
+        unspoken = torch.tensor(self.model.tokenizer.unspoken, dtype=torch.int64)
+        ahead = self.model.log_probs(ids)[0, len(read) - 1 : -1].index_fill(1, unspoken, -torch.inf)
         chosen = ahead.gather(1, ids[0, len(read) :, None]).squeeze(1)
         self.note("generation", float((ahead.max(1).values - chosen).max()))
 
