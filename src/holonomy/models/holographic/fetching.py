@@ -27,7 +27,7 @@ def fetching() -> Any:
             pointer = cgutils.get_item_pointer(context, builder, kind, array, at, wraparound=False)
             whole, byte = ir.IntType(32), ir.IntType(8).as_pointer()
             form = ir.FunctionType(ir.VoidType(), [byte, whole, whole, whole])
-            asked = cgutils.get_or_insert_function(builder.module, form, "llvm.prefetch.p0")
+            asked = builder.module.declare_intrinsic("llvm.prefetch", [byte], form)
             builder.call(asked, [builder.bitcast(pointer, byte), whole(0), whole(SOON), whole(1)])
             return context.get_dummy_value()
 
