@@ -102,7 +102,7 @@ class CachedDocuments:
     Args:
         parts: of the cache.
         left_out: bad lines that were left out when it was made.
-        part: (number, of how many): only every so manieth document.
+        part: (number, of how many): only this one of every so many documents.
     """
 
     def __init__(self, parts: Sequence[TokenStore], left_out: int, part: tuple[int, int] = (0, 1)) -> None:
