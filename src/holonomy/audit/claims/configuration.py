@@ -45,6 +45,7 @@ RARE = {
     "train.guard.on_save_error": "a checkpoint that cannot be written",
     "train.positions": "an evaluation before the end of a pass",
     "model.evaluation.block": "evaluation that learns as it goes",
+    "model.evaluation.follow": "evaluation that learns as it goes",
     "data.documents.cache": "streams whose token ids are kept",
     "data.documents.workers": "streams whose token ids are kept",
 }
