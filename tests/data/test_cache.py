@@ -168,7 +168,7 @@ def test_damage_is_named(name: str, lines: Path, tokenizer: WordTokenizer, tmp_p
     raw = bytearray((part / name).read_bytes())
     raw[len(raw) // 2] ^= 1
     (part / name).write_bytes(raw)
-    with pytest.raises(DataError, match=r"token cache .* is damaged: .*00001.*remove its folder"):
+    with pytest.raises(DataError, match=r"token cache .* is damaged: .*00001.*remove it, and it is made anew"):
         made(lines, tokenizer, tmp_path / "c")
 
 

@@ -188,7 +188,7 @@ def _open(path: Path, listed: _Listed) -> list[TokenStore]:
                 raise DataError(f"`{path / _name(n)}` is another part than `{LIST}` lists")
     except DataError as error:
         raise DataError(
-            f"the token cache `{path}` is damaged: {error}; remove its folder, and it is made anew"
+            f"the token cache `{path}` is damaged: {str(error).partition(';')[0]}; remove it, and it is made anew"
         ) from error
     return stores
 

@@ -187,11 +187,15 @@ def unrepeated(first: FirstPart, repeats: Repeats) -> tuple[FirstPart, dict[str,
 
     Where hardly any word would be left, all stay: the figure says what they are worth.
     """
-    again = int(repeats.repeated().sum())
-    if again:
-        logger.warning("%d of %d held-out documents are repeated in what was learned", again, len(first.test[1]))
-    rest, told = in_a_row(repeats.rest()), {REPEATED: float(again)}
+    rest, told = in_a_row(repeats.rest()), {REPEATED: float(repeats.repeated().sum())}
     return (first, told) if len(rest[0]) < LEAST else (replace(first, test=rest), told)
+
+
+def _told(first: FirstPart, told: dict[str, float]) -> dict[str, float]:
+    if told.get(REPEATED):
+        said = int(told[REPEATED]), len(first.test[1])
+        logger.warning("%d of %d held-out documents are repeated in what was learned, and left out", *said)
+    return told
 
 
 def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | None = None) -> dict[str, float]:
@@ -213,7 +217,8 @@ def saved_stream_figures(
     if SEEN in place:
         repeats = Repeats(*first.test)
         repeats.load_state(place[SEEN])
-        first, told = unrepeated(first, repeats)
+        rest, told = unrepeated(first, repeats)
+        first, told = rest, _told(first, told)
     return stream_figures(model, first) | told | (stream_baselines(model, first) if with_baselines else {})
 
 
@@ -268,7 +273,7 @@ def prepare_stream(
         if not model.mixture.calibrated:
             return stream_figures(model, first, most=config.train.positions) | watch.churn()
         rest, told = unrepeated(first, repeats)
-        return stream_figures(model, rest) | told | watch.churn()
+        return stream_figures(model, rest) | _told(first, told) | watch.churn()
 
     watch = Watch(model)
 
