@@ -75,6 +75,22 @@ def trained(config: HolographicRunConfig, root: Path, name: str = "a"):
     return launch.train(config, recipe="h", run=name, root=root, progress=SilentProgress())
 
 
+def interrupted(config: HolographicRunConfig, root: Path, batches: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run `cut` that ends where it wants one batch more."""
+    honest, drawn = WordStream.next, []
+
+    def failing(self: WordStream):
+        drawn.append(1)
+        if len(drawn) == batches:
+            raise OSError("the power fails")
+        return honest(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WordStream, "next", failing)
+        with pytest.raises(OSError, match="power"):
+            trained(config, root, "cut")
+
+
 def streamed(config: HolographicRunConfig, batch: int = 400) -> WordStream:
     first = read_first(config.data)
     return WordStream(
@@ -141,18 +157,7 @@ def test_token_ids_on_disk_make_the_same_run(lines: Path, tmp_path: Path, monkey
     one, other = (launch.read_checkpoint(n, tmp_path).tensors for n in ("plain", "cached"))
     assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
-    honest, drawn = WordStream.next, []
-
-    def failing(self: WordStream):
-        drawn.append(1)
-        if len(drawn) == 4:
-            raise OSError("the power fails")
-        return honest(self)
-
-    monkeypatch.setattr(WordStream, "next", failing)
-    with pytest.raises(OSError, match="power"):
-        trained(config, tmp_path, "cut")
-    monkeypatch.setattr(WordStream, "next", honest)
+    interrupted(config, tmp_path, 4, monkeypatch)
     shutil.rmtree(tmp_path / "ids")
     again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
     assert again.metrics["val/loss"] == plain.metrics["val/loss"]
@@ -209,18 +214,7 @@ def test_a_run_learns_a_stream_and_an_interrupted_one_goes_on_exactly(
     whole = trained(config, tmp_path, "whole")
     assert whole.steps > 8
     assert whole.metrics["val/loss"] < whole.metrics["baseline/kn5"] < whole.metrics["baseline/unigram"]
-    honest, drawn = WordStream.next, []
-
-    def failing(self: WordStream):
-        drawn.append(1)
-        if len(drawn) == 6:
-            raise OSError("the power fails")
-        return honest(self)
-
-    monkeypatch.setattr(WordStream, "next", failing)
-    with pytest.raises(OSError, match="power"):
-        trained(config, tmp_path, "cut")
-    monkeypatch.setattr(WordStream, "next", honest)
+    interrupted(config, tmp_path, 6, monkeypatch)
     again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
     assert again.metrics["val/loss"] == whole.metrics["val/loss"]
     one, other = (launch.read_checkpoint(n, tmp_path).tensors for n in ("whole", "cut"))
