@@ -24,6 +24,7 @@ from holonomy.data.words import split_words
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.pairs import Pairs
+from holonomy.models.holographic.transfer import compact_counts
 
 ALMOST_ZERO = -99.0
 
@@ -90,7 +91,7 @@ def compared(text: str, order: int) -> None:
     train, tokens = split.train, np.concatenate([split.train, split.test])
     trie = CountTrie(order, split.tokenizer.vocab_size)
     trie.learn(pairs_of(train, order))
-    trie.compact()
+    compact_counts(trie)
     pairs = pairs_of(tokens, order, len(train))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "counts.arpa"
