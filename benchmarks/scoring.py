@@ -59,7 +59,7 @@ def main(run: str, file: str) -> None:
     single, slow = timed(
         lambda: ["".join(generate(model, p, sampling=GREEDY, max_tokens=64, seed=1, stop=stop)) for p in prompts]
     )
-    equal = sum(a == b for a, b in zip(found, single, strict=True))
+    equal = sum(a.text == b for a, b in zip(found, single, strict=True))
     print(
         f"{len(prompts)} replies: {fast:.2f} CPU-s together, {slow:.2f} alone, {slow / fast:.1f} times; {equal} equal"
     )

@@ -68,6 +68,31 @@ def test_settings(talk: Talk, capsys) -> None:
     assert talk.max_tokens == 3
 
 
+class Hesitant(Alphabet):
+    """The next letter with probability 0.7."""
+
+    def log_probs(self, ids):
+        return (0.6625 * super().log_probs(ids).exp() + 0.3375 / len(LETTERS)).log()
+
+
+def test_a_talk_says_when_it_holds_back(capsys) -> None:
+    talk = Talk(Session(Hesitant(), Sampling(temperature=1.0), seed=1), max_tokens=12)
+    for line, words in (
+        ("/set abstain=0.2", "note: `abstain` is 0.2, but only holographic runs"),
+        ("/set doubt=shrug", "wanted one of hold, fallback"),
+        ("/set kernel=phi", "kernel is phi"),
+        ("/set least_prob=0.9", "least_prob is 0.9"),
+    ):
+        assert words in said(talk, capsys, line)
+    assert said(talk, capsys, "abc") == (
+        "\nnote: the model holds back: the most probable token has probability 0.7, below 0.9\n"
+    )
+    said(talk, capsys, "/set doubt=fallback")
+    found = said(talk, capsys, "abc")
+    assert "note: 12 token(s) are the most probable ones" in found and found.startswith("abcdefgh")
+    assert "1 times held back, 12 tokens for want of certainty" in said(talk, capsys, "/stats")
+
+
 def test_save_load_reset_stats_quit(talk: Talk, capsys, tmp_path: Path) -> None:
     said(talk, capsys, "abc")
     turns = list(talk.session.turns)

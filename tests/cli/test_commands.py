@@ -93,7 +93,7 @@ def test_many_prompts_are_continued_as_each_alone(here: Path, capfd, monkeypatch
     found = [json.loads(line) for line in out.splitlines()]
     for n, prompt in enumerate(["7 and 8", "1"]):
         _, alone, _ = holonomy(capfd, monkeypatch, *words, "--prompt", prompt, "--seed", str(3 + n), "--quiet")
-        assert found[n] == {"prompt": prompt, "text": alone}
+        assert found[n] == {"prompt": prompt, "text": alone, "doubt": None, "fallbacks": 0}
     code, out, _ = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--seed", "3", "--json")
     assert json.loads(out)["texts"] == found
     _, _, err = holonomy(capfd, monkeypatch, *words, "--prompts", "none.txt")
@@ -101,6 +101,22 @@ def test_many_prompts_are_continued_as_each_alone(here: Path, capfd, monkeypatch
     code, _, err = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--prompt", "1")
     assert code == 2
     assert "give one of them" in err
+
+
+def test_who_holds_back_says_why(here: Path, capfd, monkeypatch) -> None:
+    words = ["generate", "a", "--prompt", "7 and ", "--max-tokens", "30", "--least-prob", "0.999"]
+    code, out, err = holonomy(capfd, monkeypatch, *words)
+    assert (code, out) == (0, "\n")
+    assert "note: the model holds back: the most probable token has probability" in err
+    code, out, err = holonomy(capfd, monkeypatch, *words, "--doubt", "fallback", "--json")
+    found = json.loads(out)
+    assert (found["doubt"], found["fallbacks"], found["tokens"]) == (None, 30, 30)
+    code, greedy, _ = holonomy(capfd, monkeypatch, *words[:-2], "--temperature", "0", "--json")
+    assert json.loads(greedy)["text"] == found["text"]
+    code, out, err = holonomy(capfd, monkeypatch, *words, "--quiet")
+    assert (code, out, err) == (0, "", "")
+    code, _, err = holonomy(capfd, monkeypatch, *words[:-2], "--abstain", "0.2")
+    assert code == 2 and "`abstain` is 0.2, but only holographic runs" in err
 
 
 def test_memory_and_field_are_for_runs_that_have_them(here: Path, capfd, monkeypatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from holonomy.core.errors import ConfigError
 from holonomy.data.words import WordTokenizer
 from holonomy.infer import sampling as sampling_module
-from holonomy.infer.sampling import Sampling, bornmax, draw, gated_temperature, sharpen
+from holonomy.infer.sampling import Recent, Sampling, bornmax, draw, gated_temperature, punctuation, sharpen
 from holonomy.infer.session import Session, generate_batch
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.model import HolographicModel
@@ -83,7 +83,9 @@ def test_models_of_words_never_say_that_they_know_none() -> None:
         session.feed("a")
         alone = "".join(session.reply(max_tokens=20))
         many = generate_batch(model, ["a", "b a"], sampling=Sampling(temperature), max_tokens=20, seed=0)
-        assert all(set(text.split()) <= {"a", "b"} and len(text.split()) == 20 for text in (alone, *many))
+        assert all(
+            set(text.split()) <= {"a", "b"} and len(text.split()) == 20 for text in (alone, *(w.text for w in many))
+        )
 
 
 @pytest.mark.parametrize(
@@ -117,15 +119,45 @@ def test_the_gate_sharpens_and_the_more_the_larger_the_doubt() -> None:
 
 def test_gibbsmax_counts_and_without_a_past_is_softmax() -> None:
     z, sampling = logits(3), Sampling(temperature=1.0, selector="gibbsmax", repetition=0.5)
-    assert torch.equal(
-        sharpen(z, sampling, torch.zeros(3, 0, dtype=torch.int64)), sharpen(z, Sampling(temperature=1.0))
-    )
+    assert torch.equal(sharpen(z, sampling, Recent.none(3)), sharpen(z, Sampling(temperature=1.0)))
     recent = torch.tensor([[1, 1, 2], [0, 0, 0], [4, 5, 4]])
     expected = z.clone()
     for row, tokens in enumerate(recent.tolist()):
         for token in tokens:
             expected[row, token] -= 0.5
-    assert torch.allclose(sharpen(z, sampling, recent), expected.softmax(1), rtol=1e-12)
+    found = sharpen(z, sampling, Recent.none(3).take(recent))
+    assert torch.allclose(found, expected.softmax(1), rtol=1e-12)
+
+
+def test_inhibition_follows_its_formula() -> None:
+    generator = torch.Generator().manual_seed(2)
+    ids = torch.randint(0, 30, (4, 40), generator=generator)
+    held = torch.rand(4, 40, generator=generator) < 0.6
+    recent = Recent.none(4)
+    for cut in (slice(0, 7), slice(7, 8), slice(8, 40)):
+        recent = recent.take(ids[:, cut], held[:, cut])
+    z, sampling = logits(4), Sampling(temperature=1.0, selector="inhibition", inhibition=0.7)
+    expected = z.clone()
+    for row in range(4):
+        for age in range(16):
+            if held[row, 39 - age]:
+                expected[row, ids[row, 39 - age]] -= 0.7 * math.exp(-age / 3)
+    torch.testing.assert_close(sharpen(z, sampling, recent), expected.softmax(1), rtol=1e-5, atol=1e-12)
+    assert torch.equal(sharpen(z, sampling, Recent.none(4).take(ids)), sharpen(z, Sampling(temperature=1.0)))
+    assert recent.ids.shape == (4, 40) and Recent.none(4).take(ids.repeat(1, 3)).ids.shape == (4, 64)
+
+
+def test_punctuation_has_neither_letter_nor_digit() -> None:
+    assert punctuation(["a", ".", "don't", "--", "\n", "7", "é", ""]).tolist() == [0, 1, 0, 1, 1, 0, 0, 1]
+
+
+def test_the_golden_kernel_is_a_power() -> None:
+    z, phi = logits(50), (1 + 5**0.5) / 2
+    expected = z.exp().pow(phi) / z.exp().pow(phi).sum(1, keepdim=True)
+    assert torch.allclose(sharpen(z, Sampling(temperature=2.0, kernel="phi")), expected, atol=1e-12)
+    for wrong in ({"gate": True}, {"temperature": 0.0}):
+        with pytest.raises(ConfigError, match="`kernel` phi"):
+            Sampling(kernel="phi", **wrong)  # type: ignore[arg-type]
 
 
 def test_bornmax_of_one_source_is_its_distribution_and_two_interfere() -> None:
@@ -143,9 +175,11 @@ def test_bornmax_of_one_source_is_its_distribution_and_two_interfere() -> None:
     assert opposed[0] < 1e-12
 
 
-@pytest.mark.parametrize("wrong", [{"selector": "hardmax"}, {"repetition": 0.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"selector": "hardmax"}, {"repetition": 0.0}, {"inhibition": 0.0}, {"kernel": "psi"}]
+)
 def test_wrong_selectors_are_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="selector|repetition"):
+    with pytest.raises(ConfigError, match=f"`{next(iter(wrong))}`"):
         Sampling(**wrong)  # type: ignore[arg-type]
 
 

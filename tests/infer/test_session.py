@@ -157,12 +157,14 @@ def test_wrong_sampling_changes_nothing() -> None:
 def test_batches_continue_each_prompt_as_alone() -> None:
     model, prompts = Alphabet(), ["abc", "x", "hello", "m", "foo"]
     found = generate_batch(model, prompts, sampling=WARM, max_tokens=20, seed=5)
-    assert found == [said(model, p, WARM, max_tokens=20, seed=5 + n) for n, p in enumerate(prompts)]
+    assert [w.text for w in found] == [said(model, p, WARM, max_tokens=20, seed=5 + n) for n, p in enumerate(prompts)]
     stop = ["def", "y"]
     lengths = [prompt * n for n, prompt in enumerate(["abc", "x", "hello", "m", "foo"], 1)] + ["a" * 90]
     found = generate_batch(model, lengths, sampling=WARM, max_tokens=20, seed=5, stop=stop)
-    assert found == [said(model, p, WARM, max_tokens=20, seed=5 + n, stop=stop) for n, p in enumerate(lengths)]
-    assert generate_batch(model, ["ab", "lmno"], sampling=GREEDY, max_tokens=4, seed=0) == ["cdef", "pqrs"]
+    alone = [said(model, p, WARM, max_tokens=20, seed=5 + n, stop=stop) for n, p in enumerate(lengths)]
+    assert [w.text for w in found] == alone
+    found = generate_batch(model, ["ab", "lmno"], sampling=GREEDY, max_tokens=4, seed=0)
+    assert [w.text for w in found] == ["cdef", "pqrs"]
     with pytest.raises(ConfigError, match="empty at place 1"):
         generate_batch(model, ["a", ""], sampling=WARM, max_tokens=2, seed=0)
     with pytest.raises(DataError, match="prompt 1 has characters"):
@@ -175,3 +177,22 @@ def test_gibbsmax_avoids_what_was_said() -> None:
     # The alphabet comes round to "a" again, which was said 26 tokens ago.
     assert said(Alphabet(), "a", max_tokens=27)[-1] == "a"
     assert said(Alphabet(), "a", shy, max_tokens=27)[-1] != "b"
+
+
+def test_inhibition_holds_back_what_the_model_wrote_alone(tmp_path: Path) -> None:
+    shy = Sampling(temperature=0, selector="inhibition", inhibition=50.0)
+    # The prompt may be said again, what was written may not, until it has faded.
+    assert said(Alphabet(), "bcbcbcbca", shy, max_tokens=3) == "bcd"
+    session = Session(Alphabet(), shy, seed=1)
+    for _ in range(2):
+        session.feed("a")
+        list(session.reply(max_tokens=1))
+    assert session.turns[1] == ("model", "b") and session.turns[3][1] != "b"
+    session.save(tmp_path / "talk.json")
+    again = Session(Alphabet(), GREEDY, seed=1)
+    again.load(tmp_path / "talk.json")
+    pieces = []
+    for talk in (session, again):
+        talk.feed("a")
+        pieces.append("".join(talk.reply(max_tokens=5)))
+    assert pieces[0] == pieces[1] and again.sampling == shy

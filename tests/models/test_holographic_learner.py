@@ -104,12 +104,28 @@ def test_a_stored_model_gives_the_same_bits(fitted: bool) -> None:
     assert torch.equal(before, again.next_log_probs(probe))
 
 
+def test_a_checkpoint_from_before_confidences_were_kept_loads() -> None:
+    model, again = made(), made()
+    model.learn_text(tokens())
+    model.fit(tokens())
+    state = state_of(model)
+    load_into(again, {**state, "holographic": {k: v for k, v in state["holographic"].items() if k != "confidences"}})
+    probe = tokens(seed=2)[:60].reshape(3, 20)
+    assert torch.equal(model.next_log_probs(probe), again.next_log_probs(probe))
+    assert model.confidence_bound(0.2) > 0
+    with pytest.raises(ConfigError, match="`abstain`.*earlier version"):
+        again.confidence_bound(0.2)
+    for wrong in ([float("nan")], ["1"], [1.5], 3):
+        with pytest.raises(CheckpointError, match="confidences"):
+            load_into(again, {**state, "holographic": {**state["holographic"], "confidences": wrong}})
+
+
 @pytest.mark.parametrize("column", [False, True])
 def test_a_checkpoint_from_before_topics_and_dropped_counts_loads(column: bool) -> None:
     model, again = made(), made()
     model.learn_text(tokens())
     state = state_of(model)
-    gone = {"tilts", "topics"} if column else {"tilts", "topics", "forgotten"}
+    gone = {"tilts", "topics", "confidences"} if column else {"tilts", "topics", "confidences", "forgotten"}
     meta = {k: v for k, v in state["holographic"].items() if k not in gone}
     config = json.loads(meta["config"])
     del config["similarity"]["topics"]

@@ -329,6 +329,7 @@ def test_every_key_changes_what_is_trained_or_is_refused(text: Path) -> None:
         "train.echo.allow_biased", "train.schedule.cycles", "train.schedule.table", "version",
         "train.threads", "train.device", "train.strict_cuda", "train.cuda_graphs", "infer.temperature",
         "infer.top_k", "infer.top_p", "infer.max_tokens", "infer.gate", "infer.selector", "infer.repetition",
+        "infer.inhibition", "infer.kernel", "infer.abstain", "infer.least_prob", "infer.doubt",
         "memory.window", "memory.capacity", "memory.k", "memory.share", "memory.prior",
         "memory.weighting", "memory.mixing", "memory.most", "field.pace",
     }  # fmt: skip

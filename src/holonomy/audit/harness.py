@@ -143,7 +143,7 @@ class HarnessModel:
             encoded = [self.model.tokenizer.encode(context) for context in contexts]
             found = continue_batch(self.model, encoded, sampling=sampling, max_tokens=max_tokens, seed=SEED, stop=stop)
             for n, text in zip(places, found, strict=True):
-                texts[n] = text
+                texts[n] = text.text
         return texts
 
 

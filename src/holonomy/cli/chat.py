@@ -14,19 +14,20 @@ import typer
 
 from holonomy.cli import options
 from holonomy.cli.console import print_json
-from holonomy.cli.generate import open_model, with_companions
+from holonomy.cli.generate import held_back, open_model, with_companions
 from holonomy.core.errors import ConfigError, HolonomyError
 from holonomy.core.registry import nearest
 
 HELP = """\
 /help               this list
 /reset              forget the conversation
-/set NAME=VALUE     temperature, top_k, top_p, gate, selector, repetition or max_tokens
+/set NAME=VALUE     max_tokens, or how it chooses: temperature, top_k, top_p, gate, selector, repetition,
+                    inhibition, kernel, abstain, least_prob or doubt
 /save FILE          write the conversation to a file
 /load FILE          continue a saved conversation
 /stats              what was said, and how fast
 /quit               leave (so does Ctrl-D); Ctrl-C stops a reply"""
-COMMANDS = tuple(line.split()[0] for line in HELP.splitlines())
+COMMANDS = tuple(line.split()[0] for line in HELP.splitlines() if line.startswith("/"))
 PARAGRAPH = "\n\n"
 """A reply ends at an empty line: the model continues texts and has no other notion of a turn."""
 
@@ -39,6 +40,10 @@ def chat(
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest reply, characters.")] = None,
     gate: options.Gate = None,
     selector: options.Selector = None,
+    kernel: options.Kernel = None,
+    abstain: options.Abstain = None,
+    least_prob: options.LeastProb = None,
+    doubt: options.Doubt = None,
     memory: options.Memory = False,
     field: options.Field = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal replies.")] = 1,
@@ -58,6 +63,7 @@ def chat(
     if max_tokens is not None:
         check_max_tokens(max_tokens)
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
+    chosen |= {"kernel": kernel, "abstain": abstain, "least_prob": least_prob, "doubt": doubt}
     model, sampling, longest = open_model(run, root, threads, chosen)
     talk = Talk(
         Session(with_companions(model, memory=memory, field=field), sampling, seed=seed),
@@ -114,6 +120,7 @@ class Talk:
         self.session, self.max_tokens = session, max_tokens
         self.over = False
         self.tokens, self.seconds = 0, 0.0
+        self.held, self.fallbacks = 0, 0
 
     def say(self, text: str) -> None:
         """Prints a line for the user."""
@@ -143,7 +150,11 @@ class Talk:
         except KeyboardInterrupt:
             pieces.close()
         self.seconds += time.perf_counter() - begin
+        self.held += self.session.last.doubt is not None
+        self.fallbacks += self.session.last.fallbacks
         self.say("")
+        for line in held_back(self.session.last):
+            self.say(f"note: {line}")
 
     def obey(self, line: str) -> None:
         """Runs a command.
@@ -187,6 +198,11 @@ class Talk:
             "gate": switch,
             "selector": str,
             "repetition": float,
+            "inhibition": float,
+            "kernel": str,
+            "abstain": float,
+            "least_prob": float,
+            "doubt": str,
             "max_tokens": int,
         }
         if name not in kinds:
@@ -209,5 +225,6 @@ class Talk:
         speed = self.tokens / self.seconds if self.seconds else 0.0
         self.say(
             f"{len(self.session.turns)} turns, {self.tokens} characters written, {speed:,.0f} characters/s, "
+            f"{self.held} times held back, {self.fallbacks} tokens for want of certainty, "
             f"{self.session.sampling}, max_tokens {self.max_tokens}"
         )

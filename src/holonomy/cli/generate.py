@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holonomy.cli import options
-from holonomy.cli.console import print_json
+from holonomy.cli.console import err, print_json
 from holonomy.core.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from holonomy.infer.sampling import Sampling
+    from holonomy.infer.session import Written
 
 
 def generate(
@@ -37,6 +38,10 @@ def generate(
     top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,
     gate: options.Gate = None,
     selector: options.Selector = None,
+    kernel: options.Kernel = None,
+    abstain: options.Abstain = None,
+    least_prob: options.LeastProb = None,
+    doubt: options.Doubt = None,
     memory: options.Memory = False,
     field: options.Field = False,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Equal seeds give equal text.")] = 1,
@@ -52,6 +57,8 @@ def generate(
 
     With --quiet the text stands alone, without a line end of its own. The first text of
     --prompts is continued with --seed, the next with --seed + 1, and so on.
+
+    With --abstain or --least-prob a model that is too unsure holds back, and says why.
     """
     from holonomy.infer.session import Session, check_max_tokens
 
@@ -61,6 +68,7 @@ def generate(
         raise ConfigError("`--prompt` and `--prompts` say both what to continue; give one of them")
     text, lines = _prompt(prompt), [] if prompts is None else _lines(prompts)
     chosen = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "gate": gate, "selector": selector}
+    chosen |= {"kernel": kernel, "abstain": abstain, "least_prob": least_prob, "doubt": doubt}
     model, sampling, longest = open_model(run, root, threads, chosen)
     speaker = with_companions(model, memory=memory, field=field)
     if prompts is not None:
@@ -81,9 +89,22 @@ def generate(
     if as_json:
         written = "".join(pieces)
         seconds = time.perf_counter() - begin
-        print_json({"run": run, "prompt": text, "text": written, "tokens": session.drawn, "seconds": seconds})
+        said = {"text": written, "tokens": session.drawn, "doubt": session.last.doubt}
+        print_json({"run": run, "prompt": text, **said, "fallbacks": session.last.fallbacks, "seconds": seconds})
     elif not quiet:
         sys.stdout.write("\n")
+        for line in held_back(session.last):
+            err().print(f"note: {line}", markup=False)
+
+
+def held_back(written: Written) -> list[str]:
+    """What to tell of a text that a model did not write as surely as it was asked to."""
+    told = list[str]()
+    if written.fallbacks:
+        told.append(f"{written.fallbacks} token(s) are the most probable ones; the model was too unsure to draw them")
+    if written.doubt is not None:
+        told.append(f"the model holds back: {written.doubt}")
+    return told
 
 
 def _lines(path: Path) -> list[str]:
@@ -102,7 +123,7 @@ def _continue_all(run: str, model: Any, prompts: list[str], chosen: dict[str, An
 
     begin = time.perf_counter()
     found = generate_batch(model, prompts, **chosen)
-    pairs = [{"prompt": prompt, "text": text} for prompt, text in zip(prompts, found, strict=True)]
+    pairs = [{"prompt": prompt, **vars(text)} for prompt, text in zip(prompts, found, strict=True)]
     if as_json:
         print_json({"run": run, "texts": pairs, "seconds": time.perf_counter() - begin})
         return

@@ -29,7 +29,26 @@ Overrides = Annotated[
 Threads = Annotated[str | None, typer.Option("--threads", metavar="N", help="CPU threads, or auto: cores minus load.")]
 Gate = Annotated[bool | None, typer.Option("--gate/--no-gate", help="Lower the temperature in doubt.")]
 Selector = Annotated[
-    str | None, typer.Option("--selector", help="softmax, or gibbsmax: what was said lately costs infer.repetition.")
+    str | None,
+    typer.Option(
+        "--selector",
+        help="softmax, gibbsmax: what was said lately costs infer.repetition, or inhibition: what was just written "
+        "costs infer.inhibition.",
+    ),
+]
+Kernel = Annotated[
+    str | None, typer.Option("--kernel", help="calibrated, or phi: the temperature of the golden section, 0.618.")
+]
+Abstain = Annotated[
+    float | None,
+    typer.Option("--abstain", metavar="SHARE", help="Hold back where the model is as unsure as this rarely."),
+]
+LeastProb = Annotated[
+    float | None, typer.Option("--least-prob", metavar="P", help="Hold back where no token is as probable.")
+]
+Doubt = Annotated[
+    str | None,
+    typer.Option("--doubt", help="hold ends a text there, fallback goes on with the most probable token."),
 ]
 Memory = Annotated[bool, typer.Option("--memory", help="Remember what was read and recall what followed it.")]
 Field = Annotated[bool, typer.Option("--field", help="Let the run's tensor field move with what is read.")]

@@ -16,6 +16,11 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
 
     @property
+    def symbols(self) -> Sequence[str]:
+        """What each id stands for."""
+        ...
+
+    @property
     def strict(self) -> bool:
         """Whether text with unknown symbols is refused; else they are read as one unknown symbol."""
         ...

@@ -7,14 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 
-SELECTORS = ("softmax", "gibbsmax")
+SELECTORS = ("softmax", "gibbsmax", "inhibition")
+KERNELS = ("calibrated", "phi")
+DOUBTS = ("hold", "fallback")
 RECENT = 64
 """Tokens that gibbsmax looks back on."""
+INHIBITED, FADING = 16, 3.0
+"""Places that inhibition looks back on, and the time constant of its release."""
+GOLDEN = (5**0.5 - 1) / 2
+"""1 / phi, the temperature of the kernel phi: q^phi, normalised."""
 MANY_TOKENS = 32_768
 """With more of them one random number is drawn for a sequence, where torch draws one for each token."""
 COLDEST = 1e-6
@@ -32,11 +38,18 @@ class Sampling:
         top_k: keeps the k most probable tokens; 0 keeps all.
         top_p: keeps the smallest set of most probable tokens whose mass reaches this share.
         gate: lowers the temperature the more, the larger the entropy is, see `gated_temperature`.
-        selector: softmax, or gibbsmax: each time a token was said lately costs it `repetition`.
+        selector: softmax, or gibbsmax: each time a token was said lately costs it `repetition`, or inhibition: what
+            the model itself just wrote, but for punctuation, is held back, see `inhibition_energy`.
         repetition: cost in nats of one earlier mention, for gibbsmax.
+        inhibition: cost in nats of a token just written, for inhibition.
+        kernel: calibrated takes `temperature`, phi that of the golden section instead.
+        abstain: share of predictions, the least sure ones, to which the model does not commit itself; see
+            `least_confidence`.
+        least_prob: it does not either where no token is as probable.
+        doubt: what happens then: hold ends the text, fallback takes the most probable token instead of drawing one.
 
     Raises:
-        ConfigError: a value is outside its range.
+        ConfigError: a value is outside its range, or two exclude each other.
     """
 
     temperature: float = 0.7
@@ -45,12 +58,25 @@ class Sampling:
     gate: bool = False
     selector: str = "softmax"
     repetition: float = 0.5
+    inhibition: float = 0.96
+    kernel: str = "calibrated"
+    abstain: float = 0.0
+    least_prob: float = 0.0
+    doubt: str = "hold"
 
     def __post_init__(self) -> None:
-        if self.selector not in SELECTORS:
-            raise ConfigError(f"`selector` is {self.selector}; wanted one of {', '.join(SELECTORS)}")
-        if not 0 < self.repetition <= 100:
-            raise ConfigError(f"`repetition` is {self.repetition}; wanted a number above 0, up to 100 nats")
+        for name, known in (("selector", SELECTORS), ("kernel", KERNELS), ("doubt", DOUBTS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"`{name}` is {getattr(self, name)}; wanted one of {', '.join(known)}")
+        for name in ("repetition", "inhibition"):
+            if not 0 < getattr(self, name) <= 100:
+                raise ConfigError(f"`{name}` is {getattr(self, name)}; wanted a number above 0, up to 100 nats")
+        for name in ("abstain", "least_prob"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"`{name}` is {getattr(self, name)}; wanted a share from 0 to below 1")
+        if self.kernel == "phi" and (self.gate or self.temperature == 0):
+            reason = "`gate` is on" if self.gate else "`temperature` is 0, which draws nothing"
+            raise ConfigError(f"`kernel` phi has a temperature of its own, but {reason}; drop one of them")
         if self.temperature != 0 and not COLDEST <= self.temperature <= 100:
             raise ConfigError(f"`temperature` is {self.temperature}; wanted a number in [{COLDEST:g}, 100], or 0")
         if self.top_k < 0:
@@ -73,6 +99,49 @@ def gibbs_energy(recent: Int[Tensor, "B n"], vocabulary: int, repetition: float)
     return repetition * counts.scatter_add_(1, recent, torch.ones(recent.shape))
 
 
+@dataclass(frozen=True)
+class Recent:
+    """The last tokens of several sequences.
+
+    Attributes:
+        ids: at most `RECENT`, nearest last, [B, n] int64.
+        held: which of them the model wrote itself and inhibition holds back, [B, n].
+    """
+
+    ids: Int[Tensor, "B n"]
+    held: Bool[Tensor, "B n"]
+
+    @classmethod
+    def none(cls, batch: int) -> Recent:
+        """Before the first token."""
+        return cls(torch.zeros(batch, 0, dtype=torch.int64), torch.zeros(batch, 0, dtype=torch.bool))
+
+    def take(self, ids: Int[Tensor, "B n"], held: Bool[Tensor, "B n"] | None = None) -> Recent:
+        """With further tokens; without `held`, none of these is held back."""
+        held = torch.zeros_like(ids, dtype=torch.bool) if held is None else held
+        return Recent(torch.cat([self.ids, ids], 1)[:, -RECENT:], torch.cat([self.held, held], 1)[:, -RECENT:])
+
+    def part(self, rows: slice) -> Recent:
+        """Of some sequences."""
+        return Recent(self.ids[rows], self.held[rows])
+
+
+def inhibition_energy(recent: Recent, vocabulary: int, inhibition: float) -> Float[Tensor, "B V"]:
+    """Cost of each token: the sum over its places among the last 16 of `inhibition` exp(-age / 3), the last of age 0.
+
+    Inhibition of return: what was just looked at is not looked at again at once (Posner & Cohen 1984).
+    """
+    ids, held = recent.ids[:, -INHIBITED:], recent.held[:, -INHIBITED:]
+    age = torch.arange(ids.shape[1] - 1, -1, -1, dtype=torch.float32)
+    costs = inhibition * torch.exp(-age / FADING) * held
+    return torch.zeros(len(ids), vocabulary).scatter_add_(1, ids, costs)
+
+
+def punctuation(symbols: Sequence[str]) -> Bool[Tensor, " V"]:
+    """Which tokens have neither letter nor digit."""
+    return torch.tensor([not any(c.isalnum() for c in symbol) for symbol in symbols])
+
+
 def bornmax(
     log_probs: Float[Tensor, "S B V"], weights: Float[Tensor, "S B"], phases: Float[Tensor, " S"]
 ) -> Float[Tensor, "B V"]:
@@ -86,22 +155,22 @@ def bornmax(
     return square / square.sum(-1, keepdim=True)
 
 
-def sharpen(
-    log_probs: Float[Tensor, "B V"], sampling: Sampling, recent: Int[Tensor, "B n"] | None = None
-) -> Float[Tensor, "B V"]:
+def sharpen(log_probs: Float[Tensor, "B V"], sampling: Sampling, recent: Recent | None = None) -> Float[Tensor, "B V"]:
     """Probabilities after selector, temperature, top-k and top-p, in that order, normalised.
 
     Args:
         log_probs: of the model.
         sampling: what to do with them.
-        recent: the last tokens, for gibbsmax.
+        recent: the last tokens, for gibbsmax and inhibition.
     """
     if sampling.selector == "gibbsmax" and recent is not None:
-        log_probs = log_probs - gibbs_energy(recent, log_probs.shape[1], sampling.repetition)
+        log_probs = log_probs - gibbs_energy(recent.ids, log_probs.shape[1], sampling.repetition)
+    elif sampling.selector == "inhibition" and recent is not None:
+        log_probs = log_probs - inhibition_energy(recent, log_probs.shape[1], sampling.inhibition)
+    temperature = GOLDEN if sampling.kernel == "phi" else sampling.temperature
     if sampling.temperature == 0:
         return torch.zeros_like(log_probs).scatter_(1, log_probs.argmax(1, keepdim=True), 1.0)
-    gated = sampling.gate
-    scaled = log_probs / (gated_temperature(log_probs, sampling.temperature) if gated else sampling.temperature)
+    scaled = log_probs / (gated_temperature(log_probs, temperature) if sampling.gate else temperature)
     if 0 < sampling.top_k < log_probs.shape[1]:
         least = scaled.topk(sampling.top_k, 1).values[:, -1:]
         scaled = scaled.masked_fill(scaled < least, -torch.inf)
@@ -121,7 +190,7 @@ def draw(
     log_probs: Float[Tensor, "B V"],
     sampling: Sampling,
     generator: torch.Generator,
-    recent: Int[Tensor, "B n"] | None = None,
+    recent: Recent | None = None,
     unspoken: Sequence[int] = (),
 ) -> Int[Tensor, " B"]:
     """Draws one token a sequence, none of those `unspoken`; equal generators give equal tokens."""

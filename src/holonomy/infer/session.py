@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError, DataError, StorageError
+from holonomy.infer.commitment import doubts, least_confidence
 from holonomy.infer.language_model import LanguageModel
-from holonomy.infer.sampling import RECENT, Sampling, draw
+from holonomy.infer.sampling import Recent, Sampling, draw, punctuation
 
 MAX_TOKENS = 10_000_000
 """Largest reply that may be asked for: beyond it is a typing mistake, not a wish."""
@@ -32,6 +33,56 @@ def check_max_tokens(max_tokens: int) -> None:
         raise ConfigError(f"`max_tokens` is {max_tokens}; wanted a whole number from 1 to {MAX_TOKENS:,}")
 
 
+@dataclass
+class Written:
+    """A text as it grew.
+
+    Attributes:
+        text: what was written after the prompt.
+        doubt: why the model held back before the end, or None.
+        fallbacks: tokens that were taken as the most probable ones, since the model was too unsure to draw.
+    """
+
+    text: str = ""
+    doubt: str | None = None
+    fallbacks: int = 0
+
+
+class Chooser:
+    """Takes the next tokens of a model, or says that it had better hold back.
+
+    Args:
+        model: the language model.
+        sampling: how tokens are drawn, and when it holds back.
+
+    Raises:
+        ConfigError: the model does not know how sure it usually is.
+    """
+
+    def __init__(self, model: LanguageModel, sampling: Sampling) -> None:
+        self.sampling, self._unspoken = sampling, model.tokenizer.unspoken
+        self._least = least_confidence(model, sampling)
+        # The most probable token, whatever the kernel.
+        self._sure = replace(sampling, temperature=0.0, kernel="calibrated")
+        silent = sampling.selector == "inhibition"
+        self._inhibited = ~punctuation(model.tokenizer.symbols) if silent else None
+
+    def doubts(self, ahead: Tensor) -> list[str | None]:
+        """Of each distribution [B, V], why the model does not commit itself, or None."""
+        return doubts(ahead, self._least)
+
+    def take(self, ahead: Tensor, recent: Recent, generator: torch.Generator, doubt: str | None = None) -> Tensor:
+        """One token a sequence, [B]; of one that is in doubt the most probable one."""
+        sampling = self.sampling if doubt is None else self._sure
+        return draw(ahead, sampling, generator, recent, self._unspoken)
+
+    def written(self, recent: Recent, tokens: Tensor, spoken: Sequence[bool]) -> Recent:
+        """The last tokens with one more a sequence, [B], and whether the model wrote it."""
+        if self._inhibited is None:
+            return recent.take(tokens[:, None])
+        return recent.take(tokens[:, None], (self._inhibited[tokens] & torch.tensor(spoken))[:, None])
+
+
 class Session:
     """A conversation with a language model: its state, its random numbers, and what was said.
 
@@ -40,14 +91,23 @@ class Session:
         sampling: how tokens are drawn.
         seed: start of the random numbers; equal seeds and equal inputs give equal text.
 
+    Attributes:
+        last: the last reply, as far as it was taken.
+
     Raises:
-        ConfigError: the seed is out of range.
+        ConfigError: the seed is out of range, or the sampling asks more than the model knows.
     """
 
     def __init__(self, model: LanguageModel, sampling: Sampling, *, seed: int) -> None:
         _check_seed(seed)
-        self.model, self.sampling, self.seed = model, sampling, seed
+        self.model, self.seed = model, seed
+        self._chooser = Chooser(model, sampling)
         self.reset()
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tokens are drawn."""
+        return self._chooser.sampling
 
     def reset(self) -> None:
         """Forgets everything that was said and starts the random numbers again."""
@@ -56,14 +116,12 @@ class Session:
         self._generator = torch.Generator().manual_seed(self.seed)
         self._state = self.model.start(1)
         self._ahead: Tensor | None = None
-        self._recent = torch.zeros(1, 0, dtype=torch.int64)
-
-    def _remember(self, ids: Tensor) -> None:
-        self._recent = torch.cat([self._recent, ids.view(1, -1)], 1)[:, -RECENT:]
+        self._recent = Recent.none(1)
+        self.last = Written()
 
     def set(self, **values: float | str) -> None:
         """Changes the sampling; a wrong value leaves it as it was."""
-        self.sampling = replace(self.sampling, **values)
+        self._chooser = Chooser(self.model, replace(self.sampling, **values))
 
     def feed(self, text: str) -> None:
         """Lets the model read `text`.
@@ -87,7 +145,7 @@ class Session:
 
     def _read(self, ids: Tensor, text: str) -> None:
         self._ahead, self._state = self.model.prefill(ids[None], self._state)
-        self._remember(ids)
+        self._recent = self._recent.take(ids[None])
         self.turns.append(("user", text))
         self._ids.append(ids.tolist())
 
@@ -106,14 +164,19 @@ class Session:
         return self._reply(max_tokens, tuple(stop))
 
     def _reply(self, max_tokens: int, stop: tuple[str, ...]) -> Iterator[str]:
-        said, ids = list[str](), list[int]()
+        said, ids, self.last = list[str](), list[int](), Written()
         held, decoded = "", self.model.tokenizer.decoder()
-        longest = max((len(s) for s in stop), default=0)
+        longest, end = max((len(s) for s in stop), default=0), None
         try:
             for _ in range(max_tokens):
                 assert self._ahead is not None
-                token = draw(self._ahead, self.sampling, self._generator, self._recent, self.model.tokenizer.unspoken)
-                self._remember(token)
+                doubt = self._chooser.doubts(self._ahead)[0]
+                if doubt is not None and self.sampling.doubt == "hold":
+                    self.last.doubt = doubt
+                    break
+                self.last.fallbacks += doubt is not None
+                token = self._chooser.take(self._ahead, self._recent, self._generator, doubt)
+                self._recent = self._chooser.written(self._recent, token, [True])
                 ids += token.tolist()
                 piece = decoded(token.tolist(), False)
                 self._ahead, self._state = self.model.step(token, self._state)
@@ -127,7 +190,7 @@ class Session:
                     cut = len(held) - max(longest - 1, 0)
                     ready, held = held[:cut], held[cut:]
                     yield ready
-            else:
+            if end is None:
                 # What was held back of a character that never came to its end.
                 last = decoded([], True)
                 said.append(last)
@@ -135,7 +198,8 @@ class Session:
             if held:
                 yield held
         finally:
-            self.turns.append(("model", "".join(said)))
+            self.last.text = "".join(said)
+            self.turns.append(("model", self.last.text))
             self._ids.append(ids)
 
     def save(self, path: Path) -> None:
@@ -182,7 +246,7 @@ class Session:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            sampling = Sampling(**content["sampling"])
+            chooser = Chooser(self.model, Sampling(**content["sampling"]))
             seed = int(content["seed"])
             _check_seed(seed)
             turns = [(str(role), str(text)) for role, text in content["turns"]]
@@ -195,14 +259,15 @@ class Session:
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, ArithmeticError, ConfigError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise DataError(f"`{path}` is not a saved session ({reason}); save one with /save FILE") from error
-        self.sampling, self.seed = sampling, seed
+        self._chooser, self.seed = chooser, seed
         self.reset()
         for (role, _), tokens in zip(turns, ids, strict=True):
-            self._remember(tokens)
             if role == "user":
+                self._recent = self._recent.take(tokens[None])
                 self._ahead, self._state = self.model.prefill(tokens[None], self._state)
             else:
                 for token in tokens:
+                    self._recent = self._chooser.written(self._recent, token[None], [True])
                     self._ahead, self._state = self.model.step(token[None], self._state)
         self.turns, self._ids = turns, [tokens.tolist() for tokens in ids]
         self._generator.set_state(generator)
@@ -231,7 +296,7 @@ def generate_batch(
     max_tokens: int,
     seed: int,
     stop: Sequence[str] = (),
-) -> list[str]:
+) -> list[Written]:
     """Continues many prompts together.
 
     Prompt n is continued as `generate` would with seed + n, up to rounding in the model's batched products.
@@ -258,7 +323,7 @@ def continue_batch(
     max_tokens: int,
     seed: int,
     stop: Sequence[str] = (),
-) -> list[str]:
+) -> list[Written]:
     """As `generate_batch`, from token ids; without any, a reply follows `tokenizer.opening()`.
 
     Raises:
@@ -267,13 +332,14 @@ def continue_batch(
     check_max_tokens(max_tokens)
     _check_stop(stop)
     rows = [torch.as_tensor(ids if len(ids) else model.tokenizer.opening()) for ids in prompts]
-    order, texts = sorted(range(len(rows)), key=lambda n: len(rows[n])), [""] * len(rows)
+    order, texts = sorted(range(len(rows)), key=lambda n: len(rows[n])), [Written()] * len(rows)
+    chooser = Chooser(model, sampling)
     while order:
         shortest = len(rows[order[0]])
         places = [n for n in order[:ROWS] if len(rows[n]) <= shortest + SPREAD]
         del order[: len(places)]
         found = _continue_together(
-            model, [rows[n] for n in places], sampling, max_tokens, [seed + n for n in places], stop
+            model, [rows[n] for n in places], chooser, max_tokens, [seed + n for n in places], stop
         )
         for n, text in zip(places, found, strict=True):
             texts[n] = text
@@ -283,39 +349,45 @@ def continue_batch(
 def _continue_together(
     model: LanguageModel,
     prompts: Sequence[Tensor],
-    sampling: Sampling,
+    chooser: Chooser,
     max_tokens: int,
     seeds: Sequence[int],
     stop: Sequence[str],
-) -> list[str]:
+) -> list[Written]:
     """Continues prompts of like length in lockstep: where one still has words of its own, they are what is said."""
     shortest, longest = len(prompts[0]), len(prompts[-1])
-    generators, unspoken = [torch.Generator().manual_seed(seed) for seed in seeds], model.tokenizer.unspoken
+    generators, holds = [torch.Generator().manual_seed(seed) for seed in seeds], chooser.sampling.doubt == "hold"
     decoders = [model.tokenizer.decoder() for _ in prompts]
-    texts, done = [""] * len(prompts), [False] * len(prompts)
+    texts, done = [Written() for _ in prompts], [False] * len(prompts)
     ids = torch.stack([prompt[:shortest] for prompt in prompts])
     ahead, state = model.prefill(ids, model.start(len(prompts)))
-    ids = ids[:, -RECENT:]
+    recent = Recent.none(len(prompts)).take(ids)
     for place in range(shortest, longest + max_tokens):
-        speaks = [place >= len(prompt) for prompt in prompts]
-        if sampling.temperature == 0:
-            token = draw(ahead, sampling, generators[0], ids, unspoken)
+        speaks, unsure = [place >= len(prompt) for prompt in prompts], chooser.doubts(ahead)
+        for n in (n for n, doubt in enumerate(unsure) if doubt is not None and speaks[n] and not done[n]):
+            texts[n].fallbacks += not holds
+            if holds:
+                texts[n].doubt, done[n] = unsure[n], True
+                texts[n].text += decoders[n]([], True)
+        if chooser.sampling.temperature == 0:
+            token = chooser.take(ahead, recent, generators[0])
         else:
             token = torch.zeros(len(prompts), dtype=torch.int64)
             for n in (n for n, speaking in enumerate(speaks) if speaking and not done[n]):
-                token[n] = draw(ahead[n : n + 1], sampling, generators[n], ids[n : n + 1], unspoken)
+                row = slice(n, n + 1)
+                token[n] = chooser.take(ahead[row], recent.part(row), generators[n], unsure[n])
         for n, prompt in enumerate(prompts):
             if not speaks[n]:
                 token[n] = prompt[place]
             elif not done[n]:
                 last = place + 1 == len(prompt) + max_tokens
-                texts[n] += decoders[n]([int(token[n])], False) + (decoders[n]([], True) if last else "")
-                end = first_stop(texts[n], stop)
+                text = texts[n].text + decoders[n]([int(token[n])], False) + (decoders[n]([], True) if last else "")
+                end = first_stop(text, stop)
                 done[n] = last or end is not None
-                texts[n] = texts[n][:end]
+                texts[n].text = text[:end]
         if all(done):
             break
-        ids = torch.cat([ids, token[:, None]], 1)[:, -RECENT:]
+        recent = chooser.written(recent, token, speaks)
         ahead, state = model.step(token, state)
     return texts
 

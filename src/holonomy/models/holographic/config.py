@@ -332,10 +332,8 @@ class HolographicRunConfig(Config):
     model: HolographicConfig = Field(default=HolographicConfig(), description="memories and their mixture")
     data: WordsConfig = Field(default=WordsConfig(), description="text")
     train: PassConfig = Field(default=PassConfig(), description="the pass over the text")
-    # A memory of what was just said says it again: mentions must cost something.
-    infer: InferConfig = Field(
-        default=InferConfig(temperature=1.0, selector="gibbsmax", repetition=1.5), description="generation"
-    )
+    # A memory of what was just said says it again: what was just written must cost something.
+    infer: InferConfig = Field(default=InferConfig(temperature=1.0, selector="inhibition"), description="generation")
 
     @model_validator(mode="after")
     def _check(self) -> HolographicRunConfig:

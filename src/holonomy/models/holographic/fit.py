@@ -31,6 +31,8 @@ APART = 0.75
 """Share of a text that was not learned which fits the gate before temperatures are fitted to the rest."""
 DOCUMENTS = 4
 """Documents for each part, from which on whole documents are held out."""
+QUANTILES = np.linspace(0, 1, 101)
+"""At which it is kept how sure what is said is."""
 ROUNDS = 2
 """How often gate and exponents are fitted in turn."""
 
@@ -44,6 +46,8 @@ class Mixture:
         power: exponent of what is sharpened.
         slope: how much similarity sharpens it.
         tilts: how much the topics of the learned text and of the text itself do; empty without topics.
+        confidences: how sure it is: quantiles, in even steps, of the highest probability of words that were not
+            learned; empty before they are known.
         product: what is sharpened, as in the configuration.
         certainty: corrects the highest probability, and all others by one factor; None leaves them as they are.
         calibrated: whether anything was fitted.
@@ -58,6 +62,7 @@ class Mixture:
     calibrated: bool
     pool: Pool | None = None
     tilts: tuple[float, ...] = ()
+    confidences: tuple[float, ...] = ()
 
     @classmethod
     def uniform(cls, memories: Memories) -> Mixture:
@@ -246,7 +251,8 @@ class MixtureFit:
         return self._whole(fitted)
 
     def _whole(self, fitted: Mixture) -> Mixture:
-        return replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks), certainty=self._certainty())
+        whole = replace(fitted, gate=self._gate(self.blocks), pool=self._pool(self.blocks), certainty=self._certainty())
+        return replace(whole, confidences=tuple(np.quantile(self._confidences(whole), QUANTILES).tolist()))
 
     def run_apart(self) -> Mixture:
         """Fits everything to the text, which the memories have not learned.
@@ -302,7 +308,7 @@ class MixtureFit:
 
     def _say(self, positions: np.ndarray, fitted: Mixture) -> None:
         """Keeps how sure what is said is, and whether it is right, of words that the memories have not seen."""
-        if not self.config.mixture.temper or self.memories.pooled:
+        if self.memories.pooled:
             return
         fitted = replace(fitted, gate=self._gate(self.blocks))
         few = self._few(positions, self.memories.breadth)
@@ -311,7 +317,16 @@ class MixtureFit:
             self._said.append(np.stack([probs.max(1), probs.argmax(1) == words]))
 
     def _certainty(self) -> Certainty | None:
-        return Certainty.fit(*np.concatenate(self._said, 1)) if self._said else None
+        fits = self._said and self.config.mixture.temper
+        return Certainty.fit(*np.concatenate(self._said, 1)) if fits else None
+
+    def _confidences(self, whole: Mixture) -> np.ndarray:
+        """The highest probabilities in what a mixture says about words that the memories had not seen."""
+        if whole.pool is None:
+            highest = np.concatenate(self._said, 1)[0]
+            return highest if whole.certainty is None else whole.certainty.of(highest)
+        panels = ((b.panel, b.numbers) for b in self.blocks if b.panel is not None)
+        return np.concatenate([whole.pool(panel, numbers).max(1) for panel, numbers in panels])
 
     def _few(self, positions: np.ndarray, breadth: int) -> np.ndarray:
         most = min(self.config.mixture.product_positions, self.memories.plan.fitted // breadth)

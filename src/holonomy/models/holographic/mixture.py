@@ -185,6 +185,11 @@ class Certainty(LinearWeights):
             weights = weights - np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + np.diag(pull), slope)
         return cls(mean, scale, weights[:, None])
 
+    def of(self, highest: np.ndarray) -> np.ndarray:
+        """Highest probabilities as they should be, [B]."""
+        odds, numbers = odds_of(highest)
+        return 1 / (1 + np.exp(-odds - self.scores(numbers)[:, 0].clip(-MOST_SHIFTED, MOST_SHIFTED)))
+
     def corrected(self, probs: np.ndarray, whole: np.ndarray | None = None) -> np.ndarray:
         """Distributions with their highest probability corrected, [B, V] float32; in place.
 
@@ -195,9 +200,7 @@ class Certainty(LinearWeights):
         """
         first, here = probs.argmax(1), np.arange(len(probs))
         highest = probs[here, first].astype(np.float64)
-        odds, numbers = odds_of(highest)
-        shift = self.scores(numbers)[:, 0].clip(-MOST_SHIFTED, MOST_SHIFTED)
-        fresh = 1 / (1 + np.exp(-odds - shift))
+        fresh = self.of(highest)
         left = (1 if whole is None else whole) - highest
         probs *= ((1 - fresh) / np.maximum(left, SURE))[:, None].astype(np.float32)
         probs[here, first] = fresh

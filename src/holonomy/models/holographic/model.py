@@ -305,6 +305,18 @@ class HolographicModel:
         reading = self.memories.read(contexts)
         return reading, self.mixture.weights(reading, self.memories.knowing(reading))
 
+    def confidence_bound(self, share: float) -> float:
+        """The highest probability that this share of predictions does not reach, on text that was not learned.
+
+        Raises:
+            ConfigError: nothing was fitted, or by an earlier version.
+        """
+        known = self.mixture.confidences
+        if not known:
+            reason = "was fitted by an earlier version" if self.mixture.calibrated else "is not fitted yet"
+            raise ConfigError(f"`abstain` is {share}, but the model {reason}: finish its training, or train it anew")
+        return float(np.interp(share, np.linspace(0, 1, len(known)), known))
+
     def pack(self) -> None:
         """Takes as little memory as reading needs and says the same; whoever learns or unlearns makes room first."""
         self.memories.pack()

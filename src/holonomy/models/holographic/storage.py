@@ -32,6 +32,8 @@ FORGOTTEN = "forgotten"
 """Says that contexts have a column for what was dropped below them; earlier checkpoints have none."""
 TILTS, TOPICS = "tilts", "topics"
 """Exponents of topics and whether there are any; earlier checkpoints have none."""
+CONFIDENCES = "confidences"
+"""Quantiles of how sure the mixture is; earlier checkpoints have none."""
 KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers"}
 
 
@@ -75,6 +77,7 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
         TILTS: list(mixture.tilts),
         TOPICS: memories.topics is not None,
         FORGOTTEN: True,
+        CONFIDENCES: list(mixture.confidences),
     }
     return state
 
@@ -90,7 +93,9 @@ def load_into(model: HolographicModel, state: Mapping[str, Tensor | Json]) -> No
     if isinstance(meta, dict) and set(meta) in (KEYS, KEYS | {FORGOTTEN}):
         state = _of_today(state)
         meta = state[META]
-    wanted = KEYS | {FORGOTTEN, TILTS, TOPICS}
+    if isinstance(meta, dict) and CONFIDENCES not in meta:
+        meta = {**meta, CONFIDENCES: []}
+    wanted = KEYS | {FORGOTTEN, TILTS, TOPICS, CONFIDENCES}
     if not isinstance(meta, dict) or set(meta) != wanted:
         raise CheckpointError(f"`{META}` is missing or incomplete; wanted {', '.join(sorted(wanted))}")
     if meta["fingerprint"] != model.tokenizer.fingerprint:
@@ -197,8 +202,12 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
         pool = Pool.from_state(arrays("pool"), memories.num_numbers, len(memories.voices))
     if tempers:
         certainty = Certainty.from_state(arrays("certainty"), 3, 1)
+    sure = meta[CONFIDENCES]
+    if not isinstance(sure, list) or not all(isinstance(p, float) and 0 <= p <= 1 for p in sure):
+        raise CheckpointError(f"`{CONFIDENCES}` of the mixture is damaged")
     fitted = Mixture(gate, power, slope, str(meta["product"]), certainty, bool(meta["calibrated"]), pool)
-    return replace(fitted, tilts=tuple(float(str(t)) for t in tilts))
+    known = tuple(float(str(p)) for p in sure)
+    return replace(fitted, tilts=tuple(float(str(t)) for t in tilts), confidences=known)
 
 
 def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:

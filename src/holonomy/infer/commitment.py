@@ -1,0 +1,46 @@
+"""When a language model commits itself to a token, and when it had better not: none is probable enough."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Float
+from torch import Tensor
+
+from holonomy.core.errors import ConfigError
+from holonomy.infer.language_model import LanguageModel
+from holonomy.infer.sampling import Sampling
+
+
+@runtime_checkable
+class KnowsDoubt(Protocol):
+    """A model that was told, on text it had not learned, how sure it is how often."""
+
+    def confidence_bound(self, share: float) -> float:
+        """The highest probability that this share of its predictions does not reach."""
+        ...
+
+
+def least_confidence(model: LanguageModel, sampling: Sampling) -> float:
+    """The probability that the most probable token must reach, or the model does not commit itself; 0 where it may.
+
+    Raises:
+        ConfigError: a share of predictions is to be held back, and nothing says how sure the model usually is.
+    """
+    if not sampling.abstain:
+        return sampling.least_prob
+    if not isinstance(model, KnowsDoubt):
+        raise ConfigError(
+            f"`abstain` is {sampling.abstain}, but only holographic runs know how rare which doubt is; "
+            "set abstain to 0, and least_prob instead"
+        )
+    return max(sampling.least_prob, model.confidence_bound(sampling.abstain))
+
+
+def doubts(log_probs: Float[Tensor, "B V"], least: float) -> list[str | None]:
+    """Of each distribution, why a model does not commit itself; None where its most probable token reaches `least`."""
+    if not least:
+        return [None] * len(log_probs)
+    highest = log_probs.max(1).values.exp().tolist()
+    reason = f"below {least:.3g}"
+    return [f"the most probable token has probability {p:.3g}, {reason}" if p < least else None for p in highest]
