@@ -103,8 +103,8 @@ def _draw_levels(axes: Any, levels: Tensor, rho: Tensor) -> None:
     for level in range(deepest + 1):
         here = rho[levels == level]
         count = torch.histc(here, bins=bins, min=0.0, max=bins * width)
-        place = (torch.arange(bins) + 0.5) * width
-        axes.bar(place, 0.85 * count / count.max(), width, bottom=level, color=_color(level, deepest))
+        place, height = (torch.arange(bins) + 0.5) * width, 0.85 * count / count.max()
+        axes.bar(place.numpy(), height.numpy(), width, bottom=level, color=_color(level, deepest))
         axes.axhline(level, color="grey", linewidth=0.5)
         rows.append(f"{level}  ({len(here):,})")
     axes.set(xlabel="geodesic radius", ylabel="valuation (operations)", xlim=(0, bins * width))
