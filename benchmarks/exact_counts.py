@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-import kenlm
+import kenlm  # pyright: ignore[reportMissingImports]
 import numpy as np
 import torch
 
