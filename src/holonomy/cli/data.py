@@ -77,7 +77,6 @@ def prepare_data(
         out().print(
             f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols"
             f"{f'; {lines:,} bad lines were left out' if lines else ''}",
-            markup=False,
         )
 
 
@@ -102,4 +101,4 @@ def wordnet(
     if as_json:
         print_json({"out": str(table), "nouns": len(made.names), "relations": len(made.pairs)})
     elif not quiet:
-        out().print(f"{table}: {len(made.names):,} nouns, {len(made.pairs):,} relations", markup=False)
+        out().print(f"{table}: {len(made.names):,} nouns, {len(made.pairs):,} relations")

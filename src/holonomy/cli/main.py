@@ -120,5 +120,5 @@ def _explain(error: Exception, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
     message = error.format_message() if hasattr(error, "format_message") else str(error)  # type: ignore[attr-defined]
-    err().print(f"error: {message}", markup=False)
+    err().print(f"error: {message}")
     return code
