@@ -261,6 +261,17 @@ def test_every_recipe_is_listed_by_its_whole_name(monkeypatch, capfd) -> None:
     assert [line for line in out.splitlines() if not line.startswith(" ")] == [r.name for r in RECIPES]
 
 
+def test_a_text_of_one_line_is_learned_and_spoken(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("line.txt").write_text("some words and no line end, " * 60)
+    sampled = ["--steps", "2", "--set", "train.cadence.samples=5", "--set", "data.unk=false"]
+    code, out, err = holonomy(capfd, monkeypatch, "train", "lior", "--data", "line.txt", "--run", "r", *SMALL, *sampled)
+    assert code == 0, err
+    assert "sample" in out and "warning" not in err
+    code, out, _ = holonomy(capfd, monkeypatch, "generate", "r", "--max-tokens", "7", "--quiet")
+    assert (code, len(out)) == (0, 7)
+
+
 def test_interrupted_training_saves_names_the_checkpoint_and_resumes(here: Path) -> None:
     command = [sys.executable, "-m", "holonomy", "train", "lior", "--data", "text.txt", "--run", "stopped", *SMALL]
     process = subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.PIPE, text=True)
