@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.table import Table
+from rich.table import Column, Table
 
 from holonomy.cli import options
 from holonomy.cli.console import err, out, print_json
@@ -55,7 +55,7 @@ def show(
     elif as_yaml:
         print(to_yaml(resolved.config), end="")
     elif not quiet:
-        table = Table("key", "value", "from")
+        table = Table(Column("key", no_wrap=True), Column("value", overflow="fold"), Column("from", overflow="fold"))
         for key, value in leaves(resolved.config).items():
             table.add_row(key, str(list(value) if isinstance(value, tuple) else value), resolved.origins[key])
         out().print(table)
