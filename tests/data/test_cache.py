@@ -97,7 +97,11 @@ def test_it_is_made_once(
         raise AssertionError("the texts were read again")
 
     monkeypatch.setattr(DocumentFiles, "read", refused)
+    (lock,) = (tmp_path / "c").glob("*/lock")
+    lock.unlink()
+    before = contents(tmp_path / "c")
     again = made(lines, tokenizer, tmp_path / "c")
+    assert contents(tmp_path / "c") == before, "a complete cache may lie where nobody can write"
     assert [p.digest for p in again.parts] == [p.digest for p in first.parts] and again.left_out == first.left_out
 
 

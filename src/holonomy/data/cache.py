@@ -166,11 +166,14 @@ def cached_documents(
         "sides": asdict(sides),
     }
     path = directory / hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
-    with _held(path):
-        listed = _Listed.read(path / LIST)
-        if not listed.complete:
-            logger.info("making the token cache %s", path)
-            _make(path, listed, files, tokenizer, sides, workers)
+    listed = _Listed.read(path / LIST)
+    # What is complete is only read, and may lie where nobody can write.
+    if not listed.complete:
+        with _held(path):
+            listed = _Listed.read(path / LIST)
+            if not listed.complete:
+                logger.info("making the token cache %s", path)
+                _make(path, listed, files, tokenizer, sides, workers)
     return CachedDocuments(_open(path, listed), listed.left_out)
 
 
