@@ -268,11 +268,11 @@ PARTS = {"rates": rates, "latency": latency, "contexts": contexts, "superpositio
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []])
+    parser.add_argument("parts", nargs="*", default=[], choices=[*PARTS, []], metavar="PART")
     parser.add_argument("--scale", type=float, default=1.0, help="of numbers of words and pairs")
     torch.set_num_threads(1)
     asked = parser.parse_args()
-    for part in asked.parts:
+    for part in asked.parts or PARTS:
         print(f"\n{part}")
         PARTS[part](asked.scale)
 
