@@ -304,6 +304,8 @@ def _checked(names: tuple[str, str], members: tuple[Checkpoint, Checkpoint], dat
         family = FAMILIES.get(str(member.state["config"].get("family")))
         if not family.speaks:
             raise ConfigError(f"`{name}` is a run of the family {family.name}, which is no language model")
+    if members[0].path.resolve() == members[1].path.resolve():
+        raise ConfigError(f"`{names[0]}` and `{names[1]}` are one run, and a mixture of it is the same; name another")
     one, other = (_parts(m).texts(m, data=None) for m in members)
     if one.tokenizer.to_json() != other.tokenizer.to_json():
         sizes = one.tokenizer.vocab_size, other.tokenizer.vocab_size
