@@ -33,7 +33,7 @@ class UnderstoodError(Exception):
     """The arguments were parsed."""
 
 
-def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a script up to where it has parsed its arguments; scripts without a parser must exist."""
     name, *arguments = shlex.split(command)
     # A page of one table a section names them all at once.
@@ -54,7 +54,7 @@ def check(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", DOCUMENTED)
 def test_documented_commands_are_understood(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(command, monkeypatch)
+    check_understood(command, monkeypatch)
 
 
 def test_a_command_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,6 +64,6 @@ def test_a_command_that_is_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     assert wrong == ["benchmarks/drift.py --no-such 3", "benchmarks/tree.py --only nobody"]
     for command in wrong:
         with pytest.raises(SystemExit):
-            check(command, monkeypatch)
+            check_understood(command, monkeypatch)
     with pytest.raises(FileNotFoundError):
-        check("benchmarks/gone.py", monkeypatch)
+        check_understood("benchmarks/gone.py", monkeypatch)
