@@ -368,7 +368,7 @@ def mix(
         progress.stop()
     now = Counters(step=1, cpu_s=cpu, seconds=seconds, evaluated=1)
     now.best, now.metrics = {"value": metrics[BEST], "step": 1}, metrics
-    with RunDirectory.create(root, run, prefix="mixture", config=config) as directory:
+    with RunDirectory.create(root, run, prefix="mixture", config=config, at_once=True) as directory:
         report = FitReport(
             run=directory.path,
             family="mixture",
