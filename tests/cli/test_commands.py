@@ -241,6 +241,15 @@ def test_plain_terminals_and_closed_pipes(here: Path) -> None:
     assert piped.stderr == ""
 
 
+def test_an_interrupt_is_said(monkeypatch, capfd) -> None:
+    def interrupted(run: str, root: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("holonomy.recipes.launch.verify", interrupted)
+    code, out, err = holonomy(capfd, monkeypatch, "runs", "verify", "a")
+    assert (code, out, err.strip()) == (130, "", "error: interrupted")
+
+
 def test_names_are_printed_as_they_are(tmp_path: Path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     names = "my[red].txt", "[/x].txt", ":car:.txt"
