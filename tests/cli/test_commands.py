@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -253,12 +255,14 @@ def test_an_interrupt_is_said(monkeypatch, capfd) -> None:
 def test_names_are_printed_as_they_are(tmp_path: Path, monkeypatch, capfd) -> None:
     monkeypatch.chdir(tmp_path)
     names = "my[red].txt", "[/x].txt", ":car:.txt"
+    digest = hashlib.sha256(b"a text of some words").hexdigest()
     for name in names:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("a text of some words")
         code, out, err = holonomy(capfd, monkeypatch, "data", "info", name)
         assert (code, err) == (0, "")
         assert name in out
+        assert digest in re.sub(r"\W", "", out), "not cut at eighty columns"
     console.ConsoleProgress(quiet=False).start(dict(enumerate(names)))
     assert capfd.readouterr().err == f"0 {names[0]}, 1 {names[1]}, 2 {names[2]}\n"
 
