@@ -66,12 +66,12 @@ def forms() -> dict[str, Form]:
         "holonomy ball": (ball, lambda x, y: poincare.dist(x, y, K), by_ball),
     }
     if has("geoopt"):
-        import geoopt
+        import geoopt  # pyright: ignore[reportMissingImports]
 
         found["geoopt lorentz"] = (sheet, geoopt.Lorentz(k=1.0).dist, lambda x, y: by_sheet(x[1:], y[1:]))
         found["geoopt ball"] = (ball, geoopt.PoincareBall(c=1.0).dist, by_ball)
     if has("hypll"):
-        from hypll.manifolds.poincare_ball.math import diffgeom
+        from hypll.manifolds.poincare_ball.math import diffgeom  # pyright: ignore[reportMissingImports]
 
         found["hypll ball"] = (ball, lambda x, y: diffgeom.dist(x, y, torch.tensor(1.0)), by_ball)
     if has("geomstats"):
@@ -80,11 +80,11 @@ def forms() -> dict[str, Form]:
         os.environ["GEOMSTATS_BACKEND"] = "pytorch"
         if not hasattr(numpy, "trapz"):
             numpy.trapz = numpy.trapezoid  # type: ignore[attr-defined]
-        from geomstats.geometry.poincare_ball import PoincareBall
+        from geomstats.geometry.poincare_ball import PoincareBall  # pyright: ignore[reportMissingImports]
 
         space = PoincareBall(DIM)
         torch.set_default_dtype(torch.float32)
-        found["geomstats ball"] = (ball, space.metric.dist, by_ball)
+        found["geomstats ball"] = (ball, space.metric.dist, by_ball)  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
 

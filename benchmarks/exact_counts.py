@@ -14,7 +14,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import kenlm
 import numpy as np
 import torch
 
@@ -87,6 +86,8 @@ def spent(work) -> float:
 
 
 def compared(text: str, order: int) -> None:
+    import kenlm  # pyright: ignore[reportMissingImports]
+
     split = split_words(load_text(text).text)
     train, tokens = split.train, np.concatenate([split.train, split.test])
     trie = CountTrie(order, split.tokenizer.vocab_size)

@@ -16,6 +16,7 @@ import gzip
 import time
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,7 @@ def load(name: str) -> Task:
             texts = [archive.read(n).decode("latin-1") for n in files]
         return documents(name, *split_documents(texts, 0.1))
     split = split_words(load_text(name).text)
+    assert isinstance(split.tokenizer, WordTokenizer)
     return Task(name, split.tokenizer, split.train, ONE, split.test, ONE, joined=True)
 
 
@@ -308,7 +310,7 @@ def run(name: str) -> None:
     plain = kneser_ney(task, table)
     asked = {"vocab_size": task.tokenizer.vocab_size, "order": 5}
     tokens, positions, starts = task.questions()
-    documents_at = {"train_starts": task.train_starts, "starts": starts}
+    documents_at: dict[str, Any] = {"train_starts": task.train_starts, "starts": starts}
     following = online_kneser_ney(task.train, tokens, positions, **asked, **documents_at)
     table.row("Kneser-Ney 5, online", following)
     if task.joined:

@@ -38,9 +38,10 @@ def measure(recipe: str, settings: list[str]) -> dict[str, object]:
         root = Path(folder)
         small = root / "small.txt"
         small.write_text(" ".join(f"w{n * n % 97}" for n in range(4000)))
-        warm = configure(recipe, overrides=[f"data.source={small}", "model.tower.levels=3"]).config
-        launch.train(warm, recipe=recipe, run="warm", root=root, progress=SilentProgress())
         config = configure(recipe, overrides=settings).config
+        less = [] if config.model.tower.role == "off" else ["model.tower.levels=3"]
+        warm = configure(recipe, overrides=[f"data.source={small}", *less]).config
+        launch.train(warm, recipe=recipe, run="warm", root=root, progress=SilentProgress())
         before = field("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")
         report = launch.train(config, recipe=recipe, run="run", root=root, progress=SilentProgress())

@@ -66,7 +66,7 @@ def stream(texts: list[np.ndarray], span: float, seed: int) -> Iterator[tuple[np
             if len(order) < 8:
                 order = np.concatenate([order, random.permutation(len(texts))])
             pool, order = order[:8], order[8:]
-            where = np.concatenate([np.arange(offsets[i], offsets[i] + lengths[i]) for i in pool])
+            where = np.concatenate([np.arange(a, a + n) for a, n in zip(offsets[pool], lengths[pool], strict=True)])
             cuts = np.flatnonzero(random.random(len(where)) < 1 / span)
             cuts = np.unique(np.concatenate([[0], cuts, np.cumsum(lengths[pool])[:-1]]))
             sizes = np.diff(np.append(cuts, len(where)))

@@ -79,7 +79,7 @@ class Transformer(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.token(ids) + self.place.weight[: ids.shape[1]]
-        for before, attend, between, up, down in self.blocks:
+        for before, attend, between, up, down in self.blocks:  # pyright: ignore[reportGeneralTypeIssues]
             x = x + attend(before(x))
             x = x + down(F.gelu(up(between(x))))
         return self.norm(x) @ self.token.weight.T
@@ -170,10 +170,10 @@ class Stack(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.token(ids)
-        for n, (norm, mixer) in enumerate(self.mixers):
+        for n, (norm, mixer) in enumerate(self.mixers):  # pyright: ignore[reportGeneralTypeIssues]
             x = x + mixer(norm(x))
             if len(self.maps):
-                before, up, down = self.maps[n]
+                before, up, down = self.maps[n]  # pyright: ignore[reportGeneralTypeIssues]
                 a, b = up(before(x)).chunk(2, -1)
                 x = x + down(F.silu(a) * b)
         return self.head(self.norm(x))

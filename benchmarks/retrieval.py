@@ -240,9 +240,9 @@ def recall(_: float) -> None:
     model.fit(split.train)
     contexts = of_text(split.train, np.zeros(1, np.int64), np.arange(4, len(split.train)))
     rows, lengths = contexts.symbols(4)
-    _, number = np.unique(rows, axis=0, return_inverse=True)
-    pairs = np.unique(np.stack([number.reshape(-1), split.train[4:]], 1), axis=0)
-    alone = np.flatnonzero(np.bincount(pairs[:, 0])[number.reshape(-1)] == 1)
+    number = np.unique(rows, axis=0, return_inverse=True)[1].reshape(-1)
+    pairs = np.unique(np.stack([number, split.train[4:]], 1), axis=0)
+    alone = np.flatnonzero(np.bincount(pairs[:, 0])[number] == 1)
     asked = np.sort(random.choice(alone, 4096, replace=False))
     told = retrieve_batch(model, *contexts.part(asked).symbols(3000))
     right, named = (said == split.train[4 + asked] for said in (told.tokens, told.recalled))
@@ -268,11 +268,11 @@ PARTS = {"rates": rates, "latency": latency, "contexts": contexts, "superpositio
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=[*PARTS, []])
+    parser.add_argument("parts", nargs="*", default=[], choices=[*PARTS, []], metavar="PART")
     parser.add_argument("--scale", type=float, default=1.0, help="of numbers of words and pairs")
     torch.set_num_threads(1)
     asked = parser.parse_args()
-    for part in asked.parts:
+    for part in asked.parts or PARTS:
         print(f"\n{part}")
         PARTS[part](asked.scale)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from holonomy.cli.process import tune_process
 from holonomy.models.ternary.config import TernaryConfig
+from holonomy.models.ternary.learner import TernaryLearner
 from holonomy.models.ternary.model import Stream, TernaryOutput, TernaryVAE
 from holonomy.recipes import configure, launch
 from holonomy.recipes.ternary import Steering
@@ -79,6 +80,7 @@ def rows(table: str, seeds: int) -> Iterator[Row]:
 def train(config: TernaryConfig) -> tuple[dict[str, float], float]:
     """Trains in memory; gives the figures and the CPU-seconds of the updates."""
     work = launch._prepare(config)
+    assert isinstance(work.learner, TernaryLearner)
     steered = config.homeostasis.enabled or config.curriculum.enabled
     callbacks = [Steering(config, work.learner)] if steered else []
     steps, cadence, cpu = config.train.budget.steps or 0, config.train.cadence.eval_every, 0.0
@@ -97,7 +99,7 @@ def train(config: TernaryConfig) -> tuple[dict[str, float], float]:
 
 def compare_geoopt() -> None:
     """One update of the default model with our operations and with geoopt's in place of them, from equal weights."""
-    import geoopt
+    import geoopt  # pyright: ignore[reportMissingImports]
 
     ball = geoopt.PoincareBall(c=1.0)
 
@@ -128,7 +130,9 @@ def compare_geoopt() -> None:
 
     config = configure("ternary").config
     works = {"ours": launch._prepare(config), "geoopt": launch._prepare(config)}
-    works["geoopt"].learner.vae.__class__ = BallVAE
+    theirs = works["geoopt"].learner
+    assert isinstance(theirs, TernaryLearner)
+    theirs.vae.__class__ = BallVAE
     spent: dict[str, list[float]] = {label: [] for label in works}
     losses: dict[str, list[float]] = {label: [] for label in works}
     for at in range(COMPARED_UPDATES):

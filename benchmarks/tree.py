@@ -63,7 +63,7 @@ def flat(relations: Relations, dim: int, seconds: float) -> tuple[Tensor, float]
 
 def gensim(relations: Relations, dim: int, seconds: float) -> tuple[Tensor, float]:
     """PoincareModel with 20 negatives and one epoch of burn-in: an epoch takes it eight CPU-seconds."""
-    from gensim.models.poincare import PoincareModel
+    from gensim.models.poincare import PoincareModel  # pyright: ignore[reportMissingImports]
 
     logging.getLogger("gensim").setLevel(logging.ERROR)
     pairs = [(relations.names[u], relations.names[v]) for u, v in relations.pairs.tolist()]
@@ -80,10 +80,10 @@ def geoopt_sampled(relations: Relations, dim: int, seconds: float) -> tuple[Tens
 
     Their rate of 0.3 for 10 pairs is 1.5 for 50; a tenth of it for the first tenth of the time is their burn-in.
     """
-    import geoopt
+    import geoopt  # pyright: ignore[reportMissingImports]
 
     ball = geoopt.PoincareBall()
-    x = geoopt.ManifoldParameter(0.1 * random_start(relations, dim), manifold=ball)
+    x = geoopt.ManifoldParameter(0.1 * random_start(relations, dim), manifold=ball)  # pyright: ignore[reportCallIssue]
     optimiser = geoopt.optim.RiemannianSGD([x], lr=1.5)
     pairs, generator = torch.from_numpy(relations.pairs), torch.Generator().manual_seed(0)
     related = torch.eye(len(x), dtype=torch.bool)
@@ -104,11 +104,11 @@ def geoopt_sampled(relations: Relations, dim: int, seconds: float) -> tuple[Tens
 
 def _geoopt_whole(relations: Relations, start: Tensor, seconds: float, lr: float) -> tuple[Tensor, float]:
     """Our loss over all others, by geoopt's distance and Riemannian Adam."""
-    import geoopt
+    import geoopt  # pyright: ignore[reportMissingImports]
 
     ball = geoopt.PoincareBall()
     n = len(relations.names)
-    x = geoopt.ManifoldParameter(ball.projx(to_ball(start, ONE)), manifold=ball)
+    x = geoopt.ManifoldParameter(ball.projx(to_ball(start, ONE)), manifold=ball)  # pyright: ignore[reportCallIssue]
     optimiser = geoopt.optim.RiemannianAdam([x], lr=lr, betas=(0.9, 0.99))
     lower, upper = torch.from_numpy(relations.pairs).unbind(1)
     hidden = torch.eye(n, dtype=torch.bool)
@@ -150,7 +150,7 @@ CONTESTANTS: dict[str, Contestant] = {
 
 def judged_by_gensim(v: Tensor, relations: Relations) -> tuple[float, float]:
     """MAP and mean rank by gensim's evaluation of ball coordinates."""
-    from gensim.models.poincare import PoincareKeyedVectors, ReconstructionEvaluation
+    from gensim.models.poincare import PoincareKeyedVectors, ReconstructionEvaluation  # pyright: ignore[reportMissingImports]
 
     vectors = PoincareKeyedVectors(v.shape[1], 0, dtype=np.float64)
     vectors.add_vectors(list(relations.names), to_ball(v, ONE).numpy())

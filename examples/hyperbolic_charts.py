@@ -21,7 +21,7 @@ def pairs(radius: float, apart: float, generator: torch.Generator) -> tuple[Tens
     """Normal coordinates of 256 pairs at `radius`, whose directions differ by about `apart`."""
     e = torch.randn(256, 4, generator=generator, dtype=torch.float64)
     f = e / e.norm(dim=-1, keepdim=True) + apart * torch.randn(256, 4, generator=generator, dtype=torch.float64)
-    return tuple(radius * d / d.norm(dim=-1, keepdim=True) for d in (e, f))
+    return radius * e / e.norm(dim=-1, keepdim=True), radius * f / f.norm(dim=-1, keepdim=True)
 
 
 def error(found: Tensor, wanted: Tensor) -> float:

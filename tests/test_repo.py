@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -262,3 +263,33 @@ def test_documented_targets_exist() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     assert len(wanted) >= 2
     assert set(wanted) <= targets
+
+
+def test_types_of_scripts_are_checked(tmp_path: Path) -> None:
+    faults = {
+        "from holonomy import gone": "reportAttributeAccessIssue",
+        "import holonomy.elsewhere": "reportMissingImports",
+        "import holonomy\n\nholonomy.gone()": "reportAttributeAccessIssue",
+        "from holonomy import double\n\ndouble()": "reportCallIssue",
+        "from holonomy import double\n\ndouble(1, by=2)": "reportCallIssue",
+        'from holonomy import double\n\ndouble("1")': "reportArgumentType",
+    }
+    (tmp_path / "pyproject.toml").write_text((ROOT / "pyproject.toml").read_text("utf-8"), "utf-8")
+    (tmp_path / "src" / "holonomy").mkdir(parents=True)
+    (tmp_path / "src" / "holonomy" / "__init__.py").write_text(
+        "def double(x: int) -> int:\n    return 2 * x\n", "utf-8"
+    )
+    for folder in ("benchmarks", "examples"):
+        (tmp_path / folder).mkdir()
+        for number, program in enumerate(faults):
+            (tmp_path / folder / f"script{number}.py").write_text(f"{program}\n", "utf-8")
+    # Makefile calls it without arguments, so that pyproject.toml says what is looked at.
+    assert re.search(r"^\t\$\(BIN\)/basedpyright$", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    command = [sys.executable, "-m", "basedpyright", "--outputjson"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    found = {
+        (Path(d["file"]).parent.name, Path(d["file"]).stem, d["rule"])
+        for d in json.loads(done.stdout)["generalDiagnostics"]
+    }
+    wanted = {(f, f"script{n}", rule) for f in ("benchmarks", "examples") for n, rule in enumerate(faults.values())}
+    assert found == wanted

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from holonomy.cli import main
+from holonomy.cli import console, main
 from holonomy.core.errors import StorageError, TrainingDiverged
+from holonomy.recipes import RECIPES
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n\n" for n in range(300))
 SMALL = ["--set", "model.d=16", "--set", "model.n_osc=16", "--set", "model.hidden=16", "--set", "model.heads=2"]
@@ -246,7 +249,7 @@ def test_bad_configurations_never_wait_for_torch() -> None:
 
 def test_plain_terminals_and_closed_pipes(here: Path) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "NO_COLOR": "1"}
-    command = [sys.executable, "-m", "holonomy", "recipes"]
+    command = [sys.executable, "-m", "holonomy", "config", "show", "lior"]
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0
     assert b"lior" in done.stdout
@@ -254,6 +257,48 @@ def test_plain_terminals_and_closed_pipes(here: Path) -> None:
     generate = f"{sys.executable} -m holonomy generate a --prompt 7 --max-tokens 3000 | head -c 5"
     piped = subprocess.run(["bash", "-c", generate], capture_output=True, text=True)
     assert piped.stderr == ""
+
+
+def test_an_interrupt_is_said(monkeypatch, capfd) -> None:
+    def interrupted(run: str, root: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("holonomy.recipes.launch.verify", interrupted)
+    code, out, err = holonomy(capfd, monkeypatch, "runs", "verify", "a")
+    assert (code, out, err.strip()) == (130, "", "error: interrupted")
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = "my[red].txt", "[/x].txt", ":car:.txt"
+    digest = hashlib.sha256(b"a text of some words").hexdigest()
+    for name in names:
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("a text of some words")
+        code, out, err = holonomy(capfd, monkeypatch, "data", "info", name)
+        assert (code, err) == (0, "")
+        assert name in out
+        assert digest in re.sub(r"\W", "", out), "not cut at eighty columns"
+    console.ConsoleProgress(quiet=False).start(dict(enumerate(names)))
+    assert capfd.readouterr().err == f"0 {names[0]}, 1 {names[1]}, 2 {names[2]}\n"
+
+
+def test_every_recipe_is_listed_by_its_whole_name(monkeypatch, capfd) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    code, out, _ = holonomy(capfd, monkeypatch, "recipes")
+    assert code == 0
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == [r.name for r in RECIPES]
+
+
+def test_a_text_of_one_line_is_learned_and_spoken(tmp_path: Path, monkeypatch, capfd) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("line.txt").write_text("some words and no line end, " * 60)
+    sampled = ["--steps", "2", "--set", "train.cadence.samples=5", "--set", "data.unk=false"]
+    code, out, err = holonomy(capfd, monkeypatch, "train", "lior", "--data", "line.txt", "--run", "r", *SMALL, *sampled)
+    assert code == 0, err
+    assert "sample" in out and "warning" not in err
+    code, out, _ = holonomy(capfd, monkeypatch, "generate", "r", "--max-tokens", "7", "--quiet")
+    assert (code, len(out)) == (0, 7)
 
 
 def test_interrupted_training_saves_names_the_checkpoint_and_resumes(here: Path) -> None:

@@ -97,7 +97,11 @@ def test_it_is_made_once(
         raise AssertionError("the texts were read again")
 
     monkeypatch.setattr(DocumentFiles, "read", refused)
+    (lock,) = (tmp_path / "c").glob("*/lock")
+    lock.unlink()
+    before = contents(tmp_path / "c")
     again = made(lines, tokenizer, tmp_path / "c")
+    assert contents(tmp_path / "c") == before, "a complete cache may lie where nobody can write"
     assert [p.digest for p in again.parts] == [p.digest for p in first.parts] and again.left_out == first.left_out
 
 
@@ -180,8 +184,28 @@ def test_foreign_parts_and_lists_are_refused(lines: Path, tokenizer: WordTokeniz
     (path / "x").rename(path / "00001")
     with pytest.raises(DataError, match="another part"):
         made(lines, tokenizer, tmp_path / "c")
-    for text in ("[]", "{", '{"schema": 2}', '{"schema": 1, "page": 3}'):
+    for text in ("[]", "{", "3", '{"schema": 1}', '{"schema": 2}', '{"schema": 2, "listed": {"page": 3}}'):
         (path / "cache.json").write_text(text)
+        with pytest.raises(DataError, match="does not list a token cache"):
+            made(lines, tokenizer, tmp_path / "c")
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_list_that_was_changed_is_refused(
+    complete: bool, lines: Path, tokenizer: WordTokenizer, tmp_path: Path
+) -> None:
+    made(lines, tokenizer, tmp_path / "c")
+    (file,) = (tmp_path / "c").glob("*/cache.json")
+    if not complete:
+        listed = cache._Listed.read(file)
+        listed.complete = False
+        listed.write(file)
+    raw = file.read_bytes()
+    # Digits of the place and of the lines left out stand behind the digests of the parts.
+    for at in range(raw.index(b'"place"'), len(raw)):
+        if chr(raw[at]).isspace():
+            continue
+        file.write_bytes(raw[:at] + bytes([raw[at] ^ 1]) + raw[at + 1 :])
         with pytest.raises(DataError, match="does not list a token cache"):
             made(lines, tokenizer, tmp_path / "c")
 

@@ -82,5 +82,9 @@ def test_damage_is_named(tmp_path: Path) -> None:
     (path / INDEX).write_text(json.dumps({**index, "schema": 2}))
     with pytest.raises(DataError, match="schema 1"):
         open_store(path)
+    for sizes in ({}, {"vocab_size": "10"}):
+        (path / INDEX).write_text(json.dumps({k: v for k, v in index.items() if k != "vocab_size"} | sizes))
+        with pytest.raises(DataError, match="token store"):
+            open_store(path)
     with pytest.raises(DataError, match="not a token store"):
         open_store(tmp_path)

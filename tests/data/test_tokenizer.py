@@ -68,3 +68,10 @@ def test_damaged_files_are_refused(stored: str) -> None:
 def test_empty_text_has_no_vocabulary() -> None:
     with pytest.raises(DataError, match="empty"):
         CharTokenizer.from_text("")
+
+
+@pytest.mark.parametrize(("text", "opening"), [("a b\nc", "\n"), ("a b", " "), ("ba", "a")])
+def test_speech_opens_with_a_character_that_is_known(text: str, opening: str) -> None:
+    for unk in (False, True):
+        tokenizer = CharTokenizer.from_text(text, unk=unk)
+        assert tokenizer.decode(tokenizer.opening()) == opening

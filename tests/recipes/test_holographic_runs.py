@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from holonomy.cli import main
-from holonomy.core.errors import ConfigError, DataError, StorageError
+from holonomy.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from holonomy.data.text import load_text
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.holographic.learner import OnePass
@@ -164,11 +164,21 @@ def test_an_interrupted_further_text_goes_on_exactly(
     assert all(torch.equal(one[k], other[k]) for k in one)
 
 
-def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: Path) -> None:
+def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: Path, monkeypatch) -> None:
     vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
     for number, text in enumerate(texts):
         config = trained(tmp_path, f"part{number}", text, vocabulary)
     names = [f"part{n}" for n in range(4)]
+
+    def full(*arguments: object, **facts: object) -> None:
+        raise StorageError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", full)
+        with pytest.raises(StorageError, match="no space"):
+            merge(names[:2], run="merged", root=tmp_path, read=reader(tmp_path))
+    with pytest.raises(CheckpointError, match="not a run"):
+        launch.resume("merged", root=tmp_path, progress=SilentProgress())
     merge(names, run="merged", root=tmp_path, read=reader(tmp_path))
     model = launch.load("merged", root=tmp_path)
     assert apart(model, joint(config, model.tokenizer, texts), texts[2]) < 1e-5

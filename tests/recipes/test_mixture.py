@@ -143,6 +143,8 @@ def test_runs_that_do_not_go_together_are_refused(root: Path) -> None:
         mixed(root, "x", ("memory", "foreign"))
     with pytest.raises(ConfigError, match="no language model"):
         mixed(root, "x", ("memory", "ops"))
+    with pytest.raises(ConfigError, match="are one run"):
+        mixed(root, "x", ("memory", str(root / "memory")))
     with pytest.raises(ConfigError, match="holds a run already"):
         mixed(root, "both")
     with pytest.raises(CheckpointError, match="memori"):

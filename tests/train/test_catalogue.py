@@ -83,6 +83,15 @@ def test_the_index_is_only_a_memory(root: Path, monkeypatch: pytest.MonkeyPatch)
     assert states(root)["stopped"] == "finished"
 
 
+def test_runs_where_nobody_can_write_are_listed(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root.chmod(0o500)
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    assert states(root) == {"finished": "finished", "stopped": "stopped", "empty": "empty", "broken": "damaged"}
+    assert not (root / catalogue.INDEX).exists()
+    root.chmod(0o700)
+
+
 def test_a_damaged_index_is_one_error(root: Path) -> None:
     (root / catalogue.INDEX).write_bytes(b"not a database" * 100)
     with pytest.raises(StorageError, match="delete it"):

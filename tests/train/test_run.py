@@ -11,10 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 from toy import ToyConfig
 
 from holonomy.core.config import read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
+from holonomy.train import checkpoint
 from holonomy.train.monitor import MetricsLog, read_curves
 from holonomy.train.run import RunDirectory
 
@@ -88,6 +90,39 @@ def test_a_run_that_died_while_it_was_made_is_made_again(tmp_path: Path) -> None
         with pytest.raises(ConfigError, match="holds a run already"):
             create(tmp_path, path.name)
         assert {p.read_text() for p in path.iterdir()} == {"mine"}
+
+
+def test_a_run_made_at_once_is_one_when_its_checkpoint_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A merged run of which nothing was saved can be merged again, and cannot be trained to something else."""
+
+    def made() -> RunDirectory:
+        return RunDirectory.create(tmp_path, "a", prefix="toy", config=ToyConfig(), at_once=True)
+
+    def save(run: RunDirectory) -> None:
+        checkpoint.save(run.checkpoints, step=3, tensors={"x": torch.ones(2)}, state={"b": 1}, files={})
+
+    honest, calls = checkpoint._write_synced, list[Path]()
+
+    def killed(path: Path, content: bytes) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        honest(path, content)
+
+    monkeypatch.setattr(checkpoint, "_write_synced", killed)
+    with pytest.raises(KeyboardInterrupt):
+        save(made())
+    assert any(tmp_path.rglob(calls[0].name)), "what the dead left is in the way of nobody"
+    with pytest.raises(CheckpointError, match="not a run directory"):
+        RunDirectory.open("a", tmp_path)
+    with made() as run:
+        save(run)
+    assert {p.name for p in run.path.iterdir()} == {"env.json", "config.yaml", "checkpoints", "lock"}
+    assert checkpoint.read(RunDirectory.open("a", tmp_path).checkpoints / "step-3").step == 3
+    with pytest.raises(ConfigError, match="holds a run already"):
+        made()
 
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path: Path) -> None:

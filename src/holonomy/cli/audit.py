@@ -119,15 +119,13 @@ def _counts(content: dict[str, Any]) -> str:
 
 def _show(verdict: Verdict) -> None:
     console = out()
-    console.print(
-        f"{MARKS[verdict.status]:<7} {verdict.id} ({verdict.seconds:.1f} s): {verdict.statement}", markup=False
-    )
+    console.print(f"{MARKS[verdict.status]:<7} {verdict.id} ({verdict.seconds:.1f} s): {verdict.statement}")
     for figure in verdict.figures:
-        console.print(f"        {'' if figure.holds else 'BREAKS ITS BOUND: '}{figure}", markup=False)
+        console.print(f"        {'' if figure.holds else 'BREAKS ITS BOUND: '}{figure}")
     if verdict.detail:
-        console.print(f"        {verdict.detail}", markup=False)
+        console.print(f"        {verdict.detail}")
     if not verdict.stands:
-        console.print(f"        repeat it: {verdict.command}", markup=False)
+        console.print(f"        repeat it: {verdict.command}")
 
 
 def _list(chosen: list[Claim], as_json: bool, markdown: bool) -> None:
@@ -141,8 +139,8 @@ def _list(chosen: list[Claim], as_json: bool, markdown: bool) -> None:
     if markdown:
         from holonomy.audit.report import claims_page
 
-        out().print(claims_page(chosen), markup=False, end="")
+        out().print(claims_page(chosen), end="")
         return
     for c in chosen:
         looks_at = f" [{', '.join(c.families)}]" if c.families else ""
-        out().print(f"{c.id}{looks_at}{'' if c.small else ' (--full)'}: {c.statement}", markup=False)
+        out().print(f"{c.id}{looks_at}{'' if c.small else ' (--full)'}: {c.statement}")

@@ -28,13 +28,13 @@ def make_streams_tolerant() -> None:
 
 
 def out() -> Console:
-    """Console of results."""
-    return Console(highlight=False, soft_wrap=True)
+    """Console of results; names and texts of others are printed as they are, whatever looks like markup in them."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def err() -> Console:
     """Console of progress, notices and errors."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False, emoji=False)
 
 
 def print_json(value: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ class ConsoleProgress:
 
     def notice(self, text: str) -> None:
         """Prints a notice, also when quiet."""
-        self.console.print(f"note: {text}", markup=False)
+        self.console.print(f"note: {text}")
 
     def stop(self) -> None:
         """Closes the bar."""

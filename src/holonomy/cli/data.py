@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from holonomy.cli import options
 from holonomy.cli.console import out, print_json
@@ -28,7 +28,7 @@ def list_data(as_json: options.Json = False, quiet: options.Quiet = False) -> No
         print_json({"data": rows})
     if as_json or quiet:
         return
-    table = Table("name", "there", "where", "comes from")
+    table = Table("name", "there", Column("where", overflow="fold"), Column("comes from", overflow="fold"))
     for row in rows:
         table.add_row(str(row["name"]), "yes" if row["present"] else "no", str(row["where"]), str(row["url"]))
     out().print(table)
@@ -47,7 +47,7 @@ def info(source: Source, as_json: options.Json = False, quiet: options.Quiet = F
         print_json(found)
     if as_json or quiet:
         return
-    table = Table(show_header=False)
+    table = Table(Column(), Column(overflow="fold"), show_header=False)
     for name, value in found.items():
         table.add_row(name.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value))
     out().print(table)
@@ -77,7 +77,6 @@ def prepare_data(
         out().print(
             f"{store}: {len(made):,} documents, {len(made.tokens):,} tokens, {made.vocab_size} symbols"
             f"{f'; {lines:,} bad lines were left out' if lines else ''}",
-            markup=False,
         )
 
 
@@ -102,4 +101,4 @@ def wordnet(
     if as_json:
         print_json({"out": str(table), "nouns": len(made.names), "relations": len(made.pairs)})
     elif not quiet:
-        out().print(f"{table}: {len(made.names):,} nouns, {len(made.pairs):,} relations", markup=False)
+        out().print(f"{table}: {len(made.names):,} nouns, {len(made.pairs):,} relations")

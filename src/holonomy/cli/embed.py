@@ -57,5 +57,4 @@ def embed(
     out().print(
         f"{points}: {len(relations.names):,} things in {dim} dimensions, MAP {figures['map']:.4f}, mean rank "
         f"{figures['mean_rank']:.3f} over {f'{judged:,} of them' if judged else 'all'}, {spent:.1f} CPU-seconds",
-        markup=False,
     )

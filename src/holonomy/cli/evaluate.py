@@ -69,7 +69,7 @@ def evaluate(
     elif not quiet:
         _print_metrics(metrics, protocol, mode)
     for fault in missed or ():
-        err().print(f"missed: {fault}", markup=False)
+        err().print(f"missed: {fault}")
     if missed:
         raise typer.Exit(1)
 
@@ -83,9 +83,10 @@ def _print_metrics(metrics: Mapping[str, float], protocol: str | None, mode: str
         how = "each block learned after it was predicted" if mode == "online" else f"protocol {protocol or 'windows'}"
         how = how if suffix or "val/top1" not in metrics else "static"
         out().print(loss_table(metrics, f"{metrics[f'val/tokens{suffix}']:,.0f} {unit}s, {how}"))
-        out().print(f"perplexity {metrics[f'val/perplexity{suffix}']:.3f} per {unit}")
         if unit == "word":
             print_words(metrics)
+        else:
+            out().print(f"perplexity {metrics[f'val/perplexity{suffix}']:.3f} per {unit}")
         if unit == "token":
             out().print(f"{metrics[f'val/bits_per_char{suffix}']:.4f} bits per character")
         if unknown := metrics.get(f"val/unknown{suffix}"):

@@ -39,7 +39,7 @@ def geometry_lint(
         if as_json:
             print_json({"rule": explain, "title": RULES[explain].title, "text": RULES[explain].text()})
         else:
-            out().print(f"{explain}: {RULES[explain].title}\n\n{RULES[explain].text()}", markup=False)
+            out().print(f"{explain}: {RULES[explain].title}\n\n{RULES[explain].text()}")
         return
     if not paths:
         raise ConfigError("no PATH was given; name Python files or folders, such as `holonomy geometry-lint src`")
@@ -57,7 +57,7 @@ def geometry_lint(
         )
     else:
         for finding in standing:
-            out().print(str(finding), markup=False)
+            out().print(str(finding))
     if not quiet and not as_json:
         counts = ", ".join(f"{rule} {n}" for rule, n in sorted(Counter(f.rule for f in standing).items()))
         hidden = len(findings) - len(standing)

@@ -74,7 +74,7 @@ def lm_eval(
             table.add_row(task, name, f"{value:.6g}" if isinstance(value, float) else str(value))
     out().print(table)
     if info["unknown"]:
-        err().print(f"note: {info['unknown']:,} symbols were never seen in training", markup=False)
+        err().print(f"note: {info['unknown']:,} symbols were never seen in training")
 
 
 def _figures(values: dict[str, Any]) -> dict[str, float | int | str | None]:

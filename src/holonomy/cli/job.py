@@ -59,7 +59,7 @@ def job(
     elif file is None:
         out().file.write(text)
     if not quiet and not as_json:
-        err().print(f"start it with `{start}`", markup=False)
+        err().print(f"start it with `{start}`")
 
 
 def _checked(kind: str, arguments: list[str], *, gpu: str | None, processes: int) -> str:

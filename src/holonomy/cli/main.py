@@ -96,15 +96,15 @@ def run() -> None:
 
 def _guarded(debug: bool) -> int:
     try:
-        return app(standalone_mode=False) or 0
+        code = app(standalone_mode=False) or 0
+        # typer makes an interrupt this code, or an `Abort`, and says nothing.
+        return _explain(KeyboardInterrupt(), code, debug=False) if code == 130 else code
     except HolonomyError as error:
         return _explain(error, error.exit_code, debug)
     except typer.Exit as error:
         return error.exit_code
-    except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
-        return 130
+    except (typer.Abort, KeyboardInterrupt) as error:
+        return _explain(error, 130, debug)
     except BrokenPipeError:
         # Whoever read our output has gone; point stdout elsewhere so that its flush at exit stays silent.
         sys.stdout = None  # type: ignore[assignment]
@@ -116,9 +116,10 @@ def _guarded(debug: bool) -> int:
         return _explain(error, 2, debug)
 
 
-def _explain(error: Exception, code: int, debug: bool) -> int:
+def _explain(error: BaseException, code: int, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    message = error.format_message() if hasattr(error, "format_message") else str(error)  # type: ignore[attr-defined]
-    err().print(f"error: {message}", markup=False)
+    # An interrupt says nothing of its own.
+    message = error.format_message() if hasattr(error, "format_message") else str(error) or "interrupted"  # type: ignore[attr-defined]
+    err().print(f"error: {message}")
     return code

@@ -120,4 +120,4 @@ def sleep(
         united = f", {report.united:,} hashed neighbours united" if report.united else ""
         said += f", {report.dropped:,} grams dropped{united}, loss on unlearned pieces {report.loss_before:.4f} to "
         said += f"{report.loss_after:.4f}" + ("" if report.kept else ": more than --bound allows, so all grams stay")
-    out().print(said, markup=False)
+    out().print(said)

@@ -52,5 +52,5 @@ def mix(
         out().print(loss_table(report.metrics, "Held-out loss of the mixture, nothing learned from the text"))
         if token_unit(report.metrics) == "word":
             print_words(report.metrics)
-        out().print(f"{'talk to it:':<17}holonomy chat {run}", markup=False)
-        out().print(f"{'evaluate it:':<17}holonomy eval {run} --baselines --mode online", markup=False)
+        out().print(f"{'talk to it:':<17}holonomy chat {run}")
+        out().print(f"{'evaluate it:':<17}holonomy eval {run} --baselines --mode online")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 import yaml
-from rich.table import Table
+from rich.table import Column, Table
 
 from holonomy.cli import options
 from holonomy.cli.console import err, out, print_json
@@ -29,10 +29,9 @@ def recipes(as_json: options.Json = False, quiet: options.Quiet = False) -> None
         print_json({"recipes": rows})
     if as_json or quiet:
         return
-    table = Table("recipe", "family", "what it trains", "data", "what to expect")
+    # No table: eighty columns would cut the names, and a name is what comes after `holonomy train`.
     for recipe in RECIPES:
-        table.add_row(recipe.name, recipe.family, recipe.trains, recipe.data, recipe.expect)
-    out().print(table)
+        out().print(f"{recipe.name}\n    {recipe.trains}\n    {recipe.family}, data {recipe.data}, {recipe.expect}")
 
 
 @config_commands.command("show")
@@ -56,7 +55,7 @@ def show(
     elif as_yaml:
         print(to_yaml(resolved.config), end="")
     elif not quiet:
-        table = Table("key", "value", "from")
+        table = Table(Column("key", no_wrap=True), Column("value", overflow="fold"), Column("from", overflow="fold"))
         for key, value in leaves(resolved.config).items():
             table.add_row(key, str(list(value) if isinstance(value, tuple) else value), resolved.origins[key])
         out().print(table)
@@ -109,7 +108,7 @@ def validate(
     if as_json:
         print_json({"file": str(file), "valid": True, "keys": given})
     elif not quiet:
-        out().print(f"{file} is valid; it sets {len(given)} of {len(resolved.origins)} keys", markup=False)
+        out().print(f"{file} is valid; it sets {len(given)} of {len(resolved.origins)} keys")
 
 
 @config_commands.command("migrate")
@@ -129,7 +128,7 @@ def migrate_file(
     tree, notes = migrate(kind, read_yaml(file)[0], origin=str(file))
     text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, default_flow_style=None)
     for note in () if quiet else notes:
-        err().print(note, markup=False)
+        err().print(note)
     if write:
         replace_text(file, text)
     if as_json:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from holonomy.cli import options
 from holonomy.cli.console import err, out, print_json
@@ -28,7 +28,9 @@ def _records(root: Path) -> list[RunRecord]:
 
 
 def _table(records: list[RunRecord]) -> Table:
-    table = Table("run", "family", "data", "state", "steps", "CPU-s", "held-out", "best", "flags")
+    table = Table(
+        Column("run", overflow="fold"), "family", "data", "state", "steps", "CPU-s", "held-out", "best", "flags"
+    )
     for r in records:
         losses = ["-" if v is None else f"{v:.4f}" for v in (r.loss, r.best)]
         table.add_row(r.name, r.family, r.data, r.state, f"{r.step:,}", f"{r.cpu_s:.0f}", *losses, r.flags)
@@ -175,7 +177,7 @@ def plot(
     if as_json:
         print_json({"run": run, "files": files})
     elif not quiet:
-        out().print("\n".join(files), markup=False)
+        out().print("\n".join(files))
 
 
 @runs_commands.command("report")
@@ -200,9 +202,9 @@ def report(
         print_json({"run": run, "report": str(written.path), "bytes": size, "faults": list(written.faults)})
         return
     if not quiet:
-        out().print(str(written.path), markup=False)
+        out().print(str(written.path))
     for fault in written.faults:
-        err().print(f"warning: the report lacks a part: {fault}", markup=False)
+        err().print(f"warning: the report lacks a part: {fault}")
 
 
 @runs_commands.command("prune")

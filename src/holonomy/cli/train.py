@@ -125,10 +125,10 @@ def leave_report(run: Path) -> None:
     try:
         faults = write_report(run).faults
     except FAULTS as error:
-        err().print(f"warning: no report of {run} was written: {error}", markup=False)
+        err().print(f"warning: no report of {run} was written: {error}")
         return
     for fault in faults:
-        err().print(f"warning: the report of {run} lacks a part: {fault}", markup=False)
+        err().print(f"warning: the report of {run} lacks a part: {fault}")
 
 
 def _check_options(recipe: str, settings: dict[str, tuple[str, object]]) -> None:
@@ -186,7 +186,7 @@ def print_report(report: FitReport) -> None:
             f"peak memory {report.peak_rss_mb:.0f} MB"
         )
         for purpose, what in (("evaluate it", f"holonomy eval {name} --baselines"), page):
-            console.print(f"{purpose + ':':<17}{what}", markup=False)
+            console.print(f"{purpose + ':':<17}{what}")
         return
     console.print(loss_table(report.metrics, "Held-out loss, all models trained on the same text"))
     if token_unit(report.metrics) == "word":
@@ -197,7 +197,7 @@ def print_report(report: FitReport) -> None:
     )
     model, infer = launch.load_speaker(report.run.name, root=root)
     console.rule("sample")
-    console.print(launch.sample_text(model, infer), markup=False)
+    console.print(launch.sample_text(model, infer))
     console.rule()
     for purpose, command in (
         ("talk to it", f"holonomy chat {name}"),
@@ -205,4 +205,4 @@ def print_report(report: FitReport) -> None:
         ("evaluate it", f"holonomy eval {name} --baselines"),
         page,
     ):
-        console.print(f"{purpose + ':':<17}{command}", markup=False)
+        console.print(f"{purpose + ':':<17}{command}")

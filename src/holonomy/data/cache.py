@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
+SCHEMA = 2
 LIST = "cache.json"
 TASK = 256
 """Documents that a process reads at a time."""
@@ -83,17 +83,25 @@ class _Listed:
             return cls()
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            if found.pop("schema") != SCHEMA:
+            if found["schema"] != SCHEMA:
                 raise ValueError(f"schema is not {SCHEMA}")
-            return cls(**found)
+            listed = cls(**found["listed"])
+            if found["sha256"] != listed._sha256():
+                raise ValueError("it was changed")
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise DataError(f"`{path}` does not list a token cache ({error}); remove its folder") from error
+        return listed
 
     def write(self, path: Path) -> None:
         """Replaces the file as a whole."""
         from holonomy.core.config import replace_text
 
-        replace_text(path, json.dumps({"schema": SCHEMA, **asdict(self)}, indent=1))
+        # A part has its own digests; a place that was changed would go on elsewhere in the files.
+        kept = {"schema": SCHEMA, "sha256": self._sha256(), "listed": asdict(self)}
+        replace_text(path, json.dumps(kept, indent=1))
+
+    def _sha256(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 class CachedDocuments:
@@ -158,11 +166,14 @@ def cached_documents(
         "sides": asdict(sides),
     }
     path = directory / hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
-    with _held(path):
-        listed = _Listed.read(path / LIST)
-        if not listed.complete:
-            logger.info("making the token cache %s", path)
-            _make(path, listed, files, tokenizer, sides, workers)
+    listed = _Listed.read(path / LIST)
+    # What is complete is only read, and may lie where nobody can write.
+    if not listed.complete:
+        with _held(path):
+            listed = _Listed.read(path / LIST)
+            if not listed.complete:
+                logger.info("making the token cache %s", path)
+                _make(path, listed, files, tokenizer, sides, workers)
     return CachedDocuments(_open(path, listed), listed.left_out)
 
 

@@ -135,6 +135,7 @@ def _index(path: Path) -> dict[str, Any]:
         sound = index["schema"] == SCHEMA and index["dtype"] in ("<u2", "<u4")
         sizes = {TOKENS: index["tokens"] * int(index["dtype"][2]), BOUNDS: (index["documents"] + 1) * 8}
         sound = sound and index["tokens"] > 0 and set(index["sha256"]) == {TOKENS, BOUNDS, TOKENIZER}
+        sound = sound and isinstance(index["vocab_size"], int)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"`{path}` is not a token store ({error}); make one with `holonomy data prepare`") from error
     if not sound:

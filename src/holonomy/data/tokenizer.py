@@ -159,12 +159,8 @@ class CharTokenizer:
         return lambda ids, last: self.decode(ids)
 
     def opening(self) -> np.ndarray:
-        """A line end.
-
-        Raises:
-            DataError: the vocabulary has none.
-        """
-        return self.encode("\n")
+        """A line end; where no text had one, a space, and at last the first character."""
+        return self.encode(next((c for c in "\n " if c in self.symbols), self.symbols[0]))
 
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""

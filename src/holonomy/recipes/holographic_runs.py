@@ -296,6 +296,6 @@ def merge(runs: Sequence[str], *, run: str, root: Path, read: Callable[[str], Ch
     words, starts = learned_words(config, texts, model.tokenizer)
     model.fit(words, starts)
     drawn = _batches(config, words, starts)
-    with RunDirectory.create(root, run, prefix="merged", config=config) as directory:
+    with RunDirectory.create(root, run, prefix="merged", config=config, at_once=True) as directory:
         before = replace(first, step=drawn - 1)
         return _saved_as(directory, model, config, texts, before, drawn=drawn, ended="the runs are merged")

@@ -273,7 +273,7 @@ def load_speaker(run: str | Path, *, root: Path = RUNS) -> tuple[Any, InferConfi
 def sample_text(model: Any, infer: InferConfig) -> str:
     """What a language model writes with the defaults of its run, from a usual start; always the same."""
     sampling = Sampling(**{f.name: getattr(infer, f.name) for f in fields(Sampling)})
-    start = "\n" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
+    start = "" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
     return start + "".join(generate(model, start, sampling=sampling, max_tokens=SAMPLE_TOKENS, seed=1))
 
 

@@ -47,7 +47,6 @@ from holonomy.train.run import RunDirectory
 
 TextTokenizer: TypeAlias = CharTokenizer | BytePairTokenizer
 TOKENIZER_FILE = "tokenizer.json"
-SAMPLE_START = "\n"
 PROTOCOLS = ("windows", "carried", "memory", "field")
 """Ways to evaluate; their losses never stand in one column."""
 BLOCK = 64
@@ -280,7 +279,7 @@ def _callbacks(config: LiorConfig, learner: EchoLearner, corpus: Corpus, directo
 
     def sample(step: int) -> str:
         with learner.averaged():
-            return "".join(generate(model(), SAMPLE_START, sampling=Sampling(), max_tokens=length, seed=step))
+            return "".join(generate(model(), "", sampling=Sampling(), max_tokens=length, seed=step))
 
     if length:
         found.append(Samples(directory.path / "samples", sample))

@@ -304,6 +304,8 @@ def _checked(names: tuple[str, str], members: tuple[Checkpoint, Checkpoint], dat
         family = FAMILIES.get(str(member.state["config"].get("family")))
         if not family.speaks:
             raise ConfigError(f"`{name}` is a run of the family {family.name}, which is no language model")
+    if members[0].path.resolve() == members[1].path.resolve():
+        raise ConfigError(f"`{names[0]}` and `{names[1]}` are one run, and a mixture of it is the same; name another")
     one, other = (_parts(m).texts(m, data=None) for m in members)
     if one.tokenizer.to_json() != other.tokenizer.to_json():
         sizes = one.tokenizer.vocab_size, other.tokenizer.vocab_size
@@ -366,7 +368,7 @@ def mix(
         progress.stop()
     now = Counters(step=1, cpu_s=cpu, seconds=seconds, evaluated=1)
     now.best, now.metrics = {"value": metrics[BEST], "step": 1}, metrics
-    with RunDirectory.create(root, run, prefix="mixture", config=config) as directory:
+    with RunDirectory.create(root, run, prefix="mixture", config=config, at_once=True) as directory:
         report = FitReport(
             run=directory.path,
             family="mixture",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -115,8 +116,10 @@ class Catalogue:
 
     @contextmanager
     def _index(self) -> Iterator[sqlite3.Connection]:
+        # Runs of somebody else, or on a disk that is mounted to read: every look reads the folders.
+        place = self.root / INDEX if os.access(self.root, os.W_OK) else ":memory:"
         try:
-            with closing(sqlite3.connect(self.root / INDEX, timeout=WAIT_SECONDS)) as index, index:
+            with closing(sqlite3.connect(place, timeout=WAIT_SECONDS)) as index, index:
                 index.execute("create table if not exists runs (name text primary key, stamp text, record text)")
                 yield index
         except sqlite3.DatabaseError as error:

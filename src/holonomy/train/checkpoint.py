@@ -111,22 +111,34 @@ def save(
         "tensors": {name: _sha256(_tensor_bytes(t)) for name, t in held.items()},
     }
     contents[STATE] = _canonical({"body": body, "sha256": _sha256(_canonical(body))})
-    temporary = directory / f"{TEMPORARY}{step}-{os.getpid()}"
+    # A directory that is not there yet appears with the checkpoint in it.
+    home = directory if directory.exists() else unborn(directory)
+    temporary = home / f"{TEMPORARY}{step}-{os.getpid()}"
     try:
+        if home != directory:
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
         temporary.mkdir()
         for name, content in contents.items():
             _write_synced(temporary / name, content)
         _sync_directory(temporary)
-        os.rename(temporary, path)
+        os.rename(temporary, home / path.name)
+        if home != directory:
+            os.rename(home, directory)
         _sync_directory(directory)
     except OSError as error:
         with suppress(OSError):
-            shutil.rmtree(temporary)
+            shutil.rmtree(temporary if home == directory else home)
         raise StorageError(
             f"cannot save `{path}`: {error.strerror or error}; {room(path, sum(map(len, contents.values())))}. "
             "Older checkpoints are intact; make room and continue with --resume"
         ) from error
     return path
+
+
+def unborn(directory: Path) -> Path:
+    """Where a checkpoints directory lies until it holds its first checkpoint; what a crash left there goes."""
+    return directory.with_name(f".{directory.name}")
 
 
 def _write_synced(path: Path, content: bytes) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from holonomy.core.config import LEFTOVER, Config, remove_leftovers, replace_text, to_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, StorageError
 from holonomy.core.registry import nearest
-from holonomy.train.checkpoint import point, prune
+from holonomy.train.checkpoint import point, prune, unborn
 
 CHECKPOINTS = "checkpoints"
 LOCK = "lock"
@@ -51,7 +51,9 @@ class RunDirectory:
         self._lock: int | None = None
 
     @classmethod
-    def create(cls, root: Path, name: str | None, *, prefix: str, config: Config) -> RunDirectory:
+    def create(
+        cls, root: Path, name: str | None, *, prefix: str, config: Config, at_once: bool = False
+    ) -> RunDirectory:
         """Makes a run directory and writes config.yaml and env.json.
 
         Args:
@@ -59,6 +61,7 @@ class RunDirectory:
             name: of the directory; None makes one from `prefix`, date and time, that is not taken.
             prefix: usually the recipe.
             config: the resolved configuration.
+            at_once: it is a run only when its first checkpoint is saved: nobody can go on with less.
 
         Raises:
             ConfigError: the directory holds something already, or its name is no text.
@@ -77,8 +80,9 @@ class RunDirectory:
                 cls.check_free(path)
                 replace_text(path / "env.json", json.dumps(_environment(), indent=1))
                 replace_text(path / "config.yaml", to_yaml(config))
-                # Last, because it makes a run of the directory.
-                (path / CHECKPOINTS).mkdir()
+                if not at_once:
+                    # Last, because it makes a run of the directory.
+                    (path / CHECKPOINTS).mkdir()
         except OSError as error:
             raise StorageError(f"cannot write the run directory `{path}`: {error.strerror}") from error
         return cls(path)
@@ -253,7 +257,8 @@ def _made_apart(path: Path) -> Path:
 
 def _may_begin(path: Path) -> bool:
     """Whether a directory is empty, or holds only what a process left that died while it made a run."""
-    names = {p.name for p in path.iterdir() if not LEFTOVER.fullmatch(p.name)} - {LOCK}
+    names = {p.name for p in path.iterdir() if not LEFTOVER.fullmatch(p.name)}
+    names -= {LOCK, unborn(path / CHECKPOINTS).name}
     # A configuration alone was put there by hand.
     return names in (set(), {"env.json"}, {"env.json", "config.yaml"})
 
