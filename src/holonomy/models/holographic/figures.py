@@ -19,7 +19,7 @@ from holonomy.models.holographic.retrieval import shares_brought, with_rivals
 from holonomy.models.holographic.tower import Tower
 
 EDGES = (0, 1, 2, 4, 8, 16, 32, 64, 128)
-"""Lowest loads of the classes that satellites are counted in; nothing is read where there are more than the last."""
+"""Lowest loads of the classes that satellites are counted in; the last one has no end."""
 LEAST_LEVEL = 3
 """Lowest level that a tower can be folded to."""
 LENT = 0.01
@@ -83,8 +83,7 @@ def _expert_rows(model: HolographicModel, reading: Reading, targets: np.ndarray)
     first = len(memories.grams) + len(memories.config.counts.classes)
     traces = slice(first, first + len(memories.recency.traces))
     alone[:, traces] += LENT * (alone[:, :1] - alone[:, traces])
-    shares = shares_brought(weights, probs, known)
-    return {"val/share": shares, "val/loss": -np.log(np.maximum(alone, FLOOR))}
+    return {"val/share": shares_brought(weights, probs), "val/loss": -np.log(np.maximum(alone, FLOOR))}
 
 
 def _rows(model: HolographicModel, contexts: Contexts, targets: np.ndarray) -> dict[str, np.ndarray]:

@@ -59,8 +59,7 @@ def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray
     logs = model.distributions(contexts)
     tokens = logs.argmax(1).numpy()
     reading, weights = model.reading(contexts)
-    probs, known = model.mixture.experts_at(model.memories, reading, tokens)
-    shares = shares_brought(weights, probs, known)
+    shares = shares_brought(weights, model.mixture.experts_at(model.memories, reading, tokens)[0])
     order = (reading.found[0] >= 0).sum(1) - 1
     experts = model.memories.experts
     nothing = (order == 0) & (reading.mass.sum(1) == 0)
@@ -108,15 +107,14 @@ def _conflict(model: HolographicModel, mirror: Mirror, reading: Reading) -> tupl
     return divergence, (exact.argmax(1) != bound.argmax(1)) & sure & (divergence >= APART)
 
 
-def shares_brought(weights: np.ndarray, probs: np.ndarray, known: np.ndarray) -> np.ndarray:
+def shares_brought(weights: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """Part of the probability of one word that each expert brought, [B, C].
 
     Args:
-        weights: of the experts, [B, C].
+        weights: of the experts, zero where one knows nothing, [B, C].
         probs: what they give the word, [B, C].
-        known: whether they know anything, [B, C].
     """
-    shares = weights * np.where(known, probs, 0.0)
+    shares = weights * probs
     return shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
 
 
