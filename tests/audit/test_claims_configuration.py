@@ -66,7 +66,7 @@ def test_refusals_are_told_from_values_that_are_wrong_themselves() -> None:
     assert not claims.refused(plain, "model.latent_dim")
     assert not claims.refused(plain, "model.projection.hidden")
     words = configure("holographic-smoke").config
-    assert claims.refused(words, "train.cadence.samples")
+    assert claims.refused(words, "model.replay")
     assert not claims.refused(words, "train.positions")
 
 

@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -145,13 +145,13 @@ def open_model(run: str, root: Path, threads: str | None, chosen: Mapping[str, A
     from holonomy.cli.process import tune_process
     from holonomy.infer.sampling import Sampling
     from holonomy.recipes import launch
+    from holonomy.recipes.work import sampling_of
 
     given = {name: value for name, value in chosen.items() if value is not None}
     replace(Sampling(), **given)
     tune_process(threads=options.thread_count(threads) or "auto")
     model, infer = launch.load_speaker(run, root=root)
-    configured = {name: getattr(infer, name) for name in (f.name for f in fields(Sampling))}
-    return model, replace(Sampling(**configured), **given), infer.max_tokens
+    return model, replace(sampling_of(infer), **given), infer.max_tokens
 
 
 def with_companions(model: Any, *, memory: bool, field: bool) -> Any:

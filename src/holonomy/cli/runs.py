@@ -12,6 +12,7 @@ from rich.table import Column, Table
 from holonomy.cli import options
 from holonomy.cli.console import err, out, print_json
 from holonomy.core.errors import CheckpointError
+from holonomy.recipes.results import without_parts
 
 if TYPE_CHECKING:
     from holonomy.train.catalogue import RunRecord
@@ -78,8 +79,10 @@ def show_run(
         print_json({**asdict(record), **detail})
     if as_json or quiet:
         return
-    console = out()
+    console, whole = out(), without_parts(detail["metrics"])
     console.print(_table([record]))
+    hidden = len(detail["metrics"]) - len(whole)
+    detail["metrics"] = {**whole, **({"of parts of the model": f"{hidden} more, see --json"} if hidden else {})}
     for title in ("metrics", "checkpoints", "changed", "environment"):
         table = Table("configuration, where it differs from the defaults" if title == "changed" else title, "")
         for name, value in detail[title].items():

@@ -65,7 +65,9 @@ class Cadence(Config):
     eval_least: int = Field(
         default=0, ge=0, le=1000, description="evaluations between start and end at least, and one at the start; or 0"
     )
-    samples: int = Field(default=0, ge=0, le=100_000, description="characters written to samples/ at each evaluation")
+    samples: int = Field(
+        default=0, ge=0, le=100_000, description="tokens of each text that is written to samples/ at each evaluation"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Cadence:

@@ -18,6 +18,7 @@ from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordSplit, WordTokenizer, split_characters, split_words, tokenizer_from_json
 from holonomy.models.holographic.config import HolographicRunConfig, PassConfig, WordsConfig
 from holonomy.models.holographic.drift import LEAST, LINE, Sleeper
+from holonomy.models.holographic.figures import part_figures, store_figures
 from holonomy.models.holographic.fit import words_held_out
 from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
@@ -25,6 +26,7 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import load_into, state_of
+from holonomy.recipes.holographic_samples import asked_places, close_places, sample_callbacks, sample_writer
 from holonomy.recipes.holographic_stream import (
     FirstPart,
     prepare_stream,
@@ -141,25 +143,38 @@ def _vocabulary(config: WordsConfig) -> WordTokenizer | CharTokenizer:
 
 
 def held_out(
-    model: HolographicModel, split: WordSplit, positions: np.ndarray, *, online: bool = False
+    model: HolographicModel,
+    config: HolographicRunConfig,
+    split: WordSplit,
+    positions: np.ndarray | None = None,
+    *,
+    online: bool = False,
 ) -> dict[str, float]:
-    """Figures of some held-out words, each predicted from everything before it.
+    """Figures of held-out words, each predicted from everything before it, and, where nothing is learned, of the parts.
 
     Args:
         model: what predicts.
+        config: says which words are looked at closely.
         split: the words.
-        positions: places in the held-out part.
+        positions: places in the held-out part; all by default.
         online: learn each block after it was predicted, and forget all of them in the end.
     """
-    whole, places = np.concatenate([split.train, split.test]), len(split.train) + positions
+    whole, begin = np.concatenate([split.train, split.test]), len(split.train)
+    places = begin + (np.arange(len(split.test)) if positions is None else positions)
     found = predict(model, whole, places, online=online)
-    lift = None if online else similarity_lift(model, whole, places)
-    return figures(report_of(model, found), model.tokenizer, online=online, lift=lift)
+    if online:
+        return figures(report_of(model, found), model.tokenizer, online=True)
+    metrics = figures(report_of(model, found), model.tokenizer, lift=similarity_lift(model, whole, places))
+    return metrics | part_figures(model, whole, begin + close_places(config, len(split.test))) | store_figures(model)
 
 
-def _callbacks(config: HolographicRunConfig, model: HolographicModel, directory: RunDirectory) -> list[Callback]:
+def _callbacks(
+    config: HolographicRunConfig, model: HolographicModel, split: WordSplit, directory: RunDirectory
+) -> list[Callback]:
+    write = sample_writer(config, model, (split.test, np.zeros(1, dtype=np.int64)))
+    found: list[Callback] = [*sample_callbacks(directory.path, write)]
     if not config.train.tensorboard:
-        return []
+        return found
     from holonomy.train.tensorboard import TensorBoard
 
     def tensors() -> dict[str, Tensor]:
@@ -172,12 +187,14 @@ def _callbacks(config: HolographicRunConfig, model: HolographicModel, directory:
         return None if readout is None else (readout.features.vectors[: len(symbols)], [repr(s) for s in symbols])
 
     return [
+        *found,
         TensorBoard(
             directory.path / "tensorboard",
             tensors=tensors,
+            sample=write,
             embedding=vectors,
             pictures=lambda: holographic_pictures(model),
-        )
+        ),
     ]
 
 
@@ -234,11 +251,8 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     budget = Budget(steps=sampler.count + extra)
 
     def evaluate(stop: Callable[[], bool]) -> dict[str, float] | None:
-        places = np.arange(len(split.test))
-        if not model.mixture.calibrated:
-            some = np.random.default_rng(config.model.seed)
-            places = np.sort(some.choice(len(places), min(config.train.positions, len(places)), replace=False))
-        return None if stop() else held_out(model, split, places) | watch.churn()
+        places = None if model.mixture.calibrated else asked_places(config, len(split.test))
+        return None if stop() else held_out(model, config, split, places) | watch.churn()
 
     sleeper = _sleeper(config.train, sampler)
     watch = Watch(model, sleeper)
@@ -264,7 +278,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             "since": 0 if saved is None else saved.state.get("since", 0),
             "budget": {"steps": budget.steps},
         },
-        callbacks=lambda directory: [watch, *_callbacks(config, model, directory)],
+        callbacks=lambda directory: [watch, *_callbacks(config, model, split, directory)],
         closing=lambda: baselines(words, split.test, model.vocab_size),
         budget=budget,
     )
@@ -299,7 +313,8 @@ def _evaluate(
     if config.data.stream and data is None:
         if split not in (None, "validation") or mode == "online":
             raise ConfigError("a run on a stream is evaluated on its held-out documents; drop --split and --mode")
-        return saved_stream_figures(model, _first(saved, config), saved.state["data"], with_baselines=with_baselines)
+        place = saved.state["data"]
+        return saved_stream_figures(model, config, _first(saved, config), place, with_baselines=with_baselines)
     if with_baselines:
         refuse_stream(config, "`--baselines` on another text")
     words = config.data if data is None else config.data.model_copy(update={"source": data})
@@ -314,7 +329,7 @@ def _evaluate(
             "`--mode` online takes back what it learned, which a run that drops grams cannot; drop --mode"
         )
     if chosen == "validation":
-        metrics = held_out(model, found, np.arange(len(found.test)), online=online)
+        metrics = held_out(model, config, found, online=online)
     else:
         said = predict(model, parts[chosen], np.arange(len(parts[chosen])), online=online)
         metrics = figures(report_of(model, said), model.tokenizer, online=online)

@@ -130,7 +130,7 @@ def _saved_as(
     Where it is `alone`, all older checkpoints go, even if this process dies on the way.
     """
     split = read_words(config.data, model.tokenizer).split
-    metrics = held_out(model, split, np.arange(len(split.test)))
+    metrics = held_out(model, config, split)
     words, _ = learned_words(config, texts, model.tokenizer)
     plain = baselines(words, split.test, model.vocab_size)
     # A checkpoint of the same step, left by a crash, would be taken for this one.

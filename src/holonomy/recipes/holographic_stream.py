@@ -26,12 +26,14 @@ from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicRunConfig, WordsConfig
 from holonomy.models.holographic.contexts import of_text
+from holonomy.models.holographic.figures import part_figures, store_figures
 from holonomy.models.holographic.learner import HolographicLearner
 from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import learned_tensors, merged
 from holonomy.models.holographic.streaming import SEEN, Words, WordStream, in_a_row
+from holonomy.recipes.holographic_samples import asked_places, close_places, sample_callbacks, sample_writer
 from holonomy.recipes.holographic_watch import Watch
 from holonomy.recipes.work import Work, figures
 from holonomy.train.checkpoint import Checkpoint
@@ -198,18 +200,27 @@ def _told(first: FirstPart, told: dict[str, float]) -> dict[str, float]:
     return told
 
 
-def stream_figures(model: HolographicModel, first: FirstPart, *, most: int | None = None) -> dict[str, float]:
-    """Figures of the words that are held out, all or `most` of them."""
-    places = np.arange(len(first.test[0]))
-    if most is not None and most < len(places):
-        places = np.sort(np.random.default_rng(model.config.seed).choice(len(places), most, replace=False))
-    found = predict(model, first.test[0], places, starts=first.test[1])
-    lift = similarity_lift(model, first.test[0], places, starts=first.test[1])
-    return figures(report_of(model, found), model.tokenizer, lift=lift)
+def stream_figures(
+    model: HolographicModel, config: HolographicRunConfig, first: FirstPart, *, some: bool = False
+) -> dict[str, float]:
+    """Figures of the words that are held out, all or some of them, and of the parts of the model."""
+    words, starts = first.test
+    places = asked_places(config, len(words)) if some else np.arange(len(words))
+    found = predict(model, words, places, starts=starts)
+    metrics = figures(
+        report_of(model, found), model.tokenizer, lift=similarity_lift(model, words, places, starts=starts)
+    )
+    closely = part_figures(model, words, close_places(config, len(words)), starts=starts)
+    return metrics | closely | store_figures(model)
 
 
 def saved_stream_figures(
-    model: HolographicModel, first: FirstPart, place: Mapping[str, object], *, with_baselines: bool
+    model: HolographicModel,
+    config: HolographicRunConfig,
+    first: FirstPart,
+    place: Mapping[str, object],
+    *,
+    with_baselines: bool,
 ) -> dict[str, float]:
     """Figures of a run, given the stored place in its stream, which says what it saw of the held-out documents."""
     told = dict[str, float]()
@@ -219,7 +230,7 @@ def saved_stream_figures(
         repeats.load_state(place[SEEN])
         rest, told = unrepeated(first, repeats)
         first, told = rest, _told(first, told)
-    return stream_figures(model, first) | told | (stream_baselines(model, first) if with_baselines else {})
+    return stream_figures(model, config, first) | told | (stream_baselines(model, first) if with_baselines else {})
 
 
 def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, float]:
@@ -271,11 +282,11 @@ def prepare_stream(
         if stop():
             return None
         if not model.mixture.calibrated:
-            return stream_figures(model, first, most=config.train.positions) | watch.churn()
+            return stream_figures(model, config, first, some=True) | watch.churn()
         rest, told = unrepeated(first, repeats)
-        return stream_figures(model, rest) | _told(first, told) | watch.churn()
+        return stream_figures(model, config, rest) | _told(first, told) | watch.churn()
 
-    watch = Watch(model)
+    watch, write = Watch(model), sample_writer(config, model, first.test)
 
     return Work(
         config=config,
@@ -297,7 +308,7 @@ def prepare_stream(
             "since": 0,
             "budget": budget.model_dump(),
         },
-        callbacks=lambda directory: (watch,),
+        callbacks=lambda directory: [watch, *sample_callbacks(directory.path, write)],
         closing=lambda: stream_baselines(model, unrepeated(first, repeats)[0]),
         budget=budget,
         lean=config.model.memory is not None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ from holonomy.core.config import Config, from_json, leaves, read_yaml
 from holonomy.core.errors import CheckpointError, ConfigError, Interrupted, StorageError, TrainingDiverged
 from holonomy.core.inference import InferConfig
 from holonomy.core.learner import State
-from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.learn.echo import check_tensors
 from holonomy.recipes import configure
 from holonomy.recipes.families import FAMILIES, Family
-from holonomy.recipes.work import Work
+from holonomy.recipes.work import Work, sampling_of
 from holonomy.train.checkpoint import Checkpoint, find, newest_valid, read, read_state, steps
 from holonomy.train.distributed import World, joined
 from holonomy.train.loop import fit
@@ -272,9 +271,8 @@ def load_speaker(run: str | Path, *, root: Path = RUNS) -> tuple[Any, InferConfi
 
 def sample_text(model: Any, infer: InferConfig) -> str:
     """What a language model writes with the defaults of its run, from a usual start; always the same."""
-    sampling = Sampling(**{f.name: getattr(infer, f.name) for f in fields(Sampling)})
     start = "" if model.tokenizer.unknown(SAMPLE_START) else SAMPLE_START
-    return start + "".join(generate(model, start, sampling=sampling, max_tokens=SAMPLE_TOKENS, seed=1))
+    return start + "".join(generate(model, start, sampling=sampling_of(infer), max_tokens=SAMPLE_TOKENS, seed=1))
 
 
 def evaluate(

@@ -16,8 +16,15 @@ LOSSES = {
     "this model, with memory": "val/loss_memory",
 }
 """Models of a text, plain ones first, and the metrics of their losses."""
+PARTS = ("val/share_", "val/loss_", "val/exponent_", "memory/bytes_", "memory/load_", "memory/f2_per_cell_")
+"""What the names of figures of a part of a model begin with: too many to read them one by one."""
 KINDS = {"val": "this model", "baseline": "closed form", "untrained": "untrained"}
 """Embeddings, and what their metrics begin with."""
+
+
+def without_parts(metrics: Mapping[str, object]) -> dict[str, object]:
+    """Metrics of the whole model alone."""
+    return {k: v for k, v in metrics.items() if k in LOSSES.values() or not k.startswith(PARTS)}
 
 
 def token_unit(metrics: Mapping[str, float]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,9 +12,11 @@ import torch
 
 from holonomy.core.budget import Budget
 from holonomy.core.errors import ConfigError
+from holonomy.core.inference import InferConfig
 from holonomy.core.learner import Json, Learner
 from holonomy.core.picture import Picture
 from holonomy.data.tokenizer import CharTokenizer
+from holonomy.infer.sampling import Sampling
 from holonomy.models.holographic.metrics import Report, online_kneser_ney
 from holonomy.train.callbacks import Callback
 from holonomy.train.checkpoint import Checkpoint
@@ -132,6 +134,11 @@ def figures(report: Report, tokenizer: Any, *, online: bool = False, lift: float
         del found[f"val/perplexity_known{suffix}"]
         found[f"val/bits_per_char{suffix}"] = float(values["nats"]) / math.log(2)
     return found if lift is None else found | {"val/similarity_lift": lift}
+
+
+def sampling_of(infer: InferConfig) -> Sampling:
+    """How tokens are drawn with the defaults of a run."""
+    return Sampling(**{f.name: getattr(infer, f.name) for f in fields(Sampling)})
 
 
 def online_baseline(learned: np.ndarray, tokens: np.ndarray, tokenizer: Any, *, block: int) -> dict[str, float]:

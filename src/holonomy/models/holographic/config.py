@@ -254,6 +254,7 @@ class PassConfig(Config):
             eval_table=((500, 50), (2000, 100)),
             eval_halve=0.01,
             eval_least=4,
+            samples=32,
         ),
         description="batches between logs, evaluations and checkpoints",
     )
@@ -269,8 +270,6 @@ class PassConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> PassConfig:
-        if self.cadence.samples:
-            raise ValueError("cadence.samples has no effect: only lior runs write samples while they learn; drop it")
         if self.threads != "auto" and not 1 <= self.threads <= 1024:
             raise ValueError(f"threads = {self.threads} must be auto or in [1, 1024]")
         return self

@@ -147,7 +147,6 @@ class HolographicLearner:
         probs = counts.score(counts.find(*contexts.symbols(counts.order - 1)), targets)
         self.model.change(contexts, targets, sign=1)
         loss = -float(np.log(np.maximum(probs, 1e-300)).mean()) if len(targets) else 0.0
-        extra["memory/bytes"] = float(sum(self.model.stats().values()))
         extra["memory/grams"], extra["memory/probes"] = float(counts.num_grams), counts.mean_probes
         if self.model.mirror is not None:
             extra["memory/load"] = float(self.model.mirror.tower.load.max())
@@ -162,6 +161,8 @@ class HolographicLearner:
             self.model.fit(batch.text, batch.starts)
         if isinstance(batch, LastBatch) and self.sleeper is not None:
             self.sleeper.fitted()
+        # With what the end of a pass has made.
+        extra["memory/bytes"] = float(sum(self.model.stats().values()))
         return Metrics(torch.tensor(loss), len(targets), extra)
 
     def _slept(self) -> dict[str, Tensor | float]:

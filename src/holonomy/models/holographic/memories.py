@@ -369,6 +369,11 @@ class Memories:
         """Numbers for each word of the vocabulary that predicting one word takes at a time."""
         return 2 * len(self.voices) if self.pooled else 1
 
+    @property
+    def middle(self) -> int:
+        """Place among the voices of the order that smooths the traces."""
+        return max(0, min(MIDDLE, self.counts.order) - self.config.mixture.lowest)
+
     def panel(self, reading: Reading) -> np.ndarray:
         """Log probabilities of every voice, [B, voices, V] float32; traces relative to what counts expect.
 
@@ -382,7 +387,7 @@ class Memories:
         for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
             gram.trie.ladder(found, gram.trie.order, out[:, column : column + 1])
         assert reading.followed is not None
-        base = out[:, max(0, min(MIDDLE, order) - low), None]
+        base = out[:, self.middle, None]
         mass = reading.mass[:, :, None]
         out[:, -traces:] = (reading.followed + SMOOTHING * base) / ((mass + SMOOTHING) * base)
         return torch.from_numpy(out).log_().numpy()
@@ -398,7 +403,7 @@ class Memories:
         """The voices with weights; what each says goes to a `panel` as well, up to a number of each, if it is given."""
         low, order, weights = self.config.mixture.lowest, self.counts.order, np.asarray(weights, dtype=np.float32)
         orders, spoken = order + 1 - low, Voices(len(weights), self.vocab_size, panel)
-        spoken.add(self.counts, reading.found[0], weights[:, :orders], low, max(low, min(MIDDLE, order)))
+        spoken.add(self.counts, reading.found[0], weights[:, :orders], low, low + self.middle)
         for column, (gram, found) in enumerate(zip(self.grams[1:], reading.found[1:], strict=True), start=orders):
             spoken.add(gram.trie, found, weights[:, column : column + 1], gram.trie.order)
         assert reading.followed is not None

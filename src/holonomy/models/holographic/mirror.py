@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from holonomy.geometry.minkowski import multivector_of, stability
 from holonomy.models.holographic.config import TowerConfig
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.counts import CountTrie
@@ -106,6 +107,26 @@ class Mirror:
         symbols, lengths = contexts.symbols(len(self.tower.orders))
         state = settle_among(self.tower.read(torch.from_numpy(symbols), order), self.signatures, words)
         return state, lengths >= order - 1
+
+    def coherence(self, contexts: Contexts, words: np.ndarray) -> np.ndarray:
+        """How clearly what stands at the address of the longest bound order is each of some words, 0 to 1, [B, m].
+
+        The mean over channels of the stability of X E_w^T: one for a clean match, whatever its sign; zero where no
+        order is bound, or nothing stands.
+
+        Args:
+            contexts: the contexts.
+            words: the words of each, [B, m].
+        """
+        symbols, lengths = contexts.symbols(len(self.tower.orders))
+        longest, found = np.minimum(lengths + 1, self.tower.orders[-1]), np.zeros(words.shape)
+        for order in self.tower.orders:
+            rows = np.flatnonzero(longest == order)
+            x = self.tower.read(torch.from_numpy(symbols[rows]), order)
+            for column, word in enumerate(words.T):
+                turned = x @ self.signatures.words[torch.from_numpy(word[rows])].mT
+                found[rows, column] = stability(multivector_of(turned)).mean(1).numpy()
+        return found
 
     def _counted(
         self, contexts: Contexts, order: int, counts: CountTrie, rows: np.ndarray, words: Words

@@ -42,7 +42,7 @@ def holographic_pictures(model: HolographicModel) -> list[Picture]:
             labels=names,
         )
     )
-    sizes = {**memories.nbytes, **({} if model.mirror is None else model.mirror.nbytes)}
+    sizes = model.stats()
     found.append(
         Picture(
             "Memory of each path",
@@ -66,9 +66,8 @@ def _average(weighting: Gate | Pool) -> np.ndarray:
 
 def _loads(tower: Tower) -> list[Picture]:
     """How many pairs the satellites hold, over all addresses and by order."""
-    load, below = tower.load.cpu().numpy(), 16 ** (tower.levels - 2)
-    starts = np.cumsum([0, *tower.top_digits.values()]) * below
-    by_order = {n: load[a:b] for n, a, b in zip(tower.orders, starts[:-1], starts[1:], strict=True)}
+    load = tower.load.cpu().numpy()
+    by_order = {n: load[part] for n, part in tower.parts.items()}
     width = float(max(1, math.ceil((int(load.max()) + 1) / BINS)))
     rows = [
         [f"order {n}", len(part), float((part > 0).mean()), float(part.mean()), int(part.max()), int(part.sum())]

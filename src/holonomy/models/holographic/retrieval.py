@@ -9,7 +9,6 @@ import numpy as np
 import torch
 
 from holonomy.core.errors import ConfigError
-from holonomy.geometry.minkowski import multivector_of, stability
 from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.cues import Reading
 from holonomy.models.holographic.mirror import Mirror
@@ -60,9 +59,7 @@ def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray
     logs = model.distributions(contexts)
     tokens = logs.argmax(1).numpy()
     reading, weights = model.reading(contexts)
-    probs, known = model.mixture.experts_at(model.memories, reading, tokens)
-    shares = weights * np.where(known, probs, 0.0)
-    shares = shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
+    shares = shares_brought(weights, model.mixture.experts_at(model.memories, reading, tokens)[0])
     order = (reading.found[0] >= 0).sum(1) - 1
     experts = model.memories.experts
     nothing = (order == 0) & (reading.mass.sum(1) == 0)
@@ -72,7 +69,7 @@ def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray
     divergence, conflict, right, wrong = zeros, zeros > 0, zeros, zeros
     if model.mirror is not None:
         divergence, conflict = _conflict(model, model.mirror, reading)
-        right, wrong = _coherence(model.mirror, reading, tokens, logs)
+        right, wrong = model.mirror.coherence(contexts, with_rivals(tokens, logs)).T
     recalled = _recalled(model, contexts)
     return Recollection(tokens, own, shares, experts, sources, order, recalled, divergence, conflict, right, wrong)
 
@@ -110,22 +107,21 @@ def _conflict(model: HolographicModel, mirror: Mirror, reading: Reading) -> tupl
     return divergence, (exact.argmax(1) != bound.argmax(1)) & sure & (divergence >= APART)
 
 
-def _coherence(
-    mirror: Mirror, reading: Reading, tokens: np.ndarray, logs: torch.Tensor
-) -> tuple[np.ndarray, np.ndarray]:
-    symbols, lengths = reading.contexts.symbols(len(mirror.tower.orders))
-    others = logs.scatter(1, torch.from_numpy(tokens)[:, None], -torch.inf).argmax(1)
-    longest = np.minimum(lengths + 1, mirror.tower.orders[-1])
-    found = np.zeros((2, len(tokens)))
-    for order in mirror.tower.orders:
-        rows = np.flatnonzero(longest == order)
-        if not len(rows):
-            continue
-        x = mirror.tower.read(torch.from_numpy(symbols[rows]), order)
-        for side, words in enumerate((torch.from_numpy(tokens), others)):
-            turned = x @ mirror.signatures.words[words[rows]].mT
-            found[side, rows] = stability(multivector_of(turned)).mean(1).numpy()
-    return found[0], found[1]
+def shares_brought(weights: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Part of the probability of one word that each expert brought, [B, C].
+
+    Args:
+        weights: of the experts, zero where one knows nothing, [B, C].
+        probs: what they give the word, [B, C].
+    """
+    shares = weights * probs
+    return shares / np.maximum(shares.sum(1, keepdims=True), 1e-300)
+
+
+def with_rivals(words: np.ndarray, logs: torch.Tensor) -> np.ndarray:
+    """Words [B] and the most probable other one of each distribution [B, V], [B, 2] int64."""
+    own = torch.from_numpy(words)[:, None]
+    return torch.cat([own, logs.scatter(1, own, -torch.inf).argmax(1, keepdim=True)], 1).numpy()
 
 
 def settled_states(model: HolographicModel, ids: np.ndarray, order: int, lengths: np.ndarray | None = None) -> Settled:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
-from holonomy.geometry.minkowski import multivector_of, witness
+from holonomy.geometry.minkowski import multivector_of, stability, witness
 from holonomy.geometry.rotation import splitmix
 from holonomy.models.holographic.binding import binding
 from holonomy.models.holographic.signatures import Signatures
@@ -28,6 +28,8 @@ LARGEST_LOAD = 2**18
 ORDER_STEP, PLACE_STEP = 0x9E3779B97F4A7C15 - 2**64, 0xD1B54A32D192ED03 - 2**64
 LOW = 2**32 - 1
 SMALL = 2**15 - 1
+READ = 4096
+"""Addresses that are looked at together."""
 
 
 class Bindings(NamedTuple):
@@ -101,6 +103,16 @@ class Tower:
         """What stands at all addresses; a copy where the store is packed."""
         return self._store if self._rest is None else self._at(torch.arange(len(self.load), device=self.load.device))
 
+    @property
+    def parts(self) -> dict[int, slice]:
+        """The addresses of each order."""
+        ends = np.cumsum([0, *self.top_digits.values()]) * 16 ** (self.levels - 2)
+        return {n: slice(int(a), int(b)) for n, a, b in zip(self.orders, ends[:-1], ends[1:], strict=True)}
+
+    def loads(self, level: int) -> Int[Tensor, " addresses"]:
+        """Items at each address of the tower that is folded to a level, 3 to `levels`."""
+        return self.load.unflatten(0, (-1, 16 ** (self.levels - level))).sum(1, dtype=torch.int32)
+
     def _at(self, rows: Int[Tensor, " B"]) -> Int[Tensor, "B K 4 4"]:
         if self._rest is None:
             return self._store[rows]
@@ -116,7 +128,7 @@ class Tower:
         """Keeps only addresses that hold something, in 16 bits where that is enough; nothing is lost."""
         if self._rest is not None:
             return
-        largest = torch.stack([part.flatten(1).abs().amax(1) for part in self._store.split(4096)]).flatten()
+        largest = torch.stack([part.flatten(1).abs().amax(1) for part in self._store.split(READ)]).flatten()
         small, large = (largest > 0) & (largest <= SMALL), largest > SMALL
         self._rest = Rest(_numbered(small, large), self._store[small].short(), self._store[large].clone())
         self._store = self._store[:0].clone()
@@ -199,7 +211,7 @@ class Tower:
         folded.__dict__.update(self.__dict__)
         folded.levels = self.levels - 1
         folded._store, folded._rest = self.store.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32), None
-        folded.load = self.load.unflatten(0, (-1, 16)).sum(1, dtype=torch.int32)
+        folded.load = self.loads(folded.levels)
         return folded
 
     def addable(self, other: Tower) -> Tower:
@@ -231,11 +243,19 @@ class Tower:
         self._store += other.store
         self.load += other.load
 
+    def energies(self) -> Float[Tensor, "addresses 2"]:
+        """Of each address |S|^2 / (4 K), an estimate of its sum of squared counts, and its channels' mean stability."""
+        out = torch.zeros(len(self.load), 2, dtype=torch.float64, device=self.load.device)
+        for rows in self.load.nonzero().squeeze(1).split(READ):
+            found = multivector_of(self._at(rows).float() / SCALE)
+            # |M|^2 is four times the squared coefficients.
+            out[rows, 0] = found.square().sum((1, 2)).double() / self.signatures.channels
+            out[rows, 1] = stability(found).mean(1).double()
+        return out
+
     def crosstalk(self) -> float:
-        """Estimate of the sum of squared counts of all stored pairs: |S|^2 / (4 K)."""
-        held = (self._store,) if self._rest is None else (self._rest.small, self._rest.large)
-        total = sum(float(part.double().square().sum()) for store in held for part in store.split(4096))
-        return total / SCALE**2 / (4 * self.signatures.channels)
+        """Estimate of the sum of squared counts of all stored pairs."""
+        return float(self.energies()[:, 0].sum())
 
     def mean_witness(self) -> Float[Tensor, " 2"]:
         """Witness of the mean of all stored pairs, averaged over channels; as n grows it changes like 1 / n."""
