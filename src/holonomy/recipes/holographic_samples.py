@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -47,14 +48,12 @@ def prompts_of(held_out: Words, length: int) -> list[np.ndarray]:
 
 def continued(model: HolographicModel, config: HolographicRunConfig, prompts: Sequence[np.ndarray]) -> str:
     """Prompts and how the model goes on after each, with the defaults of its generation; always the same."""
-    written = continue_batch(
-        model, prompts, sampling=sampling_of(config.infer), max_tokens=config.train.cadence.samples, seed=SEED
-    )
-    parts = [(model.tokenizer.decode(ids), found) for ids, found in zip(prompts, written, strict=True)]
+    # How sure the model usually is, it knows at the end of its pass only.
+    sampling = replace(sampling_of(config.infer), abstain=0.0, least_prob=0.0)
+    written = continue_batch(model, prompts, sampling=sampling, max_tokens=config.train.cadence.samples, seed=SEED)
+    parts = [(model.tokenizer.decode(ids), found.text) for ids, found in zip(prompts, written, strict=True)]
     return "\n".join(
-        f"[held-out text {n}]\n{prompt}\n[written after it]\n{found.text}\n"
-        + (f"[it holds back: {found.doubt}]\n" if found.doubt else "")
-        for n, (prompt, found) in enumerate(parts, 1)
+        f"[held-out text {n}]\n{prompt}\n[written after it]\n{text}\n" for n, (prompt, text) in enumerate(parts, 1)
     )
 
 
