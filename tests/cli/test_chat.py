@@ -121,3 +121,12 @@ def test_interrupting_a_reply_keeps_the_session(talk: Talk, capsys, monkeypatch)
     said(talk, capsys, "abc")
     monkeypatch.undo()
     assert len(said(talk, capsys, "abc")) > 5
+
+
+def test_a_model_without_line_ends_talks(capsys) -> None:
+    class Line(Hesitant):
+        tokenizer = CharTokenizer.from_text("abcdefghi")
+
+    talk = Talk(Session(Line(), Sampling(temperature=0.0), seed=1), max_tokens=5)
+    assert said(talk, capsys, "abc") == "defgh\n"
+    assert talk.session.turns[0] == ("user", "abc")

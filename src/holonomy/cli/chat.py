@@ -139,7 +139,8 @@ class Talk:
 
     def reply(self, line: str) -> None:
         """Feeds a line and prints the reply as it comes; Ctrl-C ends it."""
-        self.session.feed(line + "\n")
+        # Who never saw a line end reads the line alone.
+        self.session.feed(line if self.session.model.tokenizer.unknown("\n") else f"{line}\n")
         begin = time.perf_counter()
         pieces = self.session.reply(max_tokens=self.max_tokens, stop=[PARAGRAPH])
         try:

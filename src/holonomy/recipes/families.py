@@ -63,7 +63,7 @@ for _family in (
         HolographicRunConfig,
         "holonomy.recipes.holographic",
         speaks=True,
-        unit="word",
+        unit="token",
         loss="nats per token",
         score="nats per token",
     ),

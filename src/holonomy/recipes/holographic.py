@@ -254,7 +254,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         places = None if model.mixture.calibrated else asked_places(config, len(split.test))
         return None if stop() else held_out(model, config, split, places) | watch.churn()
 
-    sleeper = _sleeper(config.train, sampler)
+    sleeper, symbols = _sleeper(config.train, sampler), "characters" if config.data.tokens == "chars" else "words"
     watch = Watch(model, sleeper)
     return Work(
         config=config,
@@ -263,10 +263,10 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
         evaluate=evaluate,
         header={
             "data": ", ".join(text.source for text in texts),
-            "training words": len(words),
-            "held-out words": len(split.test),
+            f"training {symbols}": len(words),
+            f"held-out {symbols}": len(split.test),
             "vocabulary": model.vocab_size,
-            "unknown words": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
+            f"unknown {symbols}": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
             "bytes beside counts": f"{sum(memory_plan(config.model, model.vocab_size, len(words)).table().values()):,}",
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},

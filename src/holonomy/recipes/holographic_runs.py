@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from holonomy.core.config import from_json, to_json, to_yaml
+from holonomy.core.config import from_json, leaves, to_json, to_yaml
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.core.learner import Json, State
 from holonomy.data.kneser_ney import baselines
@@ -283,10 +283,10 @@ def merge(runs: Sequence[str], *, run: str, root: Path, read: Callable[[str], Ch
         if twice:
             known = next(t.source for t in further if t.sha256 in twice)
             raise ConfigError(f"`{name}` learned {known}, which a run before it learned too; it would count twice")
-        cuts = [(c.data.model_dump(exclude={"source"}), c.train.share) for c in (config, own)]
-        if cuts[0] != cuts[1]:
+        mine, theirs = (leaves(c.data, "data.") | {"train.share": c.train.share} for c in (config, own))
+        if odd := [key for key in mine if key != "data.source" and mine[key] != theirs[key]]:
             raise ConfigError(
-                f"`{name}` cut its text in another way than `{runs[0]}`; train both with one `data` and `train.share`"
+                f"`{name}` has {odd[0]} {theirs[odd[0]]!r} where `{runs[0]}` has {mine[odd[0]]!r}; train both with one"
             )
         other = PARTS.load(saved)
         if model.memories.counts.cut_off or other.memories.counts.cut_off:
