@@ -6,7 +6,7 @@ here, and the fitted mixture stays as it is: who drops this has forgotten it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +21,7 @@ from holonomy.models.holographic.memories import Memories
 from holonomy.models.holographic.mixture import TINY, logarithms, odds_of, shares_of_scores
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.sharpening import sharpened
-from holonomy.models.holographic.tracking import Corrections, Tracker
+from holonomy.models.holographic.tracking import Corrections, Tracker, taken_over
 
 MEMORY = 300
 """Targets that gate, exponents and certainty follow. The gate's curvature is a bound, several times too large."""
@@ -51,7 +51,12 @@ def following_of(memories: Memories, mixture: Mixture) -> Following | None:
     """What follows a text for a mixture; None where this was not fitted, or is not to be followed."""
     if not mixture.calibrated or not memories.config.evaluation.follow:
         return None
-    return Summed(memories, mixture) if mixture.pool is None else Multiplied(memories, mixture.pool)
+    if mixture.pool is None:
+        return Summed(memories, mixture)
+    found = Multiplied(memories, mixture.pool)
+    if mixture.rehearsed is not None:
+        found.load_state(mixture.rehearsed)
+    return found
 
 
 class Told(NamedTuple):
@@ -198,6 +203,23 @@ class Multiplied:
         self._symbols = Corrections((size, self._pairs[1]), size, start=SYMBOLS_START)
         self._room = np.empty((0, 0, 0), dtype=np.float32)
         self._of_weights, self._of_symbols = list[Told](), list[tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]]()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of all that it learned from the text, which `load_state` takes over."""
+        return {f"{part}/{name}": array.copy() for part, own in self._arrays.items() for name, array in own.items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from where `state` was given.
+
+        Raises:
+            CheckpointError: a piece is missing or damaged.
+        """
+        for part, own in self._arrays.items():
+            taken_over(state, f"{part}/", own)
+
+    @property
+    def _arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        return {"weights": self._weights.arrays, "symbols": self._symbols.arrays}
 
     def log_probs(self, reading: Reading, targets: np.ndarray) -> torch.Tensor:
         """See `Following`."""

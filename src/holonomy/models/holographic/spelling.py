@@ -1,7 +1,8 @@
 """Contexts of characters as the words and lines they are in: symbols that a trie of counts can hold.
 
 A symbol is a hash of a source and its place, so two contexts share one by chance only: 2^31 of them for some hundred
-thousand words of a text. Everything is a pure function of the last `REACH` characters.
+thousand words of a text. Everything is a pure function of the last `REACH` characters, or of the last `FAR` where
+sources say what stands further back: in which line, under which first line of a part, and what followed before.
 """
 
 from __future__ import annotations
@@ -16,21 +17,95 @@ from holonomy.data.tokenizer import Spelling
 from holonomy.geometry.compiled import compiled
 from holonomy.models.holographic.contexts import Contexts
 
-REACH = 64
-"""Characters that are looked back on."""
+REACH, FAR = 64, 2048
+"""Characters that are looked back on, and by sources that look further."""
 WORDS = 4
 """The word that the target is in, as far as it goes, and those before it."""
 SOURCES = {**{f"word{k}": k for k in range(WORDS)}, "column": WORDS}
 SOURCES |= {f"char{k}": WORDS + k for k in range(1, 9)}
-"""Where symbols come from: words, characters since the last line break, and single characters, 1 the last."""
+DISTANT = {name: len(SOURCES) + k for k, name in enumerate(("line", "head1", "head2", "after1", "after2", "after3"))}
+SOURCES |= DISTANT
+"""Where symbols come from: words, characters since the last line break, and single characters, 1 the last; the line as
+far as it goes, and whether an empty one stands before it; the last whole line that follows an empty one, and the one
+before; what followed the last two characters the last time, the time before, and before that."""
 MODULUS = 2**31 - 1
+
+
+def reach_of(sources: Sequence[tuple[str, ...]]) -> int:
+    """Characters that these sources look back on."""
+    return FAR if any(source in DISTANT for kind in sources for source in kind) else REACH if sources else 0
+
+
+@lru_cache(maxsize=1)
+def surveying() -> Any:
+    """`survey(tokens, begins, ends, breaks, reach, out)`: values of `DISTANT` sources, [B, 6], 0 for what is not there.
+
+    Contexts that follow each other are passed over together; only what lies within the `reach` of each counts.
+    """
+
+    def emit(tokens, begin, end, limit, before, low, lines, out):
+        line, start, empty, head1, at1, head2, at2 = lines
+        # What an empty line stands before is known where that line is known, too.
+        least = limit if limit == begin else limit + 2
+        out[0] = line * 2 + empty + 1 if start >= least else 0
+        out[1] = head1 if at1 >= least else 0
+        out[2] = head2 if at2 >= least else 0
+        out[3:] = 0
+        if end - 2 < limit:
+            return
+        at, found = before[end - low], 0
+        while at - 2 >= limit and found < 3:
+            if tokens[at - 1] == tokens[end - 1] and tokens[at - 2] == tokens[end - 2]:
+                out[3 + found] = tokens[at] + 1
+                found += 1
+            at = before[at - low]
+
+    emit = compiled(emit, exact=True)
+
+    def survey(tokens, begins, ends, breaks, reach, out):
+        first = 0
+        while first < len(ends):
+            last, begin = first, begins[first]
+            while last + 1 < len(ends) and begins[last + 1] == begin and 0 <= ends[last + 1] - ends[last] <= reach:
+                last += 1
+            low, high = max(begin, ends[first] - reach), ends[last]
+            size = 1024
+            while size < high - low and size < 1 << 16:
+                size *= 2
+            heads, before = np.full(size, -1, dtype=np.int64), np.full(high + 1 - low, -1, dtype=np.int64)
+            start, empty = (begin, 1) if low == begin else (np.int64(-1), 0)
+            line = head1 = head2 = np.int64(0)
+            at1 = at2 = np.int64(-1)
+            b = first
+            for at in range(low, high + 1):
+                if at - 2 >= low:
+                    slot = (tokens[at - 1] * 40_503 + tokens[at - 2] * 31) & (size - 1)
+                    before[at - low] = heads[slot]
+                    heads[slot] = at
+                while b <= last and ends[b] == at:
+                    lines = (line, start, empty, head1, at1, head2, at2)
+                    emit(tokens, begin, at, max(begin, at - reach), before, low, lines, out[b])
+                    b += 1
+                if at == high:
+                    break
+                if breaks[tokens[at]]:
+                    if start >= 0 and empty == 1 and at > start:
+                        head2, at2, head1, at1 = head1, at1, line, start
+                    empty = 1 if start >= 0 and at == start else 0
+                    line, start = np.int64(0), at + 1
+                else:
+                    line = (line * 1_000_003 + (tokens[at] + 1) * 7919 + 12_345) % MODULUS
+            first = last + 1
+
+    return compiled(survey, exact=True)
 
 
 @lru_cache(maxsize=1)
 def spelling_kernel() -> Any:
-    """`spell(tokens, begins, ends, letters, breaks, sources, places, out)`: symbols of contexts, a column each."""
+    """`spell(tokens, begins, ends, letters, breaks, sources, places, distant, out)`: symbols of contexts by column."""
+    nearest = WORDS + 9
 
-    def spell(tokens, begins, ends, letters, breaks, sources, places, out):
+    def spell(tokens, begins, ends, letters, breaks, sources, places, distant, out):
         words, needed, columns = np.zeros(WORDS, dtype=np.int64), 0, False
         for source in sources:
             needed = max(needed, source + 1) if source < WORDS else needed
@@ -65,6 +140,8 @@ def spelling_kernel() -> Any:
                     value = words[source]
                 elif source == WORDS:
                     value = column
+                elif source >= nearest:
+                    value = distant[b, source - nearest]
                 else:
                     back = end - (source - WORDS)
                     value = tokens[back] + 1 if back >= begin else 0
@@ -80,6 +157,9 @@ def spelled(contexts: Contexts, spelling: Spelling, sources: Sequence[tuple[str,
     places = [place for kind in sources for place in range(len(kind), 0, -1)]
     out = np.empty((len(contexts.ends), len(found)), dtype=np.int64)
     tokens, begins, ends = (np.ascontiguousarray(a, dtype=np.int64) for a in contexts)
-    spelling_kernel()(tokens, begins, ends, spelling.letters, spelling.breaks, np.array(found), np.array(places), out)
+    letters, breaks, distant = spelling.letters, spelling.breaks, np.empty((len(ends), len(DISTANT)), dtype=np.int64)
+    if reach_of(sources) == FAR:
+        surveying()(tokens, begins, ends, breaks, FAR, distant)
+    spelling_kernel()(tokens, begins, ends, letters, breaks, np.array(found), np.array(places), distant, out)
     ends = np.cumsum([len(kind) for kind in sources]).tolist()
     return [np.ascontiguousarray(out[:, end - len(kind) : end]) for kind, end in zip(sources, ends, strict=True)]
