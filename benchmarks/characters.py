@@ -187,6 +187,8 @@ def run(name: str, *, train_only: bool) -> None:
     fit = MixtureFit(model.memories, model.mirror, config, of_text(split.train, ONE), split.train)
     model.mixture = fit.run()
     begin = timed("fitted", len(split.train), begin)
+    model.rehearse(of_text(split.train, ONE), split.train)
+    begin = timed("rehearsed", int(config.mixture.rehearsal * len(split.train)), begin)
     static = predict(model, tokens, positions)
     begin = timed("whole distributions", len(positions), begin)
     online = predict(model, tokens, positions, online=True)

@@ -109,7 +109,7 @@ def holographic_chars(source: str = "pydoc") -> HolographicRunConfig:
         spelled=(("word0", "word1", "word2"), ("char1", "column", "char2"), ("word0", "column")),
     )
     traces = ((3, 3000, 1000.0), (5, 3000, 2000.0), (8, 3000, 2000.0), (4, 3000, 400.0))
-    mixture = MixtureConfig(product="none", pool="logarithmic", positions=40_000, em_steps=40)
+    mixture = MixtureConfig(product="none", pool="logarithmic", positions=40_000, em_steps=40, rehearsal=0.5)
     model = HolographicConfig(
         tower=TowerConfig(role="off"), counts=counts, recency=RecencyConfig(traces=traces), mixture=mixture
     )

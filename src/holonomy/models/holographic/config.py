@@ -52,8 +52,9 @@ class CountsConfig(Config):
     )
     spelled: tuple[tuple[str, ...], ...] = Field(
         default=(),
-        description="contexts of characters: word0 (begun) to word3, column in the line, char1 (last) to char8, line, "
-        "head1 (first line of the part) and head2 (of the part before), after1 to after3 (what followed two such last)",
+        description="contexts of characters: word0 (begun) to word3, flow0 to flow2 (over line ends), column in "
+        "the line, char1 (last) to char8, line, length (of the one before), head1 (first line of the part), head2 (of "
+        "the one before), after2 to after4 (what followed the last two to four the last time)",
     )
     classes: tuple[int, ...] = Field(default=(100, 400), description="numbers of word classes to read contexts in")
     class_order: int = Field(default=4, ge=2, le=8, description="longest gram of a word after classes")
@@ -64,9 +65,10 @@ class CountsConfig(Config):
             if not places or list(places) != sorted(set(places)) or places[0] < 1 or places[-1] > 16:
                 raise ValueError(f"skips: {list(places)} must rise from 1 or more to 16 at most")
         sources = {*(f"word{k}" for k in range(4)), "column", *(f"char{k}" for k in range(1, 9))}
-        sources |= {"line", "head1", "head2", "after1", "after2", "after3"}
+        sources |= {"flow0", "flow1", "flow2", "line", "length", "head1", "head2", "after2", "after3", "after4"}
         for parts in self.spelled:
-            if not parts or len(parts) > 8 or len(set(parts)) < len(parts) or not set(parts) <= sources:
+            asked = [source for symbol in parts for source in symbol.split("+")]
+            if not parts or len(asked) > 8 or len(set(asked)) < len(asked) or not set(asked) <= sources:
                 raise ValueError(f"spelled: {list(parts)} wants 1 to 8 of {', '.join(sorted(sources))}")
         if any(number < 2 for number in self.classes) or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes = {list(self.classes)} must be distinct and 2 or more")

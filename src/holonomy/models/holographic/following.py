@@ -25,14 +25,16 @@ from holonomy.models.holographic.tracking import Corrections, Tracker, taken_ove
 
 MEMORY = 300
 """Targets that gate, exponents and certainty follow. The gate's curvature is a bound, several times too large."""
-POOL_MEMORY = 40_000
+POOL_MEMORY = 80_000
 """Targets that the numbers of a pool follow: it has a weight for each of them and each voice."""
-WORDS_START, VOICES_START, SYMBOLS_START = 20.0, 1000.0, 20.0
+WORDS_START, VOICES_START, SYMBOLS_START = 20.0, 700.0, 20.0
 """What rows of the tables count for before they are read: of the gate, of the pool, and of symbols after others."""
 PAIRS, TABLE = 1 << 14, 1 << 22
 """Pairs of symbols told apart, and numbers of a table of words after them, at most."""
 CURVED = 8
 """One of so many contexts tells the curvature of exponents and of the pool."""
+STEADY, RARELY = 1 << 14, 64
+"""Targets after which the curvature of a pool is told by one of so many contexts only: by then it hardly changes."""
 
 
 class Following(Protocol):
@@ -97,14 +99,16 @@ def surprising() -> Any:
     return compiled(surprise)
 
 
-def derivatives(features: np.ndarray, probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def derivatives(
+    features: np.ndarray, probs: np.ndarray, targets: np.ndarray, every: int = CURVED
+) -> tuple[np.ndarray, np.ndarray]:
     """Of log probabilities of `targets` [B] in weights of features [B, C, V]: slopes [B, C] and curvatures [b, C, C].
 
-    The latter, the covariances of features, are those of one of `CURVED` contexts.
+    The latter, the covariances of features, are those of one context of so many.
     """
     slopes = np.empty(features.shape[:2])
     surprising()(features, probs, targets, slopes)
-    some, own = torch.from_numpy(features[::CURVED]), torch.from_numpy(probs[::CURVED])
+    some, own = torch.from_numpy(features[::every]), torch.from_numpy(probs[::every])
     centred = some - torch.bmm(some, own[:, :, None])
     return slopes, torch.bmm(centred * own[:, None], centred.mT).double().numpy()
 
@@ -186,7 +190,7 @@ class Summed:
 
 
 class Multiplied:
-    """The weights of a logarithmic pool, with some of their own after each of the last symbols and pair of them.
+    """The weights of a logarithmic pool, with some of their own after each of the last three symbols and the last pair.
 
     What is left is corrected symbol by symbol after the last one and the last two.
 
@@ -199,7 +203,8 @@ class Multiplied:
         self.memories, self.pool, size = memories, pool, memories.vocab_size
         pairs = min(size * size, PAIRS)
         self._pairs = pairs, min(pairs, max(1, TABLE // size))
-        self._weights = Tracker(*pool.weights.shape, memory=POOL_MEMORY, keys=(size, size, pairs), start=VOICES_START)
+        own = size, size, size, pairs
+        self._weights = Tracker(*pool.weights.shape, memory=POOL_MEMORY, keys=own, start=VOICES_START)
         self._symbols = Corrections((size, self._pairs[1]), size, start=SYMBOLS_START)
         self._room = np.empty((0, 0, 0), dtype=np.float32)
         self._of_weights, self._of_symbols = list[Told](), list[tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]]()
@@ -226,16 +231,17 @@ class Multiplied:
         if len(self._room) < len(targets):
             self._room = np.empty((len(targets), len(self.memories.voices), self.memories.vocab_size), np.float32)
         panel, memories = self._room[: len(targets)], self.memories
-        symbols = reading.contexts.symbols(2)[0]
-        before, last = np.ascontiguousarray(symbols.T)
+        symbols = reading.contexts.symbols(3)[0]
+        third, before, last = np.ascontiguousarray(symbols.T)
         pair = last * self.memories.vocab_size + before
-        keys, after = (last, before, pair % self._pairs[0]), (last, pair % self._pairs[1])
+        keys, after = (last, before, third, pair % self._pairs[0]), (last, pair % self._pairs[1])
         x = self.pool.standard(reading.numbers)
         spoken = memories.pooled_voices(reading, x @ self.pool.weights + self._weights.shift(x, keys), panel)
         self._symbols.add_to(spoken.sums, after)
         logs = spoken.normalised()
         probs = np.exp(logs)
-        slopes, spread = derivatives(panel, probs, targets)
+        every = CURVED if self._weights.seen < STEADY else RARELY
+        slopes, spread = derivatives(panel, probs, targets, every)
         self._of_weights.append(Told(x, slopes, spread.sum(0), len(spread), keys))
         self._of_symbols.append((probs, targets, after))
         return torch.from_numpy(logs)

@@ -72,6 +72,11 @@ class Tracker:
         return total
 
     @property
+    def seen(self) -> float:
+        """Targets that were followed, and those that the numbers count for before."""
+        return float(self._seen[0])
+
+    @property
     def arrays(self) -> dict[str, np.ndarray]:
         """All that it learned, by name, as it goes on to change."""
         found = {"moved": self.moved, "squares": self._squares, "curvature": self._curvature, "seen": self._seen}
@@ -125,6 +130,18 @@ def keeping() -> Any:
 
 
 @lru_cache(maxsize=1)
+def adding() -> Any:
+    """`add(keys, table, out)`: adds the row of each key to a row of `out`, as far as it goes."""
+
+    def add(keys, table, out):
+        for b in range(len(keys)):
+            for v in range(table.shape[1]):
+                out[b, v] += table[keys[b], v]
+
+    return compiled(add, exact=True)
+
+
+@lru_cache(maxsize=1)
 def correcting() -> Any:
     """`correct(probs, targets, keys, table, sums)`: adds q (1 - q) to sums, then (r - q) / sums to the table."""
 
@@ -163,7 +180,7 @@ class Corrections:
     def add_to(self, logits: np.ndarray, keys: Sequence[np.ndarray]) -> None:
         """Adds the tables' rows of keys [B] each to `logits`, [B, V] or wider."""
         for table, key in zip(self._tables, keys, strict=True):
-            logits[:, : table.shape[1]] += table[key]
+            adding()(key, table, logits)
 
     def step(self, probs: np.ndarray, targets: np.ndarray, keys: Sequence[np.ndarray]) -> None:
         """One step for a block, given what was said, [B, V], and what came, [B]."""
