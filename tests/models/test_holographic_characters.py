@@ -31,7 +31,9 @@ from holonomy.recipes import holographic_chars
 
 ONE = np.zeros(1, dtype=np.int64)
 VALUES = holographic_chars().model.model_dump()
-CONFIG = HolographicConfig.model_validate({**VALUES, "mixture": {**VALUES["mixture"], "positions": 3000}})
+CONFIG = HolographicConfig.model_validate(
+    {**VALUES, "mixture": {**VALUES["mixture"], "positions": 3000, "rehearsal": 0.0}}
+)
 
 
 def pydoc(length: int) -> WordSplit:

@@ -45,7 +45,8 @@ def words() -> tuple[HolographicModel, WordSplit]:
 def characters() -> tuple[HolographicModel, WordSplit]:
     split = split_characters(load_text("pydoc").text[:30_000], unk=True)
     values = holographic_chars().model.model_dump()
-    config = HolographicConfig.model_validate({**values, "mixture": {**values["mixture"], "positions": 2000}})
+    mixture = {**values["mixture"], "positions": 2000, "rehearsal": 0.0}
+    config = HolographicConfig.model_validate({**values, "mixture": mixture})
     return learned(config, split), split
 
 

@@ -33,8 +33,8 @@ PAIRS, TABLE = 1 << 14, 1 << 22
 """Pairs of symbols told apart, and numbers of a table of words after them, at most."""
 CURVED = 8
 """One of so many contexts tells the curvature of exponents and of the pool."""
-STEADY, RARELY = 1 << 14, 64
-"""Targets after which the curvature of a pool is told by one of so many contexts only: by then it hardly changes."""
+STEADY, RARELY = 1 << 14, 16
+"""Targets after which one of so many questions tells the curvature of a pool: by then it hardly changes."""
 
 
 class Following(Protocol):
@@ -99,16 +99,20 @@ def surprising() -> Any:
     return compiled(surprise)
 
 
-def derivatives(
-    features: np.ndarray, probs: np.ndarray, targets: np.ndarray, every: int = CURVED
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of log probabilities of `targets` [B] in weights of features [B, C, V]: slopes [B, C] and curvatures [b, C, C].
-
-    The latter, the covariances of features, are those of one context of so many.
-    """
+def slopes_of(features: np.ndarray, probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Slopes of log probabilities of `targets` [B] in weights of features [B, C, V], [B, C]."""
     slopes = np.empty(features.shape[:2])
     surprising()(features, probs, targets, slopes)
-    some, own = torch.from_numpy(features[::every]), torch.from_numpy(probs[::every])
+    return slopes
+
+
+def derivatives(features: np.ndarray, probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of log probabilities of `targets` [B] in weights of features [B, C, V]: slopes [B, C] and curvatures [b, C, C].
+
+    The latter, the covariances of features, are those of one of `CURVED` contexts.
+    """
+    slopes = slopes_of(features, probs, targets)
+    some, own = torch.from_numpy(features[::CURVED]), torch.from_numpy(probs[::CURVED])
     centred = some - torch.bmm(some, own[:, :, None])
     return slopes, torch.bmm(centred * own[:, None], centred.mT).double().numpy()
 
@@ -206,7 +210,8 @@ class Multiplied:
         own = size, size, size, pairs
         self._weights = Tracker(*pool.weights.shape, memory=POOL_MEMORY, keys=own, start=VOICES_START)
         self._symbols = Corrections((size, self._pairs[1]), size, start=SYMBOLS_START)
-        self._room = np.empty((0, 0, 0), dtype=np.float32)
+        self._room, self._asked = np.empty((0, 0, 0), dtype=np.float32), 0
+        self._nothing = np.zeros((len(memories.voices),) * 2)
         self._of_weights, self._of_symbols = list[Told](), list[tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]]()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -236,13 +241,17 @@ class Multiplied:
         pair = last * self.memories.vocab_size + before
         keys, after = (last, before, third, pair % self._pairs[0]), (last, pair % self._pairs[1])
         x = self.pool.standard(reading.numbers)
-        spoken = memories.pooled_voices(reading, x @ self.pool.weights + self._weights.shift(x, keys), panel)
+        spoken = memories.pooled_voices(reading, self._weights.shift(x, keys, self.pool.weights), panel)
         self._symbols.add_to(spoken.sums, after)
         logs = spoken.normalised()
         probs = np.exp(logs)
-        every = CURVED if self._weights.seen < STEADY else RARELY
-        slopes, spread = derivatives(panel, probs, targets, every)
-        self._of_weights.append(Told(x, slopes, spread.sum(0), len(spread), keys))
+        self._asked += 1
+        if self._weights.seen < STEADY or self._asked % RARELY == 0:
+            slopes, spread = derivatives(panel, probs, targets)
+            told = Told(x, slopes, spread.sum(0), len(spread), keys)
+        else:
+            told = Told(x, slopes_of(panel, probs, targets), self._nothing, 0, keys)
+        self._of_weights.append(told)
         self._of_symbols.append((probs, targets, after))
         return torch.from_numpy(logs)
 

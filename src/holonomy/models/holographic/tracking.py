@@ -64,9 +64,12 @@ class Tracker:
         self._tables = [np.zeros((size, scores)) for size in keys]
         self._counts = [np.full(size, start) for size in keys]
 
-    def shift(self, x: np.ndarray, keys: Sequence[np.ndarray] = ()) -> np.ndarray:
-        """What is added to the scores of contexts with standardised numbers `x` [B, d] and keys [B] each; [B, C]."""
-        total = x @ self.moved
+    def shift(self, x: np.ndarray, keys: Sequence[np.ndarray] = (), start: np.ndarray | float = 0.0) -> np.ndarray:
+        """What is added to the scores of contexts with standardised numbers `x` [B, d] and keys [B] each; [B, C].
+
+        With the scores themselves where `start`, the fitted weights, is given.
+        """
+        total = x @ (self.moved + start)
         for table, key in zip(self._tables, keys, strict=True):
             total += table[key]
         return total
