@@ -69,8 +69,8 @@ def without(model: HolographicModel, fit: MixtureFit, split: WordSplit) -> None:
     voices, memory = model.memories.voices, 2 * len(model.memories.recency.traces)
     first = 6 + model.memories.counts.order
     assert block.panel is not None
-    groups = {"nothing": [], "working memory": ["recent"], "spelling": ["spelled"], "skips": ["skip"]}
-    groups |= {"all but counts": ["recent", "spelled", "skip"], "orders below the highest": ["counts"]}
+    groups = {"nothing": [], "working memory": ["recent"], "spelling": ["spelled"]}
+    groups |= {"all but counts": ["recent", "spelled"], "orders below the highest": ["counts"]}
     for name, prefixes in groups.items():
         kept = [i for i, v in enumerate(voices) if not any(v.startswith(p) for p in prefixes)]
         kept += [voices.index(f"counts {model.memories.counts.order}")] if "counts" in prefixes else []

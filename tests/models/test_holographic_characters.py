@@ -269,7 +269,7 @@ def test_probabilities_sum_to_one_and_the_pad_has_none(model: HolographicModel, 
 def test_answers_name_their_source(model: HolographicModel, split: WordSplit) -> None:
     found = retrieve_batch(model, split.test[:2000].reshape(50, 40))
     assert np.allclose(found.shares.sum(1), 1)
-    assert set(found.sources) <= {*found.experts, "prior"} and "spelled word0-column" in found.experts
+    assert set(found.sources) <= {*found.experts, "prior"} and "spelled flow0-flow2" in found.experts
 
 
 def test_characters_are_stored_merged_and_unlearned() -> None:

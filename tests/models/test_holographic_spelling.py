@@ -40,7 +40,7 @@ def plain(text: str, whole: bool) -> list[object]:
 
 def surveyed(tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray, reach: int) -> np.ndarray:
     out = np.empty((len(ends), len(DISTANT)), dtype=np.int64)
-    surveying()(tokens, begins, ends, np.arange(100) == BREAK, reach, out)
+    surveying()(tokens, begins, ends, np.arange(100) == BREAK, reach, 3, out)
     return out
 
 
@@ -75,6 +75,9 @@ def test_a_context_says_the_same_whatever_it_is_asked_with() -> None:
     whole = surveyed(tokens, begins, ends, 25)
     order = random.permutation(len(ends))
     assert np.array_equal(surveyed(tokens, begins[order], ends[order], 25), whole[order])
+    few = np.empty_like(whole)
+    surveying()(tokens, begins, ends, np.arange(100) == BREAK, 25, 1, few)
+    assert np.array_equal(few[:, :5], whole[:, :5]) and not few[:, 5:].any() and whole[:, 5:].any()
     for b in range(0, len(ends), 7):
         begin = max(begins[b], ends[b] - 25)
         moved = 0 if begin == begins[b] else 1
@@ -93,7 +96,7 @@ def test_spelled_contexts_join_what_is_near_and_far() -> None:
     mixed = module.spelled(contexts, spelling, [("word0", "char1"), far, ("char1", "after2", "after3")])
     assert np.array_equal(mixed[0], near) and np.array_equal(mixed[1][:, -1], near[:, -1])
     distant = np.empty((len(contexts.ends), len(DISTANT)), dtype=np.int64)
-    surveying()(*contexts, spelling.breaks, module.FAR, distant)
+    surveying()(*contexts, spelling.breaks, module.FAR, 3, distant)
     heads = distant[:, DISTANT.index("head1")]
     assert len(np.unique(np.stack([heads, mixed[1][:, 0]], 1), axis=0)) == len(np.unique(heads)) > 3
     assert reach_of([far]) == module.FAR and reach_of([("word0",)]) == REACH and reach_of([]) == 0

@@ -34,20 +34,25 @@ when they came before."""
 MODULUS = 2**31 - 1
 
 
+def _asked(kinds: Sequence[tuple[str, ...]]) -> set[str]:
+    return {source for kind in kinds for symbol in kind for source in symbol.split("+")}
+
+
 def reach_of(sources: Sequence[tuple[str, ...]]) -> int:
     """Characters that these sources look back on."""
-    asked = {source for kind in sources for symbol in kind for source in symbol.split("+")}
+    asked = _asked(sources)
     return FAR if asked & {*DISTANT} else REACH if asked else 0
 
 
 @lru_cache(maxsize=1)
 def surveying() -> Any:
-    """`survey(tokens, begins, ends, breaks, reach, out)`: values of `DISTANT` sources, [B, 7], 0 for what is not there.
+    """`survey(tokens, begins, ends, breaks, reach, most, out)`: values of `DISTANT` sources, [B, 7], 0 for nothing.
 
-    Contexts that follow each other are passed over together; only what lies within the `reach` of each counts.
+    Contexts that follow each other are passed over together; only what lies within the `reach` of each counts. What
+    followed is looked for as far as the first `most` of these sources.
     """
 
-    def emit(tokens, begin, end, limit, before, low, lines, out):
+    def emit(tokens, begin, end, limit, before, low, lines, most, out):
         line, start, empty, last, head1, at1, head2, at2 = lines
         # What an empty line stands before is known where that line is known, too.
         least = limit if limit == begin else limit + 2
@@ -61,18 +66,18 @@ def surveying() -> Any:
         if at2 >= least:
             out[3] = head2
         at, found = before[end - low] if end - 2 >= limit else np.int64(-1), 0
-        while found < 3 and at - 2 - found >= limit:
+        while found < most and at - 2 - found >= limit:
             same = 0
             while same < 4 and at - 1 - same >= limit and tokens[at - 1 - same] == tokens[end - 1 - same]:
                 same += 1
-            while found < 3 and same >= 2 + found:
+            while found < most and same >= 2 + found:
                 out[4 + found] = tokens[at] + 1
                 found += 1
             at = before[at - low]
 
     emit = compiled(emit, exact=True)
 
-    def survey(tokens, begins, ends, breaks, reach, out):
+    def survey(tokens, begins, ends, breaks, reach, most, out):
         first = 0
         while first < len(ends):
             last, begin = first, begins[first]
@@ -94,7 +99,7 @@ def surveying() -> Any:
                     heads[slot] = at
                 while b <= last and ends[b] == at:
                     lines = (line, start, empty, previous, head1, at1, head2, at2)
-                    emit(tokens, begin, at, max(begin, at - reach), before, low, lines, out[b])
+                    emit(tokens, begin, at, max(begin, at - reach), before, low, lines, most, out[b])
                     b += 1
                 if at == high:
                     break
@@ -185,7 +190,10 @@ def spelled(contexts: Contexts, spelling: Spelling, sources: Sequence[tuple[str,
     tokens, begins, ends = (np.ascontiguousarray(a, dtype=np.int64) for a in contexts)
     distant = np.empty((len(ends), len(DISTANT)), dtype=np.int64)
     if reach_of(sources) == FAR:
-        surveying()(tokens, begins, ends, spelling.breaks, FAR, distant)
+        most = max(
+            (k for k, name in enumerate(("after2", "after3", "after4"), 1) if name in _asked(sources)), default=0
+        )
+        surveying()(tokens, begins, ends, spelling.breaks, FAR, most, distant)
     spelling_kernel()(tokens, begins, ends, *spelling, *map(np.array, (found, columns, places)), distant, out)
     ends = np.cumsum([len(kind) for kind in sources]).tolist()
     return [np.ascontiguousarray(out[:, end - len(kind) : end]) for kind, end in zip(sources, ends, strict=True)]
