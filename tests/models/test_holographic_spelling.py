@@ -11,7 +11,7 @@ from holonomy.data.words import split_characters
 from holonomy.models.holographic import spelling as module
 from holonomy.models.holographic.config import CountsConfig
 from holonomy.models.holographic.contexts import Contexts, of_text
-from holonomy.models.holographic.spelling import DISTANT, REACH, SOURCES, reach_of, surveying
+from holonomy.models.holographic.spelling import DISTANT, REACH, SOURCES, reach_of, scouting
 
 BREAK = 0
 TEXT = "\nRome:\n\nb.\nc ab\n\nabc\nab abd\n\nabe ab\nabab\n\n\nxyz\nab"
@@ -38,16 +38,16 @@ def plain(text: str, whole: bool) -> list[object]:
     return [line, long or None, *(heads + [None] * 2)[:2], *after]
 
 
-def surveyed(tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray, reach: int) -> np.ndarray:
+def scouted(tokens: np.ndarray, begins: np.ndarray, ends: np.ndarray, reach: int) -> np.ndarray:
     out = np.empty((len(ends), len(DISTANT)), dtype=np.int64)
-    surveying()(tokens, begins, ends, np.arange(100) == BREAK, reach, 3, out)
+    scouting()(tokens, begins, ends, np.arange(100) == BREAK, reach, 3, out)
     return out
 
 
 @pytest.mark.parametrize("reach", [7, 16, 30, 200])
 def test_what_stands_far_back_is_that_of_strings(reach: int) -> None:
     tokens, ends = of(TEXT), np.arange(len(TEXT) + 1)
-    found = surveyed(tokens, np.zeros_like(ends), ends, reach)
+    found = scouted(tokens, np.zeros_like(ends), ends, reach)
     meanings: list[dict[object, int]] = [{}, {}, {}, {}]
     for end in ends:
         begin = max(0, end - reach)
@@ -72,18 +72,18 @@ def test_a_context_says_the_same_whatever_it_is_asked_with() -> None:
     begins = np.repeat([0, 60, 200], 100)
     ends = np.sort(begins + random.integers(0, len(tokens) - begins + 1).clip(0, 199))
     begins = np.where(ends >= 200, 200, np.where(ends >= 60, 60, 0))
-    whole = surveyed(tokens, begins, ends, 25)
+    whole = scouted(tokens, begins, ends, 25)
     order = random.permutation(len(ends))
-    assert np.array_equal(surveyed(tokens, begins[order], ends[order], 25), whole[order])
+    assert np.array_equal(scouted(tokens, begins[order], ends[order], 25), whole[order])
     few = np.empty_like(whole)
-    surveying()(tokens, begins, ends, np.arange(100) == BREAK, 25, 1, few)
+    scouting()(tokens, begins, ends, np.arange(100) == BREAK, 25, 1, few)
     assert np.array_equal(few[:, :5], whole[:, :5]) and not few[:, 5:].any() and whole[:, 5:].any()
     for b in range(0, len(ends), 7):
         begin = max(begins[b], ends[b] - 25)
         moved = 0 if begin == begins[b] else 1
         # Whatever stands before what can be seen is another text.
         other = np.concatenate([np.full(moved, 50), tokens[begin : ends[b]]])
-        alone = surveyed(other, np.zeros(1, dtype=np.int64), np.array([len(other)]), 25)
+        alone = scouted(other, np.zeros(1, dtype=np.int64), np.array([len(other)]), 25)
         assert np.array_equal(alone[0], whole[b])
 
 
@@ -96,7 +96,7 @@ def test_spelled_contexts_join_what_is_near_and_far() -> None:
     mixed = module.spelled(contexts, spelling, [("word0", "char1"), far, ("char1", "after2", "after3")])
     assert np.array_equal(mixed[0], near) and np.array_equal(mixed[1][:, -1], near[:, -1])
     distant = np.empty((len(contexts.ends), len(DISTANT)), dtype=np.int64)
-    surveying()(*contexts, spelling.breaks, module.FAR, 3, distant)
+    scouting()(*contexts, spelling.breaks, module.FAR, 3, distant)
     heads = distant[:, DISTANT.index("head1")]
     assert len(np.unique(np.stack([heads, mixed[1][:, 0]], 1), axis=0)) == len(np.unique(heads)) > 3
     assert reach_of([far]) == module.FAR and reach_of([("word0",)]) == REACH and reach_of([]) == 0

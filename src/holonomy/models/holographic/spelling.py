@@ -45,8 +45,8 @@ def reach_of(sources: Sequence[tuple[str, ...]]) -> int:
 
 
 @lru_cache(maxsize=1)
-def surveying() -> Any:
-    """`survey(tokens, begins, ends, breaks, reach, most, out)`: values of `DISTANT` sources, [B, 7], 0 for nothing.
+def scouting() -> Any:
+    """`scout(tokens, begins, ends, breaks, reach, most, out)`: values of `DISTANT` sources, [B, 7], 0 for nothing.
 
     Contexts that follow each other are passed over together; only what lies within the `reach` of each counts. What
     followed is looked for as far as the first `most` of these sources.
@@ -77,7 +77,7 @@ def surveying() -> Any:
 
     emit = compiled(emit, exact=True)
 
-    def survey(tokens, begins, ends, breaks, reach, most, out):
+    def scout(tokens, begins, ends, breaks, reach, most, out):
         first = 0
         while first < len(ends):
             last, begin = first, begins[first]
@@ -112,7 +112,7 @@ def surveying() -> Any:
                     line = (line * 1_000_003 + (tokens[at] + 1) * 7919 + 12_345) % MODULUS
             first = last + 1
 
-    return compiled(survey, exact=True)
+    return compiled(scout, exact=True)
 
 
 @lru_cache(maxsize=1)
@@ -193,7 +193,7 @@ def spelled(contexts: Contexts, spelling: Spelling, sources: Sequence[tuple[str,
         most = max(
             (k for k, name in enumerate(("after2", "after3", "after4"), 1) if name in _asked(sources)), default=0
         )
-        surveying()(tokens, begins, ends, spelling.breaks, FAR, most, distant)
+        scouting()(tokens, begins, ends, spelling.breaks, FAR, most, distant)
     spelling_kernel()(tokens, begins, ends, *spelling, *map(np.array, (found, columns, places)), distant, out)
     ends = np.cumsum([len(kind) for kind in sources]).tolist()
     return [np.ascontiguousarray(out[:, end - len(kind) : end]) for kind, end in zip(sources, ends, strict=True)]
