@@ -69,8 +69,8 @@ def without(model: HolographicModel, fit: MixtureFit, split: WordSplit) -> None:
     voices, memory = model.memories.voices, 2 * len(model.memories.recency.traces)
     first = 6 + model.memories.counts.order
     assert block.panel is not None
-    groups = {"nothing": [], "working memory": ["recent"], "spelling": ["spelled"], "skips": ["skip"]}
-    groups |= {"all but counts": ["recent", "spelled", "skip"], "orders below the highest": ["counts"]}
+    groups = {"nothing": [], "working memory": ["recent"], "spelling": ["spelled"]}
+    groups |= {"all but counts": ["recent", "spelled"], "orders below the highest": ["counts"]}
     for name, prefixes in groups.items():
         kept = [i for i, v in enumerate(voices) if not any(v.startswith(p) for p in prefixes)]
         kept += [voices.index(f"counts {model.memories.counts.order}")] if "counts" in prefixes else []
@@ -187,6 +187,8 @@ def run(name: str, *, train_only: bool) -> None:
     fit = MixtureFit(model.memories, model.mirror, config, of_text(split.train, ONE), split.train)
     model.mixture = fit.run()
     begin = timed("fitted", len(split.train), begin)
+    model.rehearse(of_text(split.train, ONE), split.train)
+    begin = timed("rehearsed", int(config.mixture.rehearsal * len(split.train)), begin)
     static = predict(model, tokens, positions)
     begin = timed("whole distributions", len(positions), begin)
     online = predict(model, tokens, positions, online=True)

@@ -31,7 +31,9 @@ from holonomy.recipes import holographic_chars
 
 ONE = np.zeros(1, dtype=np.int64)
 VALUES = holographic_chars().model.model_dump()
-CONFIG = HolographicConfig.model_validate({**VALUES, "mixture": {**VALUES["mixture"], "positions": 3000}})
+CONFIG = HolographicConfig.model_validate(
+    {**VALUES, "mixture": {**VALUES["mixture"], "positions": 3000, "rehearsal": 0.0}}
+)
 
 
 def pydoc(length: int) -> WordSplit:
@@ -267,7 +269,7 @@ def test_probabilities_sum_to_one_and_the_pad_has_none(model: HolographicModel, 
 def test_answers_name_their_source(model: HolographicModel, split: WordSplit) -> None:
     found = retrieve_batch(model, split.test[:2000].reshape(50, 40))
     assert np.allclose(found.shares.sum(1), 1)
-    assert set(found.sources) <= {*found.experts, "prior"} and "spelled word0-column" in found.experts
+    assert set(found.sources) <= {*found.experts, "prior"} and "spelled flow0-flow2" in found.experts
 
 
 def test_characters_are_stored_merged_and_unlearned() -> None:

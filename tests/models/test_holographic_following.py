@@ -45,7 +45,8 @@ def words() -> tuple[HolographicModel, WordSplit]:
 def characters() -> tuple[HolographicModel, WordSplit]:
     split = split_characters(load_text("pydoc").text[:30_000], unk=True)
     values = holographic_chars().model.model_dump()
-    config = HolographicConfig.model_validate({**values, "mixture": {**values["mixture"], "positions": 2000}})
+    mixture = {**values["mixture"], "positions": 2000, "rehearsal": 0.0}
+    config = HolographicConfig.model_validate({**values, "mixture": mixture})
     return learned(config, split), split
 
 
@@ -206,6 +207,28 @@ def test_slopes_of_a_pool_are_those_of_what_is_said(characters: tuple[Holographi
             found.append(moved.log_probs(reading, targets)[here, targets].double().numpy())
         measured = (found[1] - found[0]) / 2e-2
         assert np.allclose(measured, plain._of_weights[0].slopes[:, column], atol=5e-3)
+
+
+def test_curvature_is_told_rarely_once_it_is_steady(
+    characters: tuple[HolographicModel, WordSplit], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, split = characters
+    tokens, positions = asked(split, 64)
+    targets, reading = tokens[positions], model.memories.read(of_text(tokens, ONE, positions))
+    assert model.mixture.pool is not None
+    follows = Multiplied(model.memories, model.mixture.pool)
+    follows.log_probs(reading, targets)
+    monkeypatch.setattr(module, "STEADY", 0)
+    for _ in range(2 * module.RARELY - 1):
+        follows.log_probs(reading, targets)
+    told = follows._of_weights
+    curved = [t.curved for t in told]
+    assert curved[0] == curved[module.RARELY - 1] == curved[-1] == 64 // module.CURVED
+    assert sum(curved) == 3 * 64 // module.CURVED
+    for t in told[1:]:
+        assert np.array_equal(t.slopes, told[0].slopes) and bool(t.curvature.any()) == bool(t.curved)
+    follows.step()
+    assert follows._weights.moved.any() and follows._weights.seen == EXPECTED + 64 * len(curved)
 
 
 def test_nothing_is_kept_and_all_of_it_comes_again(both: tuple[HolographicModel, WordSplit]) -> None:

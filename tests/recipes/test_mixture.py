@@ -24,7 +24,7 @@ from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.monitor import SilentProgress
 
 LIOR = ["model.d=16", "model.n_osc=16", "model.hidden=16", "model.heads=2", "data.seq_len=32", "data.batch=4"]
-FEW = ["model.mixture.positions=2000", "model.mixture.pool_steps=2", "model.mixture.em_steps=5"]
+FEW = [f"model.mixture.{key}" for key in ("positions=2000", "pool_steps=2", "em_steps=5", "rehearsal=0")]
 PLAIN = ["model.counts.order=4", "model.counts.spelled=[]", "model.counts.skips=[]", *FEW]
 
 

@@ -22,10 +22,12 @@ class Spelling(NamedTuple):
     Attributes:
         letters: one more than the id of the small letter of each character of words, 0 for others, [V] int64.
         breaks: which characters end a line, [V] bool.
+        blank: the character that a break stands for where text flows, the space, or -1 if there is none.
     """
 
     letters: np.ndarray
     breaks: np.ndarray
+    blank: int
 
 
 def _codes(text: str) -> np.ndarray:
@@ -107,7 +109,8 @@ class CharTokenizer:
             ids.get(c.lower(), i) + 1 if word else 0
             for i, (c, word) in enumerate(zip(self.symbols, inside, strict=True))
         ]
-        return Spelling(np.array(folded, dtype=np.int64), np.array([c == "\n" for c in self.symbols]))
+        breaks = np.array([c == "\n" for c in self.symbols])
+        return Spelling(np.array(folded, dtype=np.int64), breaks, ids.get(" ", -1))
 
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, int64.

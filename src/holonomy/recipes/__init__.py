@@ -104,12 +104,18 @@ def holographic_chars(source: str = "pydoc") -> HolographicRunConfig:
     """One pass over the characters of a text: all orders, words begun, columns and working memory multiplied."""
     counts = CountsConfig(
         order=8,
-        skips=((1, 3, 4), (1, 2, 4, 5)),
+        skips=(),
         classes=(),
-        spelled=(("word0", "word1", "word2"), ("char1", "column", "char2"), ("word0", "column")),
+        spelled=(
+            ("flow0", "flow1", "flow2"),
+            ("flow0", "flow2"),
+            ("char1", "flow1+flow2"),
+            ("column+length", "char1"),
+            ("line", "head1+head2"),
+        ),
     )
     traces = ((3, 3000, 1000.0), (5, 3000, 2000.0), (8, 3000, 2000.0), (4, 3000, 400.0))
-    mixture = MixtureConfig(product="none", pool="logarithmic", positions=40_000, em_steps=40)
+    mixture = MixtureConfig(product="none", pool="logarithmic", lowest=4, positions=30_000, em_steps=40, rehearsal=0.5)
     model = HolographicConfig(
         tower=TowerConfig(role="off"), counts=counts, recency=RecencyConfig(traces=traces), mixture=mixture
     )

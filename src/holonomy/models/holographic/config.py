@@ -52,7 +52,9 @@ class CountsConfig(Config):
     )
     spelled: tuple[tuple[str, ...], ...] = Field(
         default=(),
-        description="contexts of characters: word0 (begun) to word3, column in the line, char1 (last) to char8",
+        description="contexts of characters: word0 (begun) to word3, flow0 to flow2 (over line ends), column in "
+        "the line, char1 (last) to char8, line, length (of the one before), head1 (first line of the part), head2 (of "
+        "the one before), after2 to after4 (what followed the last two to four the last time)",
     )
     classes: tuple[int, ...] = Field(default=(100, 400), description="numbers of word classes to read contexts in")
     class_order: int = Field(default=4, ge=2, le=8, description="longest gram of a word after classes")
@@ -63,8 +65,10 @@ class CountsConfig(Config):
             if not places or list(places) != sorted(set(places)) or places[0] < 1 or places[-1] > 16:
                 raise ValueError(f"skips: {list(places)} must rise from 1 or more to 16 at most")
         sources = {*(f"word{k}" for k in range(4)), "column", *(f"char{k}" for k in range(1, 9))}
+        sources |= {"flow0", "flow1", "flow2", "line", "length", "head1", "head2", "after2", "after3", "after4"}
         for parts in self.spelled:
-            if not parts or len(parts) > 8 or len(set(parts)) < len(parts) or not set(parts) <= sources:
+            asked = [source for symbol in parts for source in symbol.split("+")]
+            if not parts or len(asked) > 8 or len(set(asked)) < len(asked) or not set(asked) <= sources:
                 raise ValueError(f"spelled: {list(parts)} wants 1 to 8 of {', '.join(sorted(sources))}")
         if any(number < 2 for number in self.classes) or len(set(self.classes)) < len(self.classes):
             raise ValueError(f"classes = {list(self.classes)} must be distinct and 2 or more")
@@ -153,6 +157,9 @@ class MixtureConfig(Config):
     lowest: int = Field(default=2, ge=1, le=8, description="lowest order of the counts with a voice, if logarithmic")
     pool_prior: float = Field(default=30.0, gt=0, description="pull of the weights of a logarithmic pool")
     pool_steps: int = Field(default=8, ge=1, description="Newton steps that fit a logarithmic pool")
+    rehearsal: float = Field(
+        default=0.0, ge=0, lt=1, description="share of the text, its end, that a logarithmic pool follows once fitted"
+    )
     prior: float = Field(default=10.0, gt=0, description="pull of each gate weight towards no influence")
 
 
@@ -348,7 +355,7 @@ class HolographicRunConfig(Config):
         if data.stream:
             for key in ("data.train_share", "train.share"):
                 yield key, "documents of a stream are held out by their hash, see data.documents; drop it"
-            for key in ("blocks", "span", "block_share"):
+            for key in ("blocks", "span", "block_share", "rehearsal"):
                 yield f"model.mixture.{key}", "a stream is fitted on documents of its own, see data.documents.apart"
             yield "train.sleep", "a sleep is tried on the text learned so far, which a stream does not keep"
         else:
@@ -374,5 +381,5 @@ class HolographicRunConfig(Config):
             for key in ("bits", "tables", "probes", "neighbours"):
                 yield f"model.basins.{key}", "model.basins.enabled is false"
         if mixture.pool == "linear":
-            for key in ("lowest", "pool_prior", "pool_steps"):
+            for key in ("lowest", "pool_prior", "pool_steps", "rehearsal"):
                 yield f"model.mixture.{key}", "model.mixture.pool is linear"

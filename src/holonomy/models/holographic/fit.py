@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -52,6 +52,7 @@ class Mixture:
         certainty: corrects the highest probability, and all others by one factor; None leaves them as they are.
         calibrated: whether anything was fitted.
         pool: multiplies voices instead of adding experts, if there is one; the gate then only tells who said what.
+        rehearsed: what following the end of the training text taught, which learning while reading goes on from.
     """
 
     gate: Gate
@@ -63,6 +64,7 @@ class Mixture:
     pool: Pool | None = None
     tilts: tuple[float, ...] = ()
     confidences: tuple[float, ...] = ()
+    rehearsed: Mapping[str, np.ndarray] | None = None
 
     @classmethod
     def uniform(cls, memories: Memories) -> Mixture:

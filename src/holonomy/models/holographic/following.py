@@ -6,7 +6,7 @@ here, and the fitted mixture stays as it is: who drops this has forgotten it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -21,18 +21,20 @@ from holonomy.models.holographic.memories import Memories
 from holonomy.models.holographic.mixture import TINY, logarithms, odds_of, shares_of_scores
 from holonomy.models.holographic.pooling import Pool
 from holonomy.models.holographic.sharpening import sharpened
-from holonomy.models.holographic.tracking import Corrections, Tracker
+from holonomy.models.holographic.tracking import Corrections, Tracker, taken_over
 
 MEMORY = 300
 """Targets that gate, exponents and certainty follow. The gate's curvature is a bound, several times too large."""
-POOL_MEMORY = 40_000
+POOL_MEMORY = 80_000
 """Targets that the numbers of a pool follow: it has a weight for each of them and each voice."""
-WORDS_START, VOICES_START, SYMBOLS_START = 20.0, 1000.0, 20.0
+WORDS_START, VOICES_START, SYMBOLS_START = 20.0, 700.0, 20.0
 """What rows of the tables count for before they are read: of the gate, of the pool, and of symbols after others."""
 PAIRS, TABLE = 1 << 14, 1 << 22
 """Pairs of symbols told apart, and numbers of a table of words after them, at most."""
 CURVED = 8
 """One of so many contexts tells the curvature of exponents and of the pool."""
+STEADY, RARELY = 1 << 14, 16
+"""Targets after which one of so many questions tells the curvature of a pool: by then it hardly changes."""
 
 
 class Following(Protocol):
@@ -51,7 +53,12 @@ def following_of(memories: Memories, mixture: Mixture) -> Following | None:
     """What follows a text for a mixture; None where this was not fitted, or is not to be followed."""
     if not mixture.calibrated or not memories.config.evaluation.follow:
         return None
-    return Summed(memories, mixture) if mixture.pool is None else Multiplied(memories, mixture.pool)
+    if mixture.pool is None:
+        return Summed(memories, mixture)
+    found = Multiplied(memories, mixture.pool)
+    if mixture.rehearsed is not None:
+        found.load_state(mixture.rehearsed)
+    return found
 
 
 class Told(NamedTuple):
@@ -92,13 +99,19 @@ def surprising() -> Any:
     return compiled(surprise)
 
 
+def slopes_of(features: np.ndarray, probs: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Slopes of log probabilities of `targets` [B] in weights of features [B, C, V], [B, C]."""
+    slopes = np.empty(features.shape[:2])
+    surprising()(features, probs, targets, slopes)
+    return slopes
+
+
 def derivatives(features: np.ndarray, probs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of log probabilities of `targets` [B] in weights of features [B, C, V]: slopes [B, C] and curvatures [b, C, C].
 
     The latter, the covariances of features, are those of one of `CURVED` contexts.
     """
-    slopes = np.empty(features.shape[:2])
-    surprising()(features, probs, targets, slopes)
+    slopes = slopes_of(features, probs, targets)
     some, own = torch.from_numpy(features[::CURVED]), torch.from_numpy(probs[::CURVED])
     centred = some - torch.bmm(some, own[:, :, None])
     return slopes, torch.bmm(centred * own[:, None], centred.mT).double().numpy()
@@ -181,7 +194,7 @@ class Summed:
 
 
 class Multiplied:
-    """The weights of a logarithmic pool, with some of their own after each of the last symbols and pair of them.
+    """The weights of a logarithmic pool, with some of their own after each of the last three symbols and the last pair.
 
     What is left is corrected symbol by symbol after the last one and the last two.
 
@@ -194,27 +207,51 @@ class Multiplied:
         self.memories, self.pool, size = memories, pool, memories.vocab_size
         pairs = min(size * size, PAIRS)
         self._pairs = pairs, min(pairs, max(1, TABLE // size))
-        self._weights = Tracker(*pool.weights.shape, memory=POOL_MEMORY, keys=(size, size, pairs), start=VOICES_START)
+        own = size, size, size, pairs
+        self._weights = Tracker(*pool.weights.shape, memory=POOL_MEMORY, keys=own, start=VOICES_START)
         self._symbols = Corrections((size, self._pairs[1]), size, start=SYMBOLS_START)
-        self._room = np.empty((0, 0, 0), dtype=np.float32)
+        self._room, self._asked = np.empty((0, 0, 0), dtype=np.float32), 0
+        self._nothing = np.zeros((len(memories.voices),) * 2)
         self._of_weights, self._of_symbols = list[Told](), list[tuple[np.ndarray, np.ndarray, Sequence[np.ndarray]]]()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Copies of all that it learned from the text, which `load_state` takes over."""
+        return {f"{part}/{name}": array.copy() for part, own in self._arrays.items() for name, array in own.items()}
+
+    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from where `state` was given.
+
+        Raises:
+            CheckpointError: a piece is missing or damaged.
+        """
+        for part, own in self._arrays.items():
+            taken_over(state, f"{part}/", own)
+
+    @property
+    def _arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        return {"weights": self._weights.arrays, "symbols": self._symbols.arrays}
 
     def log_probs(self, reading: Reading, targets: np.ndarray) -> torch.Tensor:
         """See `Following`."""
         if len(self._room) < len(targets):
             self._room = np.empty((len(targets), len(self.memories.voices), self.memories.vocab_size), np.float32)
         panel, memories = self._room[: len(targets)], self.memories
-        symbols = reading.contexts.symbols(2)[0]
-        before, last = np.ascontiguousarray(symbols.T)
+        symbols = reading.contexts.symbols(3)[0]
+        third, before, last = np.ascontiguousarray(symbols.T)
         pair = last * self.memories.vocab_size + before
-        keys, after = (last, before, pair % self._pairs[0]), (last, pair % self._pairs[1])
+        keys, after = (last, before, third, pair % self._pairs[0]), (last, pair % self._pairs[1])
         x = self.pool.standard(reading.numbers)
-        spoken = memories.pooled_voices(reading, x @ self.pool.weights + self._weights.shift(x, keys), panel)
+        spoken = memories.pooled_voices(reading, self._weights.shift(x, keys, self.pool.weights), panel)
         self._symbols.add_to(spoken.sums, after)
         logs = spoken.normalised()
         probs = np.exp(logs)
-        slopes, spread = derivatives(panel, probs, targets)
-        self._of_weights.append(Told(x, slopes, spread.sum(0), len(spread), keys))
+        self._asked += 1
+        if self._weights.seen < STEADY or self._asked % RARELY == 0:
+            slopes, spread = derivatives(panel, probs, targets)
+            told = Told(x, slopes, spread.sum(0), len(spread), keys)
+        else:
+            told = Told(x, slopes_of(panel, probs, targets), self._nothing, 0, keys)
+        self._of_weights.append(told)
         self._of_symbols.append((probs, targets, after))
         return torch.from_numpy(logs)
 

@@ -34,7 +34,7 @@ from holonomy.models.holographic.plan import (
 from holonomy.models.holographic.recency import Recency, Trace
 from holonomy.models.holographic.sharpening import Leanings
 from holonomy.models.holographic.similarity import ContextFeatures, Readout
-from holonomy.models.holographic.spelling import MODULUS, REACH
+from holonomy.models.holographic.spelling import MODULUS, reach_of
 from holonomy.models.holographic.topics import Topics
 from holonomy.models.holographic.vectors import word_classes, word_vectors
 from holonomy.models.holographic.voices import Voices
@@ -93,7 +93,7 @@ class Memories:
         near = (max(g.places, default=1) for g in self.grams)
         self.near = max(config.similarity.positions, counts.class_order, 2, *near)
         """Last words of a context that are looked at one by one."""
-        self.reach = max(self.near, REACH if spelled_ones else 0)
+        self.reach = max(self.near, reach_of(counts.spelled))
         """Words of a context that everything but the text's own traces looks at."""
         self.pooled = config.mixture.pool == "logarithmic"
         if self.pooled and vocab_size > POOLED_MOST:

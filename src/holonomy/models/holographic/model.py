@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
 from holonomy.models.holographic.cues import Cues, Reading
 from holonomy.models.holographic.fit import Mixture, MixtureFit
-from holonomy.models.holographic.following import Following
+from holonomy.models.holographic.following import Following, Multiplied
 from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import logarithms
@@ -204,7 +204,35 @@ class HolographicModel:
 
     def fit(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
         """Fits the mixture on parts of a learned text, each unlearned while it is predicted, then consolidates."""
-        self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run()
+        contexts, tokens = self._text(tokens, starts)
+        self.mixture = MixtureFit(self.memories, self.mirror, self.config, contexts, tokens).run()
+        self.rehearse(contexts, tokens)
+
+    def rehearse(self, contexts: Contexts, targets: np.ndarray) -> None:
+        """Follows the end of a learned text with a fitted pool, as it was first read, and keeps what that taught.
+
+        Args:
+            contexts: of every word of the text.
+            targets: the words.
+        """
+        evaluation, pool, size = self.config.evaluation, self.mixture.pool, len(targets)
+        begin = size - int(self.config.mixture.rehearsal * size)
+        if pool is None or begin == size or not evaluation.follow:
+            return
+        follows, whole, block = Multiplied(self.memories, pool), self.memories.learned, evaluation.block
+        self.change(contexts.part(slice(begin, None)), targets[begin:], sign=-1)
+        step = max(1, self.rows // block) * block
+        try:
+            for at in range(begin, size, step):
+                part = slice(at, at + step)
+                self.follow(contexts.part(part), targets[part], block, follows)
+        finally:
+            # Nothing, unless it was interrupted.
+            left = slice(size - whole + self.memories.learned, None)
+            self.change(contexts.part(left), targets[left], sign=1)
+            for gram in self.memories.grams:
+                gram.trie.arrange()
+        self.mixture = replace(self.mixture, rehearsed=follows.state())
 
     def fit_apart(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
         """Fits the mixture to a text that was not learned; consolidate first."""

@@ -18,6 +18,7 @@ from holonomy.models.holographic.basins import Basins
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.fit import Mixture
+from holonomy.models.holographic.following import Multiplied
 from holonomy.models.holographic.kernels import RELEASED
 from holonomy.models.holographic.memories import Memories
 from holonomy.models.holographic.mixture import Certainty, Gate
@@ -34,6 +35,8 @@ TILTS, TOPICS = "tilts", "topics"
 """Exponents of topics and whether there are any; earlier checkpoints have none."""
 CONFIDENCES = "confidences"
 """Quantiles of how sure the mixture is; earlier checkpoints have none."""
+REHEARSED = "rehearsed/"
+"""Before the names of what a mixture learned from following its text, where it did."""
 KEYS = {"fingerprint", "config", "classes", "vectors", "power", "slope", "product", "calibrated", "tempers"}
 
 
@@ -52,6 +55,7 @@ def state_of(model: HolographicModel, *, copy: bool = True) -> State:
     for name, pool in (("pool", mixture.pool), ("certainty", mixture.certainty)):
         if pool is not None:
             state |= {f"{name}/{key}": torch.from_numpy(array.copy()) for key, array in pool.state().items()}
+    state |= {f"{REHEARSED}{key}": torch.from_numpy(array.copy()) for key, array in (mixture.rehearsed or {}).items()}
     if memories.readout is not None:
         held = {f"readout/{key}": tensor for key, tensor in memories.readout.state().items()}
         held["vectors"] = memories.readout.features.vectors
@@ -206,6 +210,11 @@ def _mixture(memories: Memories, tensors: Mapping[str, Tensor], meta: dict[str, 
     if not isinstance(sure, list) or not all(isinstance(p, float) and 0 <= p <= 1 for p in sure):
         raise CheckpointError(f"`{CONFIDENCES}` of the mixture is damaged")
     fitted = Mixture(gate, power, slope, str(meta["product"]), certainty, bool(meta["calibrated"]), pool)
+    held = {k.removeprefix(REHEARSED): t.cpu().numpy() for k, t in tensors.items() if k.startswith(REHEARSED)}
+    if held and pool is not None:
+        follows = Multiplied(memories, pool)
+        follows.load_state(held)
+        fitted = replace(fitted, rehearsed=follows.state())
     known = tuple(float(str(p)) for p in sure)
     return replace(fitted, tilts=tuple(float(str(t)) for t in tilts), confidences=known)
 
@@ -219,7 +228,7 @@ def resized(state: State, tokenizer: WordTokenizer | CharTokenizer) -> State:
         state: what `state_of` gave.
         tokenizer: with the same first words; what is counted must be among them.
     """
-    gone = ("grams/class ", "group/", "readout/", "vectors", TOPICS, "basins/")
+    gone = ("grams/class ", "group/", "readout/", "vectors", TOPICS, "basins/", REHEARSED)
     kept: State = {k: v for k, v in state.items() if not k.startswith(gone)}
     unigram, meta = state["unigram"], state[META]
     assert isinstance(unigram, Tensor) and isinstance(meta, dict)

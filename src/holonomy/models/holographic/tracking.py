@@ -7,12 +7,13 @@ but the fitted weights is needed to begin with. A step is that of `memory` targe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from holonomy.core.errors import CheckpointError
 from holonomy.geometry.compiled import compiled
 
 EXPECTED = 1000.0
@@ -25,6 +26,20 @@ SOFT = 1e-3
 """Added to the curvature of scores."""
 GROWN = 1.05
 """Growth of what was read, with what was expected, at which inverses are made again."""
+
+
+def taken_over(state: Mapping[str, np.ndarray], prefix: str, own: Mapping[str, np.ndarray]) -> None:
+    """Fills arrays with those of a state under a prefix and their names.
+
+    Raises:
+        CheckpointError: one is missing, misshapen or holds something that is no number; nothing has changed.
+    """
+    for name, array in own.items():
+        found = state.get(prefix + name)
+        if found is None or found.shape != array.shape or not np.isfinite(found).all():
+            raise CheckpointError(f"`{prefix}{name}` is missing or damaged; wanted {array.shape}")
+    for name, array in own.items():
+        array[:] = state[prefix + name]
 
 
 class Tracker:
@@ -43,24 +58,40 @@ class Tracker:
     ) -> None:
         self.moved = np.zeros((numbers, scores))
         self.memory = memory
-        self._squares, self._seen = EXPECTED * np.eye(numbers), EXPECTED
-        self._curvature, self._curved = np.zeros((scores, scores)), 0
+        self._squares, self._curvature = EXPECTED * np.eye(numbers), np.zeros((scores, scores))
+        self._seen = np.array([EXPECTED, 0.0])
         self._inverses, self._inverted = (np.eye(numbers), np.eye(scores)), 0.0
         self._tables = [np.zeros((size, scores)) for size in keys]
         self._counts = [np.full(size, start) for size in keys]
 
-    def shift(self, x: np.ndarray, keys: Sequence[np.ndarray] = ()) -> np.ndarray:
-        """What is added to the scores of contexts with standardised numbers `x` [B, d] and keys [B] each; [B, C]."""
-        total = x @ self.moved
+    def shift(self, x: np.ndarray, keys: Sequence[np.ndarray] = (), start: np.ndarray | float = 0.0) -> np.ndarray:
+        """What is added to the scores of contexts with standardised numbers `x` [B, d] and keys [B] each; [B, C].
+
+        With the scores themselves where `start`, the fitted weights, is given.
+        """
+        total = x @ (self.moved + start)
         for table, key in zip(self._tables, keys, strict=True):
             total += table[key]
         return total
 
+    @property
+    def seen(self) -> float:
+        """Targets that were followed, and those that the numbers count for before."""
+        return float(self._seen[0])
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that it learned, by name, as it goes on to change."""
+        found = {"moved": self.moved, "squares": self._squares, "curvature": self._curvature, "seen": self._seen}
+        found |= {f"table{k}": table for k, table in enumerate(self._tables)}
+        return found | {f"counts{k}": counts for k, counts in enumerate(self._counts)}
+
     def _inverse(self) -> tuple[np.ndarray, np.ndarray]:
-        size, mean = len(self._curvature), self._curvature / self._curved
+        seen, curved = self._seen
+        size, mean = len(self._curvature), self._curvature / curved
         alike = ROUND * np.trace(mean) / size * np.eye(size)
-        scores = (self._curvature + alike) / (self._curved + ROUND) + SOFT * np.eye(size)
-        numbers = self._squares / self._seen + LEAST * np.eye(len(self._squares))
+        scores = (self._curvature + alike) / (curved + ROUND) + SOFT * np.eye(size)
+        numbers = self._squares / seen + LEAST * np.eye(len(self._squares))
         return np.linalg.inv(numbers), np.linalg.inv(scores)
 
     def step(
@@ -76,11 +107,10 @@ class Tracker:
             keys: of each table, [B].
         """
         self._squares += x.T @ x
-        self._seen += len(x)
         self._curvature += curvature
-        self._curved += curved
-        if self._seen >= GROWN * self._inverted:
-            self._inverses, self._inverted = self._inverse(), self._seen
+        self._seen += len(x), curved
+        if self._seen[0] >= GROWN * self._inverted:
+            self._inverses, self._inverted = self._inverse(), float(self._seen[0])
         numbers, scores = self._inverses
         towards = slopes @ scores
         self.moved += numbers @ (x.T @ towards) / self.memory
@@ -100,6 +130,18 @@ def keeping() -> Any:
                 table[keys[b], c] += towards[b, c] / counts[keys[b]]
 
     return compiled(keep, exact=True)
+
+
+@lru_cache(maxsize=1)
+def adding() -> Any:
+    """`add(keys, table, out)`: adds the row of each key to a row of `out`, as far as it goes."""
+
+    def add(keys, table, out):
+        for b in range(len(keys)):
+            for v in range(table.shape[1]):
+                out[b, v] += table[keys[b], v]
+
+    return compiled(add, exact=True)
 
 
 @lru_cache(maxsize=1)
@@ -132,10 +174,16 @@ class Corrections:
         self._tables = [np.zeros((size, words), dtype=np.float32) for size in keys]
         self._sums = [np.full((size, words), start, dtype=np.float32) for size in keys]
 
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All that it learned, by name, as it goes on to change."""
+        found = {f"table{k}": table for k, table in enumerate(self._tables)}
+        return found | {f"sums{k}": sums for k, sums in enumerate(self._sums)}
+
     def add_to(self, logits: np.ndarray, keys: Sequence[np.ndarray]) -> None:
         """Adds the tables' rows of keys [B] each to `logits`, [B, V] or wider."""
         for table, key in zip(self._tables, keys, strict=True):
-            logits[:, : table.shape[1]] += table[key]
+            adding()(key, table, logits)
 
     def step(self, probs: np.ndarray, targets: np.ndarray, keys: Sequence[np.ndarray]) -> None:
         """One step for a block, given what was said, [B, V], and what came, [B]."""
