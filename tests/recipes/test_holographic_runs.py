@@ -21,7 +21,7 @@ from holonomy.models.holographic.learner import OnePass
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic import learned_texts, learned_words, read_words
-from holonomy.recipes.holographic_runs import forget, merge, sleep_run
+from holonomy.recipes.holographic_runs import extended, forget, merge, sleep_run
 from holonomy.recipes.mixture import mix
 from holonomy.train import checkpoint
 from holonomy.train import run as run_module
@@ -330,6 +330,17 @@ def test_a_checkpoint_that_a_crash_left_is_not_taken_for_the_new_one(texts: list
     assert [Path(t.source).name for t in learned_texts(launch.read_checkpoint("a", tmp_path))] == ["part0.txt"]
 
 
+def test_a_text_that_is_mostly_known_is_warned_of(texts: list[Path], tmp_path: Path, caplog) -> None:
+    trained(tmp_path, "a", texts[0])
+    saved = launch.read_checkpoint("a", tmp_path)
+    copy = tmp_path / "copy.txt"
+    copy.write_text(texts[0].read_text().replace("the ", "a ", 3))
+    extended(saved, str(texts[1]))
+    assert not caplog.records
+    extended(saved, str(copy))
+    assert "runs of 13 words of `--data`" in caplog.text and f"{copy} were learned before" in caplog.text
+
+
 def test_runs_of_unequal_shares_are_not_merged(texts: list[Path], tmp_path: Path) -> None:
     vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
     trained(tmp_path, "all", texts[0], vocabulary)
@@ -343,11 +354,12 @@ def test_runs_of_unequal_shares_are_not_merged(texts: list[Path], tmp_path: Path
 def test_a_mixture_is_not_fitted_on_a_further_text(texts: list[Path], tmp_path: Path) -> None:
     trained(tmp_path, "a", texts[0])
     further(tmp_path, "a", texts[1])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
 
     def mixed(run: str, data: Path | None, first: str = "a") -> dict[str, float]:
         source = None if data is None else str(data)
         return mix(
-            (first, "a"), run=run, data=source, root=tmp_path, read=reader(tmp_path), progress=SilentProgress()
+            (first, "b"), run=run, data=source, root=tmp_path, read=reader(tmp_path), progress=SilentProgress()
         ).metrics
 
     with pytest.raises(ConfigError, match="a member was trained on"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from holonomy.core.config import from_json, leaves, to_json, to_yaml
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.core.learner import Json, State
 from holonomy.data.kneser_ney import baselines
+from holonomy.data.repeats import LENGTH, Repeats
 from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -38,6 +40,8 @@ from holonomy.train.checkpoint import Checkpoint
 from holonomy.train.monitor import MetricsLog, peak_rss_mb
 from holonomy.train.report import Counters, FitReport
 from holonomy.train.run import RunDirectory
+
+logger = logging.getLogger(__name__)
 
 
 def _config(saved: Checkpoint) -> HolographicRunConfig:
@@ -90,7 +94,7 @@ def extended(saved: Checkpoint, data: str) -> Checkpoint:
         ConfigError: the run is of another family, has not finished, or knows the text already.
         DataError: the text cannot be read, or has characters that the run cannot.
     """
-    config, texts, _, _ = _learned(saved)
+    config, texts, known, _ = _learned(saved)
     digest = _digest(data)
     if digest in (text.sha256 for text in texts):
         raise ConfigError(f"`--data` {data} is a text that the run has learned; a second time would count it twice")
@@ -99,7 +103,9 @@ def extended(saved: Checkpoint, data: str) -> Checkpoint:
         words = tokenizer.words_of(load_text(data).text)
         learned = words[: int(len(words) * config.data.train_share)]
         tokenizer = tokenizer.extended(learned, min_count=config.data.min_count)
-    read_words(config.data.model_copy(update={"source": data}), tokenizer)
+    found = read_words(config.data.model_copy(update={"source": data}), tokenizer).split.train
+    if isinstance(tokenizer, WordTokenizer):
+        _warn_of_copies(known, found, data)
     state = resized(_state(saved), tokenizer)
     texts = [*texts, LearnedText(data, digest, tokenizer.vocab_size)]
     return replace(
@@ -112,6 +118,20 @@ def extended(saved: Checkpoint, data: str) -> Checkpoint:
         },
         files={**saved.files, TOKENIZER_FILE: tokenizer.to_json()},
     )
+
+
+def _warn_of_copies(known: np.ndarray, words: np.ndarray, data: str) -> None:
+    """Warns of a text most of which was learned: the fit takes parts of one copy out, and finds them in the other."""
+    repeats = Repeats(words, np.zeros(1, dtype=np.int64))
+    repeats.see(known)
+    if repeats.repeated().any():
+        logger.warning(
+            "%.0f %% of the runs of %d words of `--data` %s were learned before; the mixture will trust exact counts "
+            "too much, since it is fitted to text that they know: `holonomy forget` takes a text out again",
+            100 * repeats.seen.mean(),
+            LENGTH,
+            data,
+        )
 
 
 def _saved_as(
