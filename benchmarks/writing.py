@@ -2,9 +2,9 @@
 
 Run: `HOLONOMY_DATA=... python benchmarks/writing.py RUN`. Words held out are predicted, and those of the run's surer
 predictions counted that are right, where the bound is that of `infer.abstain` and where it is one of the entropy
-instead. Then three seeds continue the first 200 held-out words by 1,000 in each way of drawing: the perplexity that
-the run itself gives to these, and to the 1,000 words that really follow; the share of distinct pairs of words; and of
-words that repeat the last one.
+instead. Then eight seeds continue the first 200 held-out words by 1,000 in each way of drawing: the perplexity that
+the run itself gives to these, their geometric mean, also as a multiple of that of the 1,000 words that really follow;
+the share of distinct pairs of words, its mean and the least; and of words that repeat the last one.
 """
 
 from __future__ import annotations
@@ -24,17 +24,18 @@ from holonomy.recipes import launch
 from holonomy.recipes.holographic import read_words
 
 ASKED, TOGETHER = 6000, 200
-PROMPT, WRITTEN, SEEDS = 200, 1000, (1, 2, 3)
+PROMPT, WRITTEN, SEEDS = 200, 1000, range(1, 9)
 SHARES = 0.1, 0.2, 0.4
 WAYS = {
     "softmax": Sampling(1.0),
     "softmax, top_p 0.95": Sampling(1.0, top_p=0.95),
     "gibbsmax 1.5": Sampling(1.0, selector="gibbsmax", repetition=1.5),
     "gibbsmax 0.5": Sampling(1.0, selector="gibbsmax", repetition=0.5),
-    "inhibition": Sampling(1.0, selector="inhibition"),
-    "inhibition, top_p 0.95": Sampling(1.0, selector="inhibition", top_p=0.95),
-    "inhibition, phi": Sampling(selector="inhibition", kernel="phi"),
-    "inhibition, fallback 0.2": Sampling(1.0, selector="inhibition", abstain=0.2, doubt="fallback"),
+    "inhibition 0.96": Sampling(1.0, selector="inhibition", inhibition=0.96),
+    "inhibition 2.5": Sampling(1.0, selector="inhibition", inhibition=2.5),
+    "2.5, top_p 0.95": Sampling(1.0, selector="inhibition", inhibition=2.5, top_p=0.95),
+    "2.5, phi": Sampling(selector="inhibition", inhibition=2.5, kernel="phi"),
+    "2.5, fallback 0.2": Sampling(1.0, selector="inhibition", inhibition=2.5, abstain=0.2, doubt="fallback"),
 }
 
 
@@ -86,11 +87,11 @@ def main(run: str) -> None:
     print(f"{'the text itself':26} perplexity {base:7.1f}       distinct pairs {distinct(real):.3f}")
     for name, sampling in WAYS.items():
         texts = [written(model, prompt, sampling, seed) for seed in SEEDS]
-        own = float(np.mean([perplexity(model, prompt, text) for text in texts]))
-        repeats = np.mean([(text[1:] == text[:-1]).mean() for text in texts])
+        own = float(np.exp(np.mean([np.log(perplexity(model, prompt, text)) for text in texts])))
+        pairs, repeats = [distinct(text) for text in texts], np.mean([(t[1:] == t[:-1]).mean() for t in texts])
         print(
-            f"{name:26} perplexity {own:7.1f} {own / base:5.2f} distinct pairs "
-            f"{np.mean([distinct(text) for text in texts]):.3f} repeats {repeats:.3f}",
+            f"{name:26} perplexity {own:7.1f} {own / base:5.2f} distinct pairs {np.mean(pairs):.3f}, "
+            f"least {min(pairs):.3f} repeats {repeats:.3f}",
             flush=True,
         )
 

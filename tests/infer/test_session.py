@@ -179,6 +179,22 @@ def test_gibbsmax_avoids_what_was_said() -> None:
     assert said(Alphabet(), "a", shy, max_tokens=27)[-1] != "b"
 
 
+def test_punctuation_is_free_unless_it_follows_itself() -> None:
+    class Dots(Alphabet):
+        """A dot with probability 0.7, whatever was before."""
+
+        def __init__(self) -> None:
+            self.tokenizer = CharTokenizer.from_text("\n.ab")
+
+        def log_probs(self, ids: Tensor) -> Tensor:
+            return torch.tensor([0.05, 0.7, 0.15, 0.1]).log().expand(*ids.shape, 4)
+
+    shy = Sampling(temperature=0, selector="inhibition", inhibition=2.0)
+    assert said(Dots(), "b", GREEDY, max_tokens=4) == "...."
+    # The second one is free, and the third one would be the second that follows itself.
+    assert said(Dots(), "b", shy, max_tokens=3) == "..a"
+
+
 def test_inhibition_holds_back_what_the_model_wrote_alone(tmp_path: Path) -> None:
     shy = Sampling(temperature=0, selector="inhibition", inhibition=50.0)
     # The prompt may be said again, what was written may not, until it has faded.

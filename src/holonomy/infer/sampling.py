@@ -39,7 +39,7 @@ class Sampling:
         top_p: keeps the smallest set of most probable tokens whose mass reaches this share.
         gate: lowers the temperature the more, the larger the entropy is, see `gated_temperature`.
         selector: softmax, or gibbsmax: each time a token was said lately costs it `repetition`, or inhibition: what
-            the model itself just wrote, but for punctuation, is held back, see `inhibition_energy`.
+            the model itself just wrote is held back, see `inhibition_energy`; punctuation only where it follows itself.
         repetition: cost in nats of one earlier mention, for gibbsmax.
         inhibition: cost in nats of a token just written, for inhibition.
         kernel: calibrated takes `temperature`, phi that of the golden section instead.

@@ -80,7 +80,11 @@ class Chooser:
         """The last tokens with one more a sequence, [B], and whether the model wrote it."""
         if self._inhibited is None:
             return recent.take(tokens[:, None])
-        return recent.take(tokens[:, None], (self._inhibited[tokens] & torch.tensor(spoken))[:, None])
+        held = self._inhibited[tokens]
+        if recent.ids.shape[1]:
+            # Punctuation is free, but for that which says itself again and again.
+            held = held | (tokens == recent.ids[:, -1])
+        return recent.take(tokens[:, None], (held & torch.tensor(spoken))[:, None])
 
 
 class Session:

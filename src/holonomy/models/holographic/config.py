@@ -339,7 +339,9 @@ class HolographicRunConfig(Config):
     data: WordsConfig = Field(default=WordsConfig(), description="text")
     train: PassConfig = Field(default=PassConfig(), description="the pass over the text")
     # A memory of what was just said says it again: what was just written must cost something.
-    infer: InferConfig = Field(default=InferConfig(temperature=1.0, selector="inhibition"), description="generation")
+    infer: InferConfig = Field(
+        default=InferConfig(temperature=1.0, selector="inhibition", inhibition=2.5), description="generation"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> HolographicRunConfig:
