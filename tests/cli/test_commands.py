@@ -118,6 +118,8 @@ def test_who_holds_back_says_why(here: Path, capfd, monkeypatch) -> None:
     assert json.loads(greedy)["text"] == found["text"]
     code, out, err = holonomy(capfd, monkeypatch, *words, "--quiet")
     assert (code, out, err) == (0, "", "")
+    code, _, err = holonomy(capfd, monkeypatch, *words[:-2], "--kernel", "phi", "--temperature", "0.5")
+    assert code == 2 and "drop it, or `--temperature`" in err
     code, _, err = holonomy(capfd, monkeypatch, *words[:-2], "--abstain", "0.2")
     assert code == 2 and "`abstain` is 0.2, but only holographic runs" in err
 

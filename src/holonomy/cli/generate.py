@@ -149,6 +149,8 @@ def open_model(run: str, root: Path, threads: str | None, chosen: Mapping[str, A
 
     given = {name: value for name, value in chosen.items() if value is not None}
     replace(Sampling(), **given)
+    if given.get("kernel") == "phi" and "temperature" in given:
+        raise ConfigError("`--kernel` phi has a temperature of its own; drop it, or `--temperature`")
     tune_process(threads=options.thread_count(threads) or "auto")
     model, infer = launch.load_speaker(run, root=root)
     return model, replace(sampling_of(infer), **given), infer.max_tokens
