@@ -89,7 +89,7 @@ def test_examples_in_the_help_parse() -> None:
 
 SMALL = "model.d=16 model.n_osc=16 model.hidden=16 model.heads=2 data.seq_len=16 data.batch=2"
 TINY = "data.digits=5 data.batch=81 data.extra_from_level=3 model.latent_dim=6 model.hidden=[32]"
-ELSEWHERE = ("holographic", "words", "plays", "quickstart", "lm-eval", "audit", "mix", "merge", "wordnet", "wordnet-mammals")
+ELSEWHERE = "holographic words plays quickstart lm-eval audit mix merge wordnet wordnet-mammals".split()
 """What takes longer than a second, and runs made by it, or wants files of others; other tests run these commands."""
 
 
