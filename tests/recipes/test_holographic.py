@@ -10,7 +10,6 @@ import torch
 
 from holonomy.core.config import leaves
 from holonomy.core.errors import ConfigError, DataError
-from holonomy.data.text import load_text
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -31,13 +30,6 @@ SMALL = (
     "model.tower.levels=3",
     "model.tower.channels=4",
 )
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    path.write_text(load_text("pydoc").text[:30_000])
-    return path
 
 
 def configured(text: Path, *overrides: str) -> HolographicRunConfig:

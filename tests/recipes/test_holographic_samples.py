@@ -11,7 +11,6 @@ import torch
 
 from holonomy.audit.claims.resuming import MEASURED
 from holonomy.core.errors import ConfigError
-from holonomy.data.text import load_text
 from holonomy.infer.session import generate
 from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.holographic.figures import part_figures, store_figures
@@ -48,13 +47,6 @@ STREAM = (
     "data.documents.apart=0.1",
     "data.documents.shuffle=16",
 )
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("text") / "words.txt"
-    path.write_text(load_text("pydoc").text[:30_000])
-    return path
 
 
 def configured(recipe: str, text: Path, *overrides: str) -> HolographicRunConfig:

@@ -190,9 +190,8 @@ def spelled(contexts: Contexts, spelling: Spelling, sources: Sequence[tuple[str,
     tokens, begins, ends = (np.ascontiguousarray(a, dtype=np.int64) for a in contexts)
     distant = np.empty((len(ends), len(DISTANT)), dtype=np.int64)
     if reach_of(sources) == FAR:
-        most = max(
-            (k for k, name in enumerate(("after2", "after3", "after4"), 1) if name in _asked(sources)), default=0
-        )
+        after = [name for name in DISTANT if name.startswith("after")]
+        most = max((k for k, name in enumerate(after, 1) if name in _asked(sources)), default=0)
         scouting()(tokens, begins, ends, spelling.breaks, FAR, most, distant)
     spelling_kernel()(tokens, begins, ends, *spelling, *map(np.array, (found, columns, places)), distant, out)
     ends = np.cumsum([len(kind) for kind in sources]).tolist()
