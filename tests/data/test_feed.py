@@ -147,7 +147,7 @@ def test_memory_does_not_follow_the_size_of_the_files(tmp_path: Path) -> None:
         path = tmp_path / f"{count}.jsonl.gz"
         with gzip.open(path, "wt", compresslevel=1) as file:
             for n in range(count):
-                file.write(json.dumps({"text": f"{n} " * 50}) + "\n")
+                file.write(json.dumps({"text": f"{n:05d} " * 20}) + "\n")
         read = sampler(path)
         tracemalloc.start()
         while read.documents._epoch == 0:
@@ -156,7 +156,8 @@ def test_memory_does_not_follow_the_size_of_the_files(tmp_path: Path) -> None:
         tracemalloc.stop()
         return used
 
-    small, large = peak(100), peak(2000)
+    peak(10)  # what the first call imports and keeps is not memory of the texts
+    small, large = peak(2000), peak(6000)  # both larger than what is read at a time
     assert large < 1.2 * small, (small, large)
 
 
