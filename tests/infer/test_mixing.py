@@ -8,7 +8,7 @@ import torch
 
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import CharTokenizer
-from holonomy.infer.mixing import EXCHANGE, MixedModel, even_gate, fitted_gate, num_clues, read_through
+from holonomy.infer.mixing import EXCHANGE, REACH, MixedModel, Pooling, even_gate, fitted_gate, num_clues, read_through
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.model import HolographicModel
 
@@ -72,19 +72,21 @@ def test_weights_follow_by_fixed_share() -> None:
         assert np.abs(found.numpy() - by_hand(members, ids, shares)).max() < 1e-5
 
 
-def test_a_member_that_is_never_right_costs_little() -> None:
+@pytest.mark.parametrize("pool", ["linear", "geometric"])
+def test_a_member_that_is_never_right_costs_little(pool: Pooling) -> None:
     good = tables()[0]
     wrong, random, ids = Table(good.logs.roll(1, 1) * 3), np.random.default_rng(4), [0]
     for _ in range(3000):
         ids.append(int(random.choice(4, p=good.logs[ids[-1]].double().softmax(0).numpy())))
     tokens = np.array(ids)
     alone = float(-good.logs[tokens[:-1]].gather(1, torch.from_numpy(tokens[1:, None])).mean())
-    both = read_through(MixedModel([good, wrong]), tokens[:1], tokens[1:], block=500).losses.mean()
+    both = read_through(MixedModel([good, wrong], pool=pool), tokens[:1], tokens[1:], block=500).losses.mean()
     assert alone < both < alone + 0.03
 
 
-def test_every_way_to_read_gives_the_same_numbers() -> None:
-    model = MixedModel(tables())
+@pytest.mark.parametrize("pool", ["linear", "geometric"])
+def test_every_way_to_read_gives_the_same_numbers(pool: Pooling) -> None:
+    model = MixedModel(tables(), pool=pool)
     ids = torch.from_numpy(np.random.default_rng(2).integers(0, 4, (3, 200)))
     whole = model.log_probs(ids)
     assert torch.allclose(whole.exp().sum(-1), torch.ones(3, 200), atol=1e-5)
@@ -100,7 +102,7 @@ def test_every_way_to_read_gives_the_same_numbers() -> None:
         assert torch.allclose(ahead, whole[:, t], atol=1e-4)
     panels = list(model.panels(ids[0, :1].numpy(), ids[0, 1:].numpy(), block=64))
     assert [len(p.targets) for p in panels] == [64, 64, 64, 7]
-    said = torch.cat([model.combined(p.logs, p.weights) for p in panels])
+    said = torch.cat([p.said for p in panels])
     assert torch.allclose(said, whole[0, :-1], atol=1e-6)
 
 
@@ -120,12 +122,29 @@ def test_a_mixture_and_its_fitted_gate_pay() -> None:
     even = MixedModel(members)
     loss = read_through(even, tokens[:1], tokens[1:], block=100).losses.mean()
     assert loss < min(alone) - 0.05
+    product = read_through(MixedModel(members, pool="geometric"), tokens[:1], tokens[1:], block=100).losses.mean()
+    assert product < loss - 0.02, "where one doubts, the other is sharper still"
     gate = fitted_gate(even.panels(tokens[:1], tokens[1:2000], block=100), prior=1.0)
     better = read_through(MixedModel(members, gate), tokens[1999:2000], tokens[2000:], block=100).losses.mean()
     plain = read_through(even, tokens[1999:2000], tokens[2000:], block=100).losses.mean()
     assert better < plain - 0.05
     assert gate.weights.shape == (num_clues(2), 2)
     assert np.allclose(even_gate(2)(np.array([[1.0, *np.log([0.3, 0.7]), 5, 5, 5, 5, 5]])), [[0.3, 0.7]])
+
+
+def test_exponents_begin_with_the_text_and_forget_what_a_long_prompt_began_with() -> None:
+    # Shares that forget at once leave nothing but exponents to remember by.
+    model, random = MixedModel(tables(), shares=(0.9999,), pool="geometric"), np.random.default_rng(6)
+    before, text = random.integers(0, 4, 300), random.integers(0, 4, 100)
+    (panel,) = model.panels(before, text, block=100)
+    (alone,) = model.panels(before[-2:], text, block=100)
+    assert torch.allclose(panel.said, alone.said, atol=1e-3), "members may know what stands before"
+    read = model.advance(torch.from_numpy(np.concatenate([before, text[:-1]]))[None], model.start(1))[0]
+    assert (read[0, 299:] - panel.said).abs().max() > 0.05
+    ids = torch.from_numpy(random.integers(0, 4, (1, REACH + 200)))
+    found, _ = model.prefill(ids, model.start(1))
+    wanted, _ = model.prefill(ids[:, -REACH:], model.start(1))
+    assert torch.equal(found, wanted)
 
 
 def test_members_learn_between_blocks() -> None:
@@ -154,6 +173,8 @@ def test_wrong_mixtures_are_refused() -> None:
         MixedModel(tables()[:1])
     with pytest.raises(ConfigError, match="shares"):
         MixedModel(tables(), shares=(0.1, 1.0))
+    with pytest.raises(ConfigError, match="linear, geometric"):
+        MixedModel(tables(), pool="harmonic")  # pyright: ignore[reportArgumentType]
     with pytest.raises(DataError, match="before"):
         list(MixedModel(tables()).panels(np.array([], dtype=np.int64), np.array([1]), block=4))
     with pytest.raises(DataError, match="no text"):

@@ -13,9 +13,11 @@ import torch
 from holonomy.cli import main
 from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.data.text import load_text
+from holonomy.data.words import WordTokenizer
 from holonomy.infer.mixing import MixedModel, read_through
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
+from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.recipes import configure, launch, mixture
@@ -132,6 +134,8 @@ def test_members_that_count_fit_a_gate_on_what_they_unlearn(root: Path) -> None:
     assert report.metrics["val/loss"] < min(parts) + 0.005
     model = launch.load("counts", root=root)
     assert np.abs(model.gate.weights[0]).max() > 0.1
+    words = HolographicModel(HolographicConfig.model_validate({"tower": {"role": "off"}}), WordTokenizer(["a"]))
+    assert mixture.forgets(model) and not mixture.forgets(words), "vectors of words would still know what is unlearned"
     # What was unlearned for the fit is learned in the members that are saved.
     (memory,) = (m for m in [launch.load("memory", root=root)] if isinstance(m, HolographicModel))
     assert model.members[0].memories.counts.num_grams == memory.memories.counts.num_grams
@@ -174,6 +178,10 @@ def test_the_command(root: Path, capfd: pytest.CaptureFixture[str], monkeypatch:
     words = ["mix", "network", "memory", "--run", "again", "--root", str(root), "--threads", "1"]
     code, out, _ = holonomy(*words, "--json")
     assert code == 0 and json.loads(out)["family"] == "mixture"
+    product = json.loads(out)["metrics"]["val/loss"]
+    code, out, _ = holonomy(*words[:4], "sum", *words[5:], "--pool", "linear", "--json")
+    assert code == 0 and json.loads(out)["metrics"]["val/loss"] != product
+    assert launch.load("again", root=root).pool == "geometric" and launch.load("sum", root=root).pool == "linear"
     code, _, err = holonomy(*words)
     assert code == 2 and "choose another name" in err
     code, _, err = holonomy("mix", "network", "nothing", "--run", "y", "--root", str(root))

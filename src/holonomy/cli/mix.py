@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,6 +19,12 @@ def mix(
         str | None,
         typer.Option("--data", help="A text that neither learned; by default the end of the training text of both."),
     ] = None,
+    pool: Annotated[
+        Literal["linear", "geometric"],
+        typer.Option(
+            "--pool", help="linear: members are added; geometric: their sum is multiplied with powers of them."
+        ),
+    ] = "geometric",
     threads: options.Threads = None,
     root: options.Root = options.ROOT,
     as_json: options.Json = False,
@@ -44,6 +50,7 @@ def mix(
             read=lambda name: launch.read_checkpoint(name, root),
             progress=progress,
             data=data,
+            pool=pool,
         )
     )
     if as_json:

@@ -1,10 +1,13 @@
-"""Language models over one vocabulary as one: their distributions are added, weighed by what they said lately.
+"""Language models over one vocabulary as one: their distributions are added or multiplied, by what they said lately.
 
 Weights follow the text by fixed share (Herbster & Warmuth 1998): with p_i the probability that member i gave to the
 token that came, v_i <- (1 - share) v_i p_i / sum_j v_j p_j + share / M: no weight depends on the distant past. Shares
 of several sizes are weighed the same way: a small one leaves little to a member that is never right. A gate turns
 log v, and what the distributions give away themselves (their doubt, how sure they are of their first choice, the mass
-they share), into weights; an even gate takes v as it is. In a static evaluation v is context: no parameter moves.
+they share), into weights; an even gate takes v as it is.
+
+A geometric pool multiplies the members and their sum with exponents that the same clues decide (`infer.exponents`).
+Shares and exponents are states, as hidden units are: they begin anew with every text, and no parameter moves.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from torch import Tensor
 
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.geometry.compiled import compiled
+from holonomy.infer.exponents import multiplied
 from holonomy.infer.language_model import LanguageModel, Tokenizer
 from holonomy.models.holographic.metrics import Predictions, chained, judged
 from holonomy.models.holographic.mixture import Gate
@@ -30,8 +34,9 @@ SHARES = (0.3, 0.03)
 """Parts of the weights that are dealt out evenly after each token."""
 EXCHANGE = 0.01
 """The same for the weights of the shares."""
-REACH = 1024
-"""Tokens that weights look back on: what stood before them moves them by less than 1e-4."""
+REACH = 3072
+"""Tokens of a prompt that weights look back on: the memory of exponents. Shares forget within a thousand."""
+Pooling = Literal["linear", "geometric"]
 SMALLEST = -87.0
 """Log probability below which float32 has no number."""
 
@@ -92,11 +97,15 @@ class Joint:
     Attributes:
         states: of the members.
         weights: of shares and members, [B, shares, M] float64; v is their sum over shares.
+        moved: W of a pool, [B, d, C].
+        curvature: H of a pool, [B, d C, d C].
         ahead: what the members expect next, [B, M, V]; None before the first token.
     """
 
     states: list[Any]
     weights: np.ndarray
+    moved: np.ndarray
+    curvature: np.ndarray
     ahead: Tensor | None = None
 
 
@@ -107,11 +116,13 @@ class Panel:
     Attributes:
         logs: log probabilities, [n, M, V].
         weights: v, [n, M].
+        said: log probabilities of the mixture, [n, V].
         targets: the tokens, [n].
     """
 
     logs: Tensor
     weights: Tensor
+    said: Tensor
     targets: np.ndarray
 
     @property
@@ -150,21 +161,31 @@ class MixedModel:
         members: language models over one vocabulary.
         gate: from clues to weights; None takes what fixed share gives.
         shares: of the weights, dealt out evenly after each token.
+        pool: linear adds the members, geometric multiplies their sum with them.
 
     Raises:
-        ConfigError: fewer than two members, vocabularies of different sizes, or a share outside of (0, 1).
+        ConfigError: fewer than two members, vocabularies of different sizes, a share outside of (0, 1), or a pool that
+            is none.
     """
 
     def __init__(
-        self, members: Sequence[LanguageModel], gate: Gate | None = None, *, shares: Sequence[float] = SHARES
+        self,
+        members: Sequence[LanguageModel],
+        gate: Gate | None = None,
+        *,
+        shares: Sequence[float] = SHARES,
+        pool: Pooling = "linear",
     ) -> None:
         sizes = [m.tokenizer.vocab_size for m in members]
         if len(members) < 2 or len(set(sizes)) > 1:
             raise ConfigError(f"`members` have vocabularies of {sizes} tokens; wanted two or more of one size")
         if not shares or not all(0 < share < 1 for share in shares):
             raise ConfigError(f"`shares` is {tuple(shares)}; wanted numbers between 0 and 1")
+        if pool not in get_args(Pooling):
+            raise ConfigError(f"`pool` is {pool!r}; wanted one of {', '.join(get_args(Pooling))}")
         self.members, self.shares = list(members), np.array(shares, dtype=np.float64)
         self.gate = gate or even_gate(len(members))
+        self.pool: Pooling = pool
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -176,34 +197,51 @@ class MixedModel:
         """The least of the members' limits."""
         return min((m.context_limit for m in self.members if m.context_limit is not None), default=None)
 
-    def combined(self, logs: Float[Tensor, "N M V"], weights: Float[Tensor, "N M"]) -> Float[Tensor, "N V"]:
-        """Log probabilities of the mixture, normalised."""
+    def summed(self, logs: Float[Tensor, "N M V"], weights: Float[Tensor, "N M"]) -> Float[Tensor, "N V"]:
+        """Log probabilities of the sum of the members, normalised."""
         shares = torch.from_numpy(self.gate(clues(logs, weights))).float()
         return (logs + shares.log()[:, :, None]).logsumexp(1).log_softmax(1)
 
     def start(self, batch: int) -> Joint:
         """State before the first token: one of each member."""
-        sizes = (len(self.shares), len(self.members))
-        return Joint([m.start(batch) for m in self.members], np.full((batch, *sizes), 1 / (sizes[0] * sizes[1])))
+        return self._joint([m.start(batch) for m in self.members], batch)
 
-    def _read(self, ids: Int[Tensor, "B T"], state: Joint) -> tuple[Tensor, Tensor, Joint]:
-        """What members say after each token, [B, T, M, V], the weights there, [B, T, M], and the state after all."""
+    def _joint(self, states: list[Any], batch: int) -> Joint:
+        kinds, members = len(self.shares), len(self.members)
+        weights = np.full((batch, kinds, members), 1 / (kinds * members))
+        return Joint(states, weights, *self._exponents(batch))
+
+    def _exponents(self, batch: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers, voices = num_clues(len(self.members)), len(self.members) + 1
+        numbers = numbers if self.pool == "geometric" else 0
+        return np.zeros((batch, numbers, voices)), np.zeros((batch, numbers * voices, numbers * voices))
+
+    def _read(self, ids: Int[Tensor, "B T"], state: Joint) -> tuple[Tensor, Tensor, Tensor, Joint]:
+        """What members say after each token, [B, T, M, V], the weights there, the mixture there, and the state."""
         found = [m.advance(ids, s) for m, s in zip(self.members, state.states, strict=True)]
         logs = torch.stack([said.clamp_min(SMALLEST) for said, _ in found], 2)
-        before = logs[:, :-1] if state.ahead is None else torch.cat([state.ahead[:, None], logs[:, :-1]], 1)
-        known = ids[:, ids.shape[1] - before.shape[1] :]
+        # The place before the first token counts where it was reached before; that after the last one is open.
+        places = logs if state.ahead is None else torch.cat([state.ahead[:, None], logs], 1)
+        count = places.shape[1] - 1
+        known = ids[:, ids.shape[1] - count :]
         index = known[:, :, None, None].expand(-1, -1, len(self.members), 1)
-        own = before.gather(3, index).squeeze(3).double().numpy()
-        weights, out = state.weights.copy(), np.empty(own.shape)
-        share_kernel()(np.ascontiguousarray(own), weights, self.shares, EXCHANGE, out)
-        # Those after a token are those before the next one.
-        out = np.concatenate([out, weights.sum(1)[:, None]], 1)[:, own.shape[1] + 1 - ids.shape[1] :]
-        return logs, torch.from_numpy(out).float(), Joint([s for _, s in found], weights, logs[:, -1])
+        own = places[:, :-1].gather(3, index).squeeze(3).double().numpy()
+        shares, out = state.weights.copy(), np.empty(own.shape)
+        share_kernel()(np.ascontiguousarray(own), shares, self.shares, EXCHANGE, out)
+        weights = torch.from_numpy(np.concatenate([out, shares.sum(1)[:, None]], 1)).float()
+        said = self.summed(places.flatten(0, 1), weights.flatten(0, 1)).view(len(ids), count + 1, -1)
+        moved, curvature = state.moved.copy(), state.curvature.copy()
+        if self.pool == "geometric":
+            voices = torch.cat([places, said[:, :, None]], 2).numpy()
+            x = clues(places.flatten(0, 1), weights.flatten(0, 1)).reshape(len(ids), count + 1, -1)
+            said = torch.from_numpy(multiplied(voices, x, known.numpy(), moved, curvature))
+        cut = slice(count + 1 - ids.shape[1], None)
+        state = Joint([s for _, s in found], shares, moved, curvature, logs[:, -1])
+        return logs, weights[:, cut], said[:, cut], state
 
     def advance(self, ids: Int[Tensor, "B T"], state: Joint) -> tuple[Float[Tensor, "B T V"], Joint]:
         """Takes many tokens at once; returns the distribution after each of them."""
-        logs, weights, state = self._read(ids, state)
-        return self.combined(logs.flatten(0, 1), weights.flatten(0, 1)).view(*ids.shape, -1), state
+        return self._read(ids, state)[2:]
 
     def log_probs(self, ids: Int[Tensor, "B T"]) -> Float[Tensor, "B T V"]:
         """Log probabilities of the token after each place."""
@@ -214,7 +252,7 @@ class MixedModel:
         if ids.shape[1] > REACH:
             early, ids = ids[:, :-REACH], ids[:, -REACH:]
             states = [m.prefill(early, s)[1] for m, s in zip(self.members, state.states, strict=True)]
-            state = Joint(states, self.start(len(ids)).weights)
+            state = self._joint(states, len(ids))
         logs, state = self.advance(ids, state)
         return logs[:, -1], state
 
@@ -241,13 +279,15 @@ class MixedModel:
         state, last = self.start(1), before[-1:]
         if len(before) > 1:
             _, state = self.prefill(torch.from_numpy(before[:-1])[None], state)
+            # Members may have learned what stands before: exponents found there would trust a network too much.
+            state.moved, state.curvature = self._exponents(1)
         for begin in range(0, len(tokens), block):
             part = tokens[begin : begin + block]
             # A token is taken when it is asked what follows it: what was learned meanwhile counts.
             inputs = torch.from_numpy(np.concatenate([last, part[:-1]]))
-            logs, weights, state = self._read(inputs[None], state)
+            logs, weights, said, state = self._read(inputs[None], state)
             last = part[-1:]
-            yield Panel(logs[0], weights[0], part)
+            yield Panel(logs[0], weights[0], said[0], part)
 
 
 def read_through(
@@ -269,7 +309,7 @@ def read_through(
     """
     parts, at = list[Predictions](), 0
     for panel in model.panels(before, tokens, block=block):
-        parts.append(judged(model.combined(panel.logs, panel.weights), panel.targets))
+        parts.append(judged(panel.said, panel.targets))
         if learn is not None:
             learn(at, at + len(panel.targets))
         at += len(panel.targets)

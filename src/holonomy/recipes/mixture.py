@@ -17,7 +17,7 @@ from holonomy.core.errors import ConfigError, DataError
 from holonomy.core.picture import Picture
 from holonomy.data.kneser_ney import baselines
 from holonomy.infer.language_model import LanguageModel
-from holonomy.infer.mixing import MixedModel, Panel, even_gate, fitted_gate, num_clues, read_through
+from holonomy.infer.mixing import MixedModel, Panel, Pooling, even_gate, fitted_gate, num_clues, read_through
 from holonomy.models.holographic.contexts import Contexts, of_text
 from holonomy.models.holographic.following import following_of
 from holonomy.models.holographic.metrics import Predictions
@@ -27,7 +27,7 @@ from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.lior.inference import LiorLanguageModel
 from holonomy.models.lior.pictures import lior_pictures
 from holonomy.recipes.families import FAMILIES
-from holonomy.recipes.mixture_config import MixedData, MixtureRunConfig
+from holonomy.recipes.mixture_config import MixedData, MixingConfig, MixtureRunConfig
 from holonomy.recipes.work import Texts, Work, figures, no_targets, online_baseline
 from holonomy.train import checkpoint
 from holonomy.train.checkpoint import Checkpoint
@@ -53,10 +53,14 @@ def memories_of(model: Any) -> Iterator[HolographicModel]:
 
 
 def forgets(model: Any) -> bool:
-    """Whether all members can unlearn what they learned."""
+    """Whether all members can unlearn a part of their text without a trace.
+
+    Vectors of words, their classes and topics are made from the whole text at once and would still know it: only
+    members that multiply voices, which read none, forget all that they learned.
+    """
     if isinstance(model, MixedModel):
         return all(forgets(member) for member in model.members)
-    return isinstance(model, HolographicModel)
+    return isinstance(model, HolographicModel) and model.config.mixture.pool == "logarithmic"
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class _Learning:
                 members.append(self._followers[-1])
             else:
                 members.append(self.following(member, first, block) if isinstance(member, MixedModel) else member)
-        return MixedModel(members, model.gate, shares=model.shares.tolist())
+        return MixedModel(members, model.gate, shares=model.shares.tolist(), pool=model.pool)
 
     def learn(self, begin: int, end: int) -> None:
         """Learns places that followers were just asked about, to be forgotten later."""
@@ -183,8 +187,9 @@ def gate_of(model: MixedModel, texts: Texts, config: MixtureRunConfig) -> Gate:
     """The gate of a mixture.
 
     It is fitted where the members can be asked about a text that they have not learned: a foreign one, or the end of
-    their own if all of them can unlearn that. A network cannot: it knows its training text too well, so that a gate
-    fitted there would trust it too much; an even gate then follows what the members said lately.
+    their own if all of them can unlearn that without a trace. A network cannot, nor can vectors of words: it knows its
+    training text too well, so that a gate fitted there would trust it too much; an even gate then follows what the
+    members said lately.
 
     Raises:
         ConfigError: a member cannot unlearn its text.
@@ -243,7 +248,8 @@ def _load(saved: Checkpoint) -> MixedModel:
     members = [_parts(member).load(member) for member in _members(saved)]
     arrays = {k.removeprefix("gate/"): v.numpy() for k, v in saved.tensors.items() if k.startswith("gate/")}
     gate = Gate.from_state(arrays, num_clues(len(members)), len(members))
-    return MixedModel(members, gate, shares=_config(saved).model.shares)
+    config = _config(saved).model
+    return MixedModel(members, gate, shares=config.shares, pool=config.pool)
 
 
 def _texts(saved: Checkpoint, *, data: str | None) -> Texts:
@@ -334,6 +340,7 @@ def mix(
     read: Callable[[str], Checkpoint],
     progress: Progress,
     data: str | None = None,
+    pool: Pooling = "geometric",
 ) -> FitReport:
     """Fits a mixture of two runs and saves it as a run.
 
@@ -344,6 +351,7 @@ def mix(
         read: reads the checkpoint of a run.
         progress: told about it.
         data: a text that neither learned; None takes the end of the training text of both.
+        pool: how members become one.
 
     Raises:
         ConfigError: the runs do not go together.
@@ -354,13 +362,14 @@ def mix(
     texts = _checked(runs, members, data)
     source = data or str(members[0].state["config"]["data"]["source"])
     share = FOREIGN_SHARE if data is not None else MixedData().share
-    config = MixtureRunConfig(members=runs, data=MixedData(source=source, foreign=data is not None, share=share))
+    own_data = MixedData(source=source, foreign=data is not None, share=share)
+    config = MixtureRunConfig(members=runs, model=MixingConfig(pool=pool), data=own_data)
     progress.start({"members": f"{runs[0]} and {runs[1]}", "data": source, "vocabulary": texts.tokenizer.vocab_size})
     begin, wall = time.process_time(), time.perf_counter()
     try:
         loaded = [_parts(m).load(m) for m in members]
         gate = gate_of(MixedModel(loaded, shares=config.model.shares), texts, config)
-        model = MixedModel(loaded, gate, shares=config.model.shares)
+        model = MixedModel(loaded, gate, shares=config.model.shares, pool=config.model.pool)
         cpu, seconds = time.process_time() - begin, time.perf_counter() - wall
         passage = _held_out(texts, config)
         metrics = scored(model, passage, _learned(members), mode="static", block=config.model.block)

@@ -25,6 +25,10 @@ class MixedData(Config):
 class MixingConfig(Config):
     """How the members become one."""
 
+    pool: Literal["linear", "geometric"] = Field(
+        default="geometric",
+        description="linear: members are added; geometric: their sum is multiplied with powers of them that follow",
+    )
     shares: tuple[float, ...] = Field(
         default=(0.3, 0.03), min_length=1, description="of the weights, dealt out evenly after each token"
     )
