@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 WORDS = (f"the {animal} {verb} in the house" for animal in ("cat", "dog", "owl") for verb in ("sits", "runs"))
 SMALL_TEXT = "".join(f"{sentence} .\n\n" for sentence in WORDS)
 RUNS = {
+    "ask_memory": ("TEXT", "--share", "1", "--ask", "the cat sits in the", "qwertz"),
     "hyperbolic_charts": (),
     "mean_on_a_manifold": ("--steps", "60"),
     "operations": ("--digits", "4", "--steps", "20"),
@@ -36,7 +37,7 @@ def test_every_example_is_run_here() -> None:
     assert {path.stem for path in EXAMPLES.glob("*.py")} == RUNS.keys()
 
 
-@pytest.mark.parametrize("name", sorted(RUNS.keys() - {"own_echo_network", "remember_text", "taxonomy"}))
+@pytest.mark.parametrize("name", sorted(RUNS.keys() - {"ask_memory", "own_echo_network", "remember_text", "taxonomy"}))
 def test_it_runs(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +55,17 @@ def test_a_taxonomy_comes_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert "1.000, mean rank 1.00" in run("taxonomy", tmp_path, monkeypatch, capsys)
+
+
+def test_a_memory_says_what_a_context_brings_to_mind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = run("ask_memory", tmp_path, monkeypatch, capsys)
+    known, foreign, many = said[said.index("\nthe cat") :].split("\n\n")
+    assert "the cat sits in the ... house" in known and "know the last 4 word(s); followed them alone: house" in known
+    assert "conflict: no" in known and "qwertz ..." in foreign and "alone: no word, or several" in foreign
+    right = re.search(r"(\d+) right: coherence [\d.]+, probability ([\d.]+)", many)
+    assert right is not None and int(right[1]) > 500 and float(right[2]) > 0.5
 
 
 def test_what_was_read_of_the_zebra_is_known_and_then_forgotten(

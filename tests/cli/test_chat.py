@@ -56,7 +56,7 @@ def test_settings(talk: Talk, capsys) -> None:
     for line, words in (
         ("/set temperatur=1", "did you mean `temperature`"),
         ("/set temperature=warm", "not a number"),
-        ("/set temperature=-1", "wanted a number"),
+        ("/set temperature=-1", "greater than or equal to 0"),
         ("/set max_tokens=0", "max_tokens"),
         ("/sett", "did you mean `/set`"),
         ("/save", "needs a file"),
@@ -79,13 +79,14 @@ def test_a_talk_says_when_it_holds_back(capsys) -> None:
     talk = Talk(Session(Hesitant(), Sampling(temperature=1.0), seed=1), max_tokens=12)
     for line, words in (
         ("/set abstain=0.2", "note: `abstain` is 0.2, but only holographic runs"),
-        ("/set doubt=shrug", "wanted one of hold, fallback"),
+        ("/set doubt=shrug", "'hold' or 'fallback'"),
         ("/set kernel=phi", "kernel is phi"),
         ("/set least_prob=0.9", "least_prob is 0.9"),
     ):
         assert words in said(talk, capsys, line)
     assert said(talk, capsys, "abc") == (
-        "\nnote: the model holds back: the most probable token has probability 0.7, below 0.9\n"
+        "\nnote: the model holds back: the most probable token has probability 0.7, below 0.9; "
+        "the entropy is 1.23 nats\n"
     )
     said(talk, capsys, "/set doubt=fallback")
     found = said(talk, capsys, "abc")

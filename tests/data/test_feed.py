@@ -166,7 +166,7 @@ def test_sources_that_are_none_are_named(tmp_path: Path) -> None:
         open_documents(str(tmp_path / "nothing.txt"), field="text")
     with pytest.raises(DataError, match="not a file or a folder or archive with"):
         open_documents(str(tmp_path), field="text")
-    for odd in ("hub:", "hub:x?revision=3"):
+    for odd in ("hub:", "hub:x?version=3", "hub:x?revision="):
         with pytest.raises(ConfigError, match="wanted hub:NAME"):
             open_documents(odd, field="text")
 
@@ -181,3 +181,26 @@ def test_a_dataset_of_hugging_face_is_read_by_name(documents: Path, tmp_path: Pa
     assert [text for text, _ in rows.read(None)] == [text for text, _ in files.read(None)]
     with pytest.raises(DataError, match="cannot be opened"):
         open_documents(f"hub:{folder}?split=valid", field="text")
+    with pytest.raises(ConfigError, match="has no revisions"):
+        open_documents(f"hub:{folder}?revision=main", field="text")
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "split", "revision"),
+    [("", None, "train", None), ("?revision=8c9d0e", None, "train", "8c9d0e"),
+     ("?name=small&split=valid&revision=refs/pr/1", "small", "valid", "refs/pr/1")],
+)  # fmt: skip
+def test_parts_of_a_name_reach_the_library(
+    options: str, name: str | None, split: str, revision: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets, asked = pytest.importorskip("datasets"), list[tuple[tuple[object, ...], dict[str, object]]]()
+
+    def load(*args: object, **named: object) -> object:
+        asked.append((args, named))
+        return datasets.IterableDataset.from_generator(lambda: iter([{"text": "a row"}]))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    rows = open_documents(f"hub:owner/texts{options}", field="text")
+    wanted = {"data_files": None, "split": split, "revision": revision, "streaming": True}
+    assert asked == [(("owner/texts", name), wanted)]
+    assert [text for text, _ in rows.read(None)] == ["a row"]

@@ -62,6 +62,8 @@ def test_a_stored_tokenizer_is_the_same() -> None:
         (lambda: WordTokenizer.train([], min_count=1), DataError, "documents"),
         (lambda: WordTokenizer.train(["a"], vocab_size=2), ConfigError, "vocab_size"),
         (lambda: WordTokenizer.train(["a"], pattern="("), ConfigError, "pattern"),
+        (lambda: WordTokenizer.train(["a"], pattern="(a)b"), ConfigError, "pattern"),
+        (lambda: split_words("one two", pattern="a*"), ConfigError, "pattern"),
         (lambda: WordTokenizer(["a", "a"]), ConfigError, "words"),
         (lambda: WordTokenizer(["a"]).decode([3]), DataError, "ids"),
         (lambda: split_words("one"), DataError, "text"),

@@ -64,6 +64,11 @@ def test_a_share_of_predictions_is_held_back() -> None:
     assert least_confidence(model, Sampling(abstain=0.2, least_prob=0.99)) == 0.99
 
 
+def test_impossible_tokens_leave_the_entropy_a_number() -> None:
+    told = doubts(torch.tensor([[0.5, 0.5, 0.0]]).log(), 0.9)[0]
+    assert told is not None and told.endswith(f"the entropy is {math.log(2):.3g} nats")
+
+
 def test_nobody_holds_back_unasked() -> None:
     assert doubts(unsure_after_d().table, least_confidence(unsure_after_d(), Sampling())) == [None] * SIZE
 
@@ -74,6 +79,8 @@ def test_a_text_ends_where_the_model_is_unsure(how: dict[str, float]) -> None:
     session.feed("a")
     assert "".join(session.reply(max_tokens=9)) == "bcd"
     assert session.last.doubt is not None and "probability 0.286, below" in session.last.doubt
+    # One letter of 2 / 7 and five of 1 / 7 each.
+    assert f"the entropy is {math.log(7) - 2 / 7 * math.log(2):.3g} nats" in session.last.doubt
     # What was said has been said, and the next turn begins anew.
     assert session.turns == [("user", "a"), ("model", "bcd")]
     session.feed("e")

@@ -156,7 +156,7 @@ def test_the_golden_kernel_is_a_power() -> None:
     expected = z.exp().pow(phi) / z.exp().pow(phi).sum(1, keepdim=True)
     assert torch.allclose(sharpen(z, Sampling(temperature=2.0, kernel="phi")), expected, atol=1e-12)
     for wrong in ({"gate": True}, {"temperature": 0.0}):
-        with pytest.raises(ConfigError, match="`kernel` phi"):
+        with pytest.raises(ConfigError, match="kernel phi has a temperature of its own"):
             Sampling(kernel="phi", **wrong)  # type: ignore[arg-type]
 
 

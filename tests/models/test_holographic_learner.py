@@ -17,6 +17,7 @@ from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.learner import HolographicLearner
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.storage import load_into, merge_into, state_of
+from holonomy.models.holographic.tower import Tower
 
 CONFIG = HolographicConfig.model_validate(
     {
@@ -163,6 +164,37 @@ def test_merged_shards_equal_one_pass() -> None:
     assert torch.allclose(whole.next_log_probs(probe), merged.next_log_probs(probe), atol=1e-6)
     with pytest.raises(ConfigError, match="other"):
         merge_into(merged, made(HolographicConfig()))
+
+
+def test_a_higher_tower_is_folded_when_models_are_merged() -> None:
+    high = CONFIG.model_copy(update={"tower": CONFIG.tower.model_copy(update={"levels": CONFIG.tower.levels + 2})})
+    parts, whole, merged = [tokens(seed=s) for s in range(2)], made(), made()
+    other = made(high)
+    for model, texts in ((whole, parts), (merged, parts[:1]), (other, parts[1:])):
+        for text in texts:
+            model.learn_text(text)
+    assert whole.mirror is not None and merged.mirror is not None and other.mirror is not None
+    before = state_of(other)
+    with pytest.raises(ConfigError, match="lower one"):
+        merge_into(other, merged)
+    after = state_of(other)
+    assert all(torch.equal(v, after[k]) for k, v in before.items() if isinstance(v, torch.Tensor))
+    merge_into(merged, other)
+    assert merged.mirror.tower.levels == CONFIG.tower.levels and merged.mirror.tower.load.any()
+    assert torch.equal(whole.mirror.tower.store, merged.mirror.tower.store)
+    assert torch.equal(whole.mirror.tower.load, merged.mirror.tower.load)
+    # Pairs that became frequent only in both together have left the store.
+    assert whole.config.tower.promote_at is not None
+    apart = other.mirror.tower.fold().fold().load + made_of(parts[0]).load
+    assert not torch.equal(apart, merged.mirror.tower.load)
+
+
+def made_of(text: np.ndarray) -> Tower:
+    """The tower of a model that learned a text."""
+    model = made()
+    model.learn_text(text)
+    assert model.mirror is not None
+    return model.mirror.tower
 
 
 def test_a_merge_that_fails_changes_nothing() -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
+import torch
 
 from holonomy.core.errors import ConfigError
 from holonomy.data.words import WordTokenizer
-from holonomy.models.holographic.config import HolographicConfig
+from holonomy.models.holographic.config import HolographicConfig, TowerConfig
 from holonomy.models.holographic.model import HolographicModel
-from holonomy.models.holographic.retrieval import PRIOR, divergence_of, retrieve, retrieve_batch, settled_states
+from holonomy.models.holographic.retrieval import (
+    PRIOR,
+    Recollection,
+    divergence_of,
+    retrieve,
+    retrieve_batch,
+    settled_states,
+)
 
 CONFIG = {
     "tower": {"levels": 4, "channels": 16, "promote_at": None},
@@ -67,6 +76,81 @@ def test_settled_states_are_counts_of_what_followed(model: HolographicModel) -> 
     assert abs(float(state.counts[0, 0]) / following.max() - 1) < 0.2
     with pytest.raises(ConfigError, match="order"):
         settled_states(model, np.array([[9]]), 7)
+
+
+def settled_by_hand(model: HolographicModel, context: list[int]) -> tuple[dict[int, float], float]:
+    """Counts at the address of a context's order, one word explained after the other in float64, and noise left."""
+    assert model.mirror is not None
+    tower, words = model.mirror.tower, model.mirror.signatures.words.double().numpy()
+    channels, key = words.shape[1], np.eye(4)
+    for place, word in enumerate(reversed(context)):
+        key = key @ model.mirror.signatures.places[place].double().numpy() @ words[word]
+    row = int(tower.addresses(torch.tensor([context]), len(context) + 1))
+    x, counts = key.transpose(0, 2, 1) @ (tower.store[row].double().numpy() / 4096), dict[int, float]()
+    while True:
+        sd = math.sqrt((x**2).sum() / (4 * channels) / (16 * channels))
+        found = (words * x).sum((1, 2, 3)) / (4 * channels)
+        word = int(found.argmax())
+        if found[word] <= max(0.5, 3.3 * sd):
+            return counts, sd
+        counts[word] = counts.get(word, 0.0) + found[word]
+        x = x - found[word] * words[word]
+
+
+def test_noise_and_the_say_of_bindings_follow_from_the_store(model: HolographicModel) -> None:
+    assert model.mirror is not None
+    # Contexts that end in what was learned, in what was not, and short ones.
+    ids = np.concatenate([text(1200).reshape(30, 40), np.random.default_rng(4).integers(2, WORDS, (30, 40))])
+    lengths = np.arange(60) % 5
+    found, empty = retrieve_batch(model, ids, lengths), 0
+    for b, (row, length) in enumerate(zip(ids.tolist(), lengths.tolist(), strict=True)):
+        context, longest = row[40 - length :], min(length, 3)
+        said, sd = model.memories.counts.lowest.astype(np.float64), math.nan
+        for order in range(2, longest + 2):
+            counts, sd = settled_by_hand(model, context[length - order + 1 :])
+            total = sum(counts.values())
+            size, noise = min(9, int(math.log2(max(total, 1)))), (sd >= 0.707) + (sd >= 1.414)
+            share = model.mirror.shares[order - 2][1 + 3 * size + noise if total else 0]
+            said = (1 - share) * said
+            for word, count in counts.items():
+                said[word] += share * count / total
+        assert found.bound[b] == pytest.approx(said[found.tokens[b]], rel=1e-3), (b, length)
+        empty += sd == 0
+        assert found.sd[b] == pytest.approx(sd or math.nan, rel=1e-3, nan_ok=True), (b, length)
+    assert 0 < empty < 20 and np.isnan(found.sd[lengths == 0]).all() and (found.coherence[found.sd > 0] > 0).all()
+    alone = HolographicModel(model.config.model_copy(update={"tower": TowerConfig(role="off")}), model.tokenizer)
+    told = retrieve_batch(alone, ids[:3])
+    assert np.isnan(told.sd).all() and np.isnan(told.bound).all() and not told.coherence.any()
+
+
+def test_what_experts_say_is_what_their_distributions_hold(model: HolographicModel) -> None:
+    ids, lengths = text(1200).reshape(30, 40), np.arange(30) % 41
+    found, memories = retrieve_batch(model, ids, lengths), model.memories
+    reading, weights = model.reading(model.contexts(ids, lengths))
+    known, lean = memories.knowing(reading), model.mixture.lean(memories, reading)
+    assert found.said.shape == found.shares.shape == known.shape and not known.all()
+    for column in range(known.shape[1]):
+        alone = np.zeros_like(weights)
+        alone[:, column] = 1.0
+        whole = model.mixture.combined(memories, reading, alone, lean)[np.arange(30), found.tokens]
+        assert np.allclose(found.said[:, column], np.where(known[:, column], whole, 0), atol=1e-5)
+    assert np.allclose(found.shares, weights * found.said / (weights * found.said).sum(1, keepdims=True))
+
+
+def test_contexts_are_read_once_and_in_parts(model: HolographicModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, lengths = text(1200).reshape(30, 40), np.arange(30) % 41
+    whole, asked, read = retrieve_batch(model, ids, lengths), list[int](), type(model.memories).read
+    monkeypatch.setattr(type(model), "rows", 7)
+    monkeypatch.setattr(type(model.memories), "read", lambda m, c: asked.append(len(c.ends)) or read(m, c))
+    parts = retrieve_batch(model, ids, lengths)
+    assert asked == [7, 7, 7, 7, 2]
+    for field in fields(Recollection):
+        mine, theirs = getattr(parts, field.name), getattr(whole, field.name)
+        if isinstance(mine, list):
+            assert mine == theirs
+        else:
+            assert len(mine) == 30 and np.allclose(mine, theirs, atol=1e-6, equal_nan=True), field.name
+    assert retrieve_batch(model, ids[:0]).tokens.shape == (0,)
 
 
 def test_a_planted_contradiction_is_a_conflict() -> None:

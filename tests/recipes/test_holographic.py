@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 
 from holonomy.core.config import leaves
 from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.words import WordTokenizer
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -127,6 +129,22 @@ def test_batches_cover_each_word_once() -> None:
         source.next()
     with pytest.raises(DataError, match="no words"):
         OnePass(tokens[:0], batch=10, reach=3, pad_id=1)
+
+
+def test_words_are_found_by_the_pattern(text: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("one Two three-four " * 30)
+    whole = re.findall("[a-z]+", text.read_text())
+    for more, known in ((), set(whole)), ((f"data.vocabulary={other}",), {"one", "wo", "three", "four"}):
+        split = read_words(configured(text, "data.pattern='[a-z]+'", *more).data).split
+        assert isinstance(split.tokenizer, WordTokenizer) and split.tokenizer.pattern == "[a-z]+"
+        assert set(split.tokenizer.symbols[2:]) <= known and len(split.train) + len(split.test) == len(whole)
+    assert known == set(split.tokenizer.symbols[2:])
+    for pattern, reason in (("(", "not a regular expression"), ("(a|b)", "groups"), ("a*", "empty")):
+        with pytest.raises(ConfigError, match=rf"data\.pattern.*{reason}"):
+            configured(text, f"data.pattern='{pattern}'")
+    with pytest.raises(ConfigError, match=r"data\.pattern.*data\.tokens is chars"):
+        configure("holographic-chars", overrides=("data.pattern='[a-z]'",))
 
 
 def test_every_key_is_known() -> None:

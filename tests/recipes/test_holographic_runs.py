@@ -167,7 +167,10 @@ def test_an_interrupted_further_text_goes_on_exactly(
 def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: Path, monkeypatch) -> None:
     vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
     for number, text in enumerate(texts):
-        config = trained(tmp_path, f"part{number}", text, vocabulary)
+        # What is merged into the first may have a higher tower, which is folded.
+        config = trained(
+            tmp_path, f"part{number}", text, vocabulary, *(["model.tower.levels=4"] if number == 2 else [])
+        )
     names = [f"part{n}" for n in range(4)]
 
     def full(*arguments: object, **facts: object) -> None:
@@ -181,7 +184,9 @@ def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: 
         launch.resume("merged", root=tmp_path, progress=SilentProgress())
     merge(names, run="merged", root=tmp_path, read=reader(tmp_path))
     model = launch.load("merged", root=tmp_path)
-    assert apart(model, joint(config, model.tokenizer, texts), texts[2]) < 1e-5
+    whole = joint(config, model.tokenizer, texts)
+    assert apart(model, whole, texts[2]) < 1e-5
+    assert torch.equal(model.mirror.tower.store, whole.mirror.tower.store) and config.model.tower.levels == 3
     stored, measured = launch.verify("merged", root=tmp_path)
     assert stored == pytest.approx(measured, abs=1e-9)
     forget("merged", str(texts[1]), root=tmp_path, read=reader(tmp_path))
@@ -191,6 +196,7 @@ def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: 
     for runs, match in (
         (["part0"], "two or more"),
         (["part0", "part0"], "too"),
+        (["part2", "part0"], "lower one"),
         (["part1", "own"], r"data\.vocabulary"),
     ):
         with pytest.raises(ConfigError, match=match):

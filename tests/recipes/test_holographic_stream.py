@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -29,12 +30,15 @@ from holonomy.recipes import configure, launch
 from holonomy.recipes.holographic_runs import forget
 from holonomy.recipes.holographic_stream import (
     FirstPart,
+    cache_of,
     documents_of,
+    prepare_stream,
     read_first,
     sides_of,
     training_stream,
     unrepeated,
 )
+from holonomy.train.distributed import World
 from holonomy.train.monitor import SilentProgress
 
 SMALL = (
@@ -124,6 +128,35 @@ def test_a_stream_gives_each_training_word_once_and_no_other(lines: Path) -> Non
     assert len(wanted) == sum(len(tokenizer.encode(t)) for t, s in zip(kept, sides, strict=True) if s == "train")
     with pytest.raises(DataError, match="second round"):
         source.next()
+
+
+def test_short_documents_are_counted(lines: Path) -> None:
+    for first, least in ((60, 50), (60, 200), (10_000, 50)):
+        config = configured(lines, f"data.documents.first={first}", f"data.documents.least={least}")
+        found, wanted = read_first(config.data), [len(t) < least for t in texts()[:first]]
+        assert (found.short, found.documents) == (sum(wanted), len(wanted)) and found.short > 0
+    work = prepare_stream(config, "tokenizer.json", saved=None, world=World())
+    assert (
+        work.header["documents skipped"]
+        == f"{sum(wanted):,} of the first {len(wanted):,}, shorter than data.documents.least"
+    )
+
+
+def test_words_are_what_the_pattern_says(lines: Path, tmp_path: Path) -> None:
+    pattern = "[a-z]+|[.]"
+    config = configured(lines, f"data.pattern='{pattern}'", f"data.documents.cache={tmp_path}")
+    first, plain = read_first(config.data), read_first(configured(lines).data)
+    train = [t for t in texts()[:60] if len(t) >= 50 and sides_of(config.data)(t) == "train"]
+    counts = Counter(word for text in train for word in re.findall(pattern, text))
+    assert set(first.tokenizer.symbols[2:]) == {word for word, n in counts.items() if n >= config.data.min_count}
+    assert not first.tokenizer.unknown(" ".join(first.tokenizer.symbols[2:])) and "," in plain.tokenizer.symbols
+    # Ids on disk are those of one pattern, too.
+    made = [cache_of(config.data, t) for t in (first.tokenizer, plain.tokenizer)]
+    whole = [t for t in texts() if len(t) >= 50 and sides_of(config.data)(t) == "train"]
+    assert len(list(tmp_path.iterdir())) == 2
+    for cached, tokenizer in zip(made, (first.tokenizer, plain.tokenizer), strict=True):
+        assert cached is not None
+        assert [ids.tolist() for ids, _ in cached.read(None)] == [tokenizer.encode(t).tolist() for t in whole]
 
 
 def test_a_stream_goes_on_exactly_from_every_place(lines: Path) -> None:

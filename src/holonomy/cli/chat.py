@@ -189,23 +189,12 @@ class Talk:
 
     def set(self, assignment: str) -> None:
         """Changes a setting from text such as temperature=0.8."""
+        from holonomy.core.inference import InferConfig
         from holonomy.infer.session import check_max_tokens
 
         name, _, text = assignment.replace(" ", "").partition("=")
-        kinds = {
-            "temperature": float,
-            "top_k": int,
-            "top_p": float,
-            "gate": switch,
-            "selector": str,
-            "repetition": float,
-            "inhibition": float,
-            "kernel": str,
-            "abstain": float,
-            "least_prob": float,
-            "doubt": str,
-            "max_tokens": int,
-        }
+        readers: dict[Any, Callable[[str], Any]] = {bool: switch, int: int, float: float}
+        kinds = {key: readers.get(field.annotation, str) for key, field in InferConfig.model_fields.items()}
         if name not in kinds:
             near = nearest(name, kinds)
             raise ConfigError(f"unknown setting `{name}`; {f'did you mean `{near}`?' if near else ', '.join(kinds)}")

@@ -8,6 +8,11 @@ from pydantic import Field, model_validator
 
 from holonomy.core.config import Config
 
+COLDEST = 1e-6
+"""Lowest temperature above zero: log probabilities divided by it are still numbers."""
+MAX_TOKENS = 10_000_000
+"""Largest reply that may be asked for: beyond it is a typing mistake, not a wish."""
+
 
 class InferConfig(Config):
     """Defaults of generation and chat."""
@@ -32,10 +37,12 @@ class InferConfig(Config):
     doubt: Literal["hold", "fallback"] = Field(
         default="hold", description="hold ends a text where it is held back, fallback takes the most probable token"
     )
-    max_tokens: int = Field(default=256, ge=1, le=10_000_000, description="tokens of one reply")
+    max_tokens: int = Field(default=256, ge=1, le=MAX_TOKENS, description="tokens of one reply")
 
     @model_validator(mode="after")
     def _check(self) -> InferConfig:
+        if 0 < self.temperature < COLDEST:
+            raise ValueError(f"temperature = {self.temperature} is below {COLDEST:g}; wanted 0, or more than that")
         if self.kernel == "phi" and (self.gate or self.temperature == 0):
             raise ValueError("kernel phi has a temperature of its own; drop gate, or temperature 0")
         return self

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+GOLDEN = (5**0.5 - 1) / 2
+"""1 / phi, the smaller part of the golden section."""
 SERIES_BELOW = {torch.float32: 1e-2, torch.float64: 1e-4}
 """Squares below which a series of four terms is exact to rounding: s^4 / 9 < eps / 2."""
 

@@ -32,13 +32,15 @@ def open_documents(source: str, *, field: str, split: str = "train", skip_bad: b
     """Documents of a known text, of files, or of a dataset of Hugging Face, read as they are asked for.
 
     Args:
-        source: known name, file, folder, archive, or `hub:NAME?name=CONFIG&split=SPLIT`. Parquet is read by `datasets`.
+        source: known name, file, folder, archive, or `hub:NAME?name=CONFIG&split=SPLIT&revision=COMMIT`, all but NAME
+            optional. Parquet is read by `datasets`.
         field: key of the text in JSON lines and columns.
         split: of a dataset whose name tells none.
         skip_bad: leave bad lines and rows out.
 
     Raises:
-        ConfigError: the name of the dataset has unknown parts, or `datasets` is not installed.
+        ConfigError: the name of the dataset has unknown parts, a revision of what lies here is wanted, or `datasets` is
+            not installed.
         DataError: there is no such source.
     """
     if source.startswith(HUB):
@@ -49,19 +51,31 @@ def open_documents(source: str, *, field: str, split: str = "train", skip_bad: b
             f"`data.source` {source} does not exist; name a file, a folder or archive of files, or {HUB}NAME"
         )
     if path.suffix == ".parquet" or (path.is_dir() and any(path.glob("*.parquet"))):
-        return _rows(source, field, split, source, None, skip_bad)
+        return _rows(source, field, split, source, skip_bad)
     return DocumentFiles(path, field=field, skip_bad=skip_bad)
 
 
 def _hub(source: str, field: str, split: str, skip_bad: bool) -> HubDocuments:
     name, _, rest = source.removeprefix(HUB).partition("?")
     options = dict(parse_qsl(rest, keep_blank_values=True))
-    if not name or options.keys() - {"name", "split"}:
-        raise ConfigError(f"`data.source` is {source}; wanted {HUB}NAME?name=CONFIG&split=SPLIT")
-    return _rows(source, field, options.get("split", split), name, options.get("name"), skip_bad)
+    if not name or options.keys() - {"name", "split", "revision"} or "" in options.values():
+        raise ConfigError(f"`data.source` is {source}; wanted {HUB}NAME?name=CONFIG&split=SPLIT&revision=COMMIT")
+    if "revision" in options and Path(name).exists():
+        raise ConfigError(f"`data.source` is {source}, but `{name}` lies here and has no revisions; drop the revision")
+    split = options.pop("split", split)
+    return _rows(source, field, split, name, skip_bad, **options)
 
 
-def _rows(source: str, field: str, split: str, path: str, name: str | None, skip_bad: bool) -> HubDocuments:
+def _rows(
+    source: str,
+    field: str,
+    split: str,
+    path: str,
+    skip_bad: bool,
+    *,
+    name: str | None = None,
+    revision: str | None = None,
+) -> HubDocuments:
     if importlib.util.find_spec("datasets") is None:
         raise ConfigError(
             f"`data.source` {source} wants the datasets package; install it with `pip install 'holonomy[data]'`"
@@ -71,7 +85,8 @@ def _rows(source: str, field: str, split: str, path: str, name: str | None, skip
 
     kind = ROW_FILES.get(Path(path).suffix) if Path(path).is_file() else None
     try:
-        rows = load_dataset(kind or path, name, data_files=path if kind else None, split=split, streaming=True)
+        files = path if kind else None
+        rows = load_dataset(kind or path, name, data_files=files, split=split, revision=revision, streaming=True)
     except (OSError, ValueError, ImportError, DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise DataError(f"`data.source` {source} cannot be opened: {reason}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,22 +12,14 @@ from itertools import islice
 import numpy as np
 
 from holonomy.core.errors import CheckpointError, ConfigError, DataError
+from holonomy.data.patterns import WORD_PATTERN, token_pattern
 from holonomy.data.splits import split_text
 from holonomy.data.tokenizer import CharTokenizer, Spelling, stored_kind
 
-WORD_PATTERN = r"""[\w']+|[.,!?;:"]"""
-"""Words with their case, and punctuation; everything else is dropped."""
 UNKNOWN_ID, PAD_ID, END_ID = 0, 1, 2
 UNKNOWN_WORD, PAD_WORD, END_WORD = "<unk>", "<pad>", "<eod>"
 CLOSING = frozenset(".,!?;:")
 """Before these a decoded text has no space."""
-
-
-def _pattern(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ConfigError(f"`pattern` {pattern!r} is not a regular expression: {error}") from error
 
 
 class WordTokenizer:
@@ -59,7 +50,7 @@ class WordTokenizer:
         self.pattern, self.ends = pattern, ends
         reserved = [UNKNOWN_WORD, PAD_WORD, *([END_WORD] if ends else [])]
         self.symbols = (*reserved, *words)
-        self._find = _pattern(pattern).findall
+        self._find = token_pattern(pattern).findall
         self._ids = {word: i for i, word in enumerate(self.symbols)}
         if len(self._ids) != len(self.symbols):
             twice = next(word for word, count in Counter(self.symbols).items() if count > 1)
@@ -95,7 +86,7 @@ class WordTokenizer:
             raise ConfigError(
                 f"`vocab_size` is {vocab_size} and `min_count` {min_count}; wanted more than {reserved} and 1 or more"
             )
-        find, counts = _pattern(pattern).findall, Counter()
+        find, counts = token_pattern(pattern).findall, Counter()
         for document in islice(documents, max_documents):
             counts.update(find(document))
         if not counts:
@@ -237,7 +228,7 @@ def split_words(text: str, *, train_share: float = 0.9, min_count: int = 2, patt
     """
     if not 0 < train_share < 1:
         raise ConfigError(f"`train_share` is {train_share}; wanted a number in (0, 1)")
-    words = _pattern(pattern).findall(text)
+    words = token_pattern(pattern).findall(text)
     cut = int(len(words) * train_share)
     if not 0 < cut < len(words):
         raise DataError(f"`text` has {len(words)} words, too few for two parts; give a longer text")

@@ -16,12 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError
+from holonomy.core.numerics import GOLDEN
 from holonomy.geometry.clifford import Algebra, check_multivectors, geometric
 from holonomy.geometry.products import compiled_product, matrix_kernels, suits_products
 
 SPACETIME = Algebra(3, 1)
-GOLDEN = (5**0.5 - 1) / 2
-"""1 / phi."""
 GOLDEN_SCALES = (1.0, GOLDEN, GOLDEN**2, GOLDEN**3, GOLDEN)
 """By grade; the pseudoscalar is damped like a vector."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,6 +42,7 @@ def doubts(log_probs: Float[Tensor, "B V"], least: float) -> list[str | None]:
     """Of each distribution, why a model does not commit itself; None where its most probable token reaches `least`."""
     if not least:
         return [None] * len(log_probs)
-    highest = log_probs.max(1).values.exp().tolist()
-    reason = f"below {least:.3g}"
-    return [f"the most probable token has probability {p:.3g}, {reason}" if p < least else None for p in highest]
+    probs = log_probs.exp()
+    told = zip(probs.max(1).values.tolist(), torch.special.entr(probs).sum(1).tolist(), strict=True)
+    reason = "the most probable token has probability {:.3g}, below {:.3g}; the entropy is {:.3g} nats"
+    return [reason.format(p, least, entropy) if p < least else None for p, entropy in told]

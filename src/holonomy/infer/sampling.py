@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from holonomy.core.errors import ConfigError
+from holonomy.core.config import from_json
+from holonomy.core.inference import InferConfig
+from holonomy.core.numerics import GOLDEN
 
-SELECTORS = ("softmax", "gibbsmax", "inhibition")
-KERNELS = ("calibrated", "phi")
-DOUBTS = ("hold", "fallback")
 RECENT = 64
 """Tokens that gibbsmax looks back on."""
 INHIBITED, FADING = 16, 3.0
 """Places that inhibition looks back on, and the time constant of its release."""
-GOLDEN = (5**0.5 - 1) / 2
-"""1 / phi, the temperature of the kernel phi: q^phi, normalised."""
 MANY_TOKENS = 32_768
 """With more of them one random number is drawn for a sequence, where torch draws one for each token."""
-COLDEST = 1e-6
-"""Lowest temperature above zero: log probabilities divided by it are still numbers."""
 LOWEST, HALF_ENTROPY = 0.3, 0.5
 """The gate lowers the temperature to this share of it at most, with the entropy in units of this share of ln V."""
 
@@ -48,6 +43,8 @@ class Sampling:
         least_prob: it does not either where no token is as probable.
         doubt: what happens then: hold ends the text, fallback takes the most probable token instead of drawing one.
 
+    Ranges and choices are those of `InferConfig`.
+
     Raises:
         ConfigError: a value is outside its range, or two exclude each other.
     """
@@ -65,24 +62,7 @@ class Sampling:
     doubt: str = "hold"
 
     def __post_init__(self) -> None:
-        for name, known in (("selector", SELECTORS), ("kernel", KERNELS), ("doubt", DOUBTS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"`{name}` is {getattr(self, name)}; wanted one of {', '.join(known)}")
-        for name in ("repetition", "inhibition"):
-            if not 0 < getattr(self, name) <= 100:
-                raise ConfigError(f"`{name}` is {getattr(self, name)}; wanted a number above 0, up to 100 nats")
-        for name in ("abstain", "least_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"`{name}` is {getattr(self, name)}; wanted a share from 0 to below 1")
-        if self.kernel == "phi" and (self.gate or self.temperature == 0):
-            reason = "`gate` is on" if self.gate else "`temperature` is 0, which draws nothing"
-            raise ConfigError(f"`kernel` phi has a temperature of its own, but {reason}; drop one of them")
-        if self.temperature != 0 and not COLDEST <= self.temperature <= 100:
-            raise ConfigError(f"`temperature` is {self.temperature}; wanted a number in [{COLDEST:g}, 100], or 0")
-        if self.top_k < 0:
-            raise ConfigError(f"`top_k` is {self.top_k}; wanted 0 (keep all) or a positive number")
-        if not 0 < self.top_p <= 1:
-            raise ConfigError(f"`top_p` is {self.top_p}; wanted a number in (0, 1]")
+        from_json(InferConfig, asdict(self), origin="sampling")
 
 
 def gated_temperature(log_probs: Float[Tensor, "B V"], temperature: float) -> Float[Tensor, "B 1"]:
@@ -167,6 +147,7 @@ def sharpen(log_probs: Float[Tensor, "B V"], sampling: Sampling, recent: Recent 
         log_probs = log_probs - gibbs_energy(recent.ids, log_probs.shape[1], sampling.repetition)
     elif sampling.selector == "inhibition" and recent is not None:
         log_probs = log_probs - inhibition_energy(recent, log_probs.shape[1], sampling.inhibition)
+    # q^phi, normalised.
     temperature = GOLDEN if sampling.kernel == "phi" else sampling.temperature
     if sampling.temperature == 0:
         return torch.zeros_like(log_probs).scatter_(1, log_probs.argmax(1, keepdim=True), 1.0)

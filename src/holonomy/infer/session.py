@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from holonomy.core.errors import ConfigError, DataError, StorageError
+from holonomy.core.inference import MAX_TOKENS
 from holonomy.infer.commitment import doubts, least_confidence
 from holonomy.infer.language_model import LanguageModel
 from holonomy.infer.sampling import Recent, Sampling, draw, punctuation
 
-MAX_TOKENS = 10_000_000
-"""Largest reply that may be asked for: beyond it is a typing mistake, not a wish."""
 NEWLINE = "\n"
 ROWS, SPREAD = 64, 32
 """Prompts that are continued together at most, and by how many tokens their lengths may differ."""

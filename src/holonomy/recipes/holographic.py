@@ -126,7 +126,7 @@ def read_words(
     if config.tokens == "chars":
         split = split_characters(text, train_share=config.train_share, unk=config.unk, tokenizer=tokenizer)
         return WordCorpus(split, found)
-    split = split_words(text, train_share=config.train_share, min_count=config.min_count)
+    split = split_words(text, train_share=config.train_share, min_count=config.min_count, pattern=config.pattern)
     if tokenizer is not None:
         words = tokenizer.encode(text)
         cut = len(split.train)
@@ -139,7 +139,7 @@ def _vocabulary(config: WordsConfig) -> WordTokenizer | CharTokenizer:
     text = load_text(str(config.vocabulary)).text
     if config.tokens == "chars":
         return CharTokenizer.from_text(text, unk=config.unk)
-    return WordTokenizer.train([text], min_count=config.min_count)
+    return WordTokenizer.train([text], min_count=config.min_count, pattern=config.pattern)
 
 
 def held_out(

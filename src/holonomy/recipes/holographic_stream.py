@@ -19,6 +19,7 @@ from holonomy.core.config import to_json
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.cache import CachedDocuments, cached_documents
 from holonomy.data.feed import open_documents
+from holonomy.data.patterns import token_pattern
 from holonomy.data.repeats import Repeats
 from holonomy.data.splits import Sides, part_of
 from holonomy.data.stream import DocumentFiles, Documents, DocumentStream
@@ -57,12 +58,16 @@ class FirstPart:
         test: words to evaluate on, and where their documents begin.
         apart: words to fit on, and where their documents begin.
         digest: sha256 of all first documents.
+        short: how many of them belong to no part, being shorter than `data.documents.least`.
+        documents: how many they are.
     """
 
     tokenizer: WordTokenizer
     test: Words
     apart: Words
     digest: str
+    short: int
+    documents: int
 
     @property
     def unknown(self) -> float:
@@ -143,11 +148,12 @@ def read_first(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, d
         Counter(),
         hashlib.sha256(),
     )
-    find, sides = WordTokenizer([]).words_of, sides_of(config)
+    find, sides, read = token_pattern(config.pattern).findall, sides_of(config), Counter[str]()
     for text, _ in islice(documents_of(config).read(None), how.first):
         raw = text.encode("utf-8", "surrogatepass")
         whole.update(f"{len(raw)} ".encode() + raw)
         side = sides(text)
+        read[side] += 1
         if side in kept:
             kept[side].append(text)
         elif side == "train" and tokenizer is None and config.vocabulary is None:
@@ -163,7 +169,9 @@ def read_first(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, d
     if tokenizer is None:
         if not counts:
             raise DataError(f"`data.source` {config.source} has no word among its first {how.first:,} documents")
-        tokenizer = WordTokenizer.from_counts(counts, vocab_size=how.vocab_size, min_count=config.min_count)
+        tokenizer = WordTokenizer.from_counts(
+            counts, vocab_size=how.vocab_size, min_count=config.min_count, pattern=config.pattern
+        )
     parts = {side: _words(tokenizer, texts) for side, texts in kept.items()}
     for side, key in (("test", "held_out"), ("apart", "apart")):
         if len(parts[side][0]) < 2:
@@ -171,7 +179,7 @@ def read_first(config: WordsConfig, tokenizer: WordTokenizer | None = None, *, d
                 f"`data.documents.{key}` is {getattr(how, key)}: none of the first {how.first:,} documents of "
                 f"{config.source} is among them; raise it or data.documents.first"
             )
-    return FirstPart(tokenizer, parts["test"], parts["apart"], found)
+    return FirstPart(tokenizer, parts["test"], parts["apart"], found, read["none"], read.total())
 
 
 def _words(tokenizer: WordTokenizer, texts: list[str]) -> Words:
@@ -299,6 +307,7 @@ def prepare_stream(
             "held-out words": len(first.test[0]),
             "vocabulary": model.vocab_size,
             "unknown words": f"{first.unknown:.2%} of those held out",
+            "documents skipped": f"{first.short:,} of the first {first.documents:,}, shorter than data.documents.least",
             **{f"bytes of {name}": f"{size:,}" for name, size in plan.table().items()},
         },
         files={tokenizer_file: first.tokenizer.to_json()},

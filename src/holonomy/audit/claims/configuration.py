@@ -228,8 +228,10 @@ def _play(scenario: Scenario, text: Path, where: Path) -> tuple[Any, set[str]]:
             metrics = launch.evaluate(str(report.run), root=where.parent, protocol=protocol)
         if speaks:
             model, _ = launch.load_speaker(str(report.run), root=where.parent)
-            sampling = Sampling(top_k=5, top_p=0.9, gate=True, selector="gibbsmax", repetition=0.3)
-            "".join(generate(model, "the ", sampling=sampling, max_tokens=3, seed=1))
+            warm = Sampling(top_k=5, top_p=0.9, gate=True, selector="gibbsmax", repetition=0.3)
+            unsure = Sampling(selector="inhibition", inhibition=0.5, least_prob=0.99, doubt="fallback")
+            for sampling in (warm, unsure):
+                "".join(generate(model, "the ", sampling=sampling, max_tokens=3, seed=1))
         else:
             _alternate(config)
             launch.missed_targets(str(report.run), metrics, root=where.parent)

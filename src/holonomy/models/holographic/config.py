@@ -9,7 +9,9 @@ from pydantic import Field, field_validator, model_validator
 
 from holonomy.core.budget import Cadence, Guard
 from holonomy.core.config import Config, off_word, refuse_unread
+from holonomy.core.errors import ConfigError
 from holonomy.core.inference import InferConfig
+from holonomy.data.patterns import WORD_PATTERN, token_pattern
 
 
 class TowerConfig(Config):
@@ -209,17 +211,30 @@ class WordsConfig(Config):
     source: str = Field(
         default="pydoc",
         min_length=1,
-        description="known name or path of a UTF-8 text file; of a stream also a folder, archive, or hub:DATASET",
+        description="known name or path of a UTF-8 text file; of a stream also a folder, archive, or "
+        "hub:DATASET?revision=COMMIT",
     )
     stream: bool = Field(default=False, description="learn documents as they are read, instead of one text")
     documents: DocumentsConfig = Field(default=DocumentsConfig(), description="of a stream")
     train_share: float = Field(default=0.9, gt=0, lt=1, description="first share of them, which is learned")
     tokens: Literal["words", "chars"] = Field(default="words", description="what is learned one after the other")
+    pattern: str = Field(
+        default=WORD_PATTERN, description="regular expression of one word; what lies between is dropped"
+    )
     min_count: int = Field(default=2, ge=1, description="words seen fewer times in it are unknown")
     vocabulary: str | None = Field(
         default=None, description="known name or path of a text whose words are known instead; for runs to be merged"
     )
     unk: bool = Field(default=False, description="characters not seen in it become U+FFFD instead of an error")
+
+    @field_validator("pattern")
+    @classmethod
+    def _token(cls, pattern: str) -> str:
+        try:
+            token_pattern(pattern)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return pattern
 
     @model_validator(mode="after")
     def _check(self) -> WordsConfig:
@@ -363,11 +378,8 @@ class HolographicRunConfig(Config):
         else:
             for key in ("data.documents", "train.words", "model.replay"):
                 yield key, "data.stream is false"
-        yield (
-            ("data.unk", "data.tokens is words")
-            if data.tokens == "words"
-            else ("data.min_count", "data.tokens is chars")
-        )
+        for key in ("unk",) if data.tokens == "words" else ("min_count", "pattern"):
+            yield f"data.{key}", f"data.tokens is {data.tokens}"
         if model.tower.role == "off":
             for key in ("channels", "levels", "promote_at", "cleanup", "seed"):
                 yield f"model.tower.{key}", "model.tower.role is off"

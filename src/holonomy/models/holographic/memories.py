@@ -353,10 +353,15 @@ class Memories:
             expected = reading.features @ self.readout.towards
         return self._candidates.of(self.followers(reading), expected, most)
 
-    def settling(self, contexts: Contexts) -> Tensor | None:
-        """Words that settled states after contexts may hold, [B, m]; None is all of them."""
+    def settling(self, contexts: Contexts, reading: Reading | None = None) -> Tensor | None:
+        """Words that settled states after contexts may hold, [B, m]; None is all of them.
+
+        Args:
+            contexts: the contexts.
+            reading: of them, if there is one.
+        """
         most = settled_candidates(self.config, self.vocab_size)
-        return None if most is None else self.candidates(self.read(contexts), most)
+        return None if most is None else self.candidates(reading or self.read(contexts), most)
 
     @property
     def voices(self) -> list[str]:

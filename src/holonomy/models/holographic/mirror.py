@@ -118,8 +118,8 @@ class Mirror:
             contexts: the contexts.
             words: the words of each, [B, m].
         """
-        symbols, lengths = contexts.symbols(len(self.tower.orders))
-        longest, found = np.minimum(lengths + 1, self.tower.orders[-1]), np.zeros(words.shape)
+        symbols, _ = contexts.symbols(len(self.tower.orders))
+        longest, found = self._longest(contexts), np.zeros(words.shape)
         for order in self.tower.orders:
             rows = np.flatnonzero(longest == order)
             x = self.tower.read(torch.from_numpy(symbols[rows]), order)
@@ -130,8 +130,8 @@ class Mirror:
 
     def _counted(
         self, contexts: Contexts, order: int, counts: CountTrie, rows: np.ndarray, words: Words
-    ) -> tuple[np.ndarray, np.ndarray]:
-        # Counts of words after contexts, settled or promoted, [B, V], and the class of each state.
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        # Counts of words after contexts, settled or promoted, [B, V], the class of each state and its noise.
         state, long = self.settled(contexts, order, words)
         found = spread_counts(state, self.vocab_size).numpy().astype(np.float64)
         # What was dropped and came again is in both, each time by itself.
@@ -139,17 +139,29 @@ class Mirror:
         if least is not None:
             counts.frequent(rows[:, order - 1], least, found)
         found[~long] = 0.0
-        return found, bucket_of(found.sum(1), state.sd.numpy())
+        sd = state.sd.numpy().astype(np.float64)
+        # A sum of nothing leaves nothing, to the last bit.
+        return found, bucket_of(found.sum(1), sd), np.where(long & (sd > 0), sd, np.nan)
 
     def distribution(self, contexts: Contexts, counts: CountTrie, words: Words = None) -> np.ndarray:
         """What the store says about the next word, interpolated over its orders, [B, V] float64."""
+        return self.said(contexts, counts, words)[0]
+
+    def said(self, contexts: Contexts, counts: CountTrie, words: Words = None) -> tuple[np.ndarray, np.ndarray]:
+        """`distribution`, and the noise of a count at the address that `coherence` looks at, nan where nothing is."""
         rows = counts.find(*contexts.symbols(counts.order - 1), followed=False)
         out = np.tile(counts.lowest.astype(np.float64), (len(rows), 1))
+        longest, sd = self._longest(contexts), np.full(len(rows), np.nan)
         for column, order in enumerate(self.tower.orders):
-            found, bucket = self._counted(contexts, order, counts, rows, words)
+            found, bucket, noise = self._counted(contexts, order, counts, rows, words)
             share = self.shares[column][bucket][:, None]
             out = (1 - share) * out + share * found / np.maximum(found.sum(1, keepdims=True), 1e-9)
-        return out
+            sd = np.where(longest == order, noise, sd)
+        return out, sd
+
+    def _longest(self, contexts: Contexts) -> np.ndarray:
+        # The longest bound order of each context.
+        return np.minimum(contexts.ends - contexts.begins + 1, self.tower.orders[-1])
 
     def fit(
         self,
@@ -166,7 +178,7 @@ class Mirror:
             for begin in range(0, len(targets), step):
                 cut = slice(begin, begin + step)
                 part = contexts.part(cut)
-                found, bucket[cut] = self._counted(part, order, counts, rows[cut], choose(part))
+                found, bucket[cut], _ = self._counted(part, order, counts, rows[cut], choose(part))
                 said = found[np.arange(len(found)), targets[cut]]
                 own[cut] = said / np.maximum(found.sum(1), 1e-9)
             self.shares[column] = fit_shares(lower, own, bucket)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
 
 from holonomy.core.errors import ConfigError
 from holonomy.models.holographic.contexts import Contexts
-from holonomy.models.holographic.cues import Reading
-from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.settle import Settled
 
@@ -28,50 +26,88 @@ class Recollection:
         tokens: the word with the highest probability, the lowest id among equals, [B] int64.
         probs: that probability, [B].
         shares: part of it that each expert brought, [B, C]; in the order of `experts`.
+        said: probability of the word from each expert, [B, C]: the exact counts as similarity sharpens them where it
+            sharpens them alone, and zero from an expert that knows nothing.
         experts: their names.
         sources: the expert with the largest part, or `prior` where no word of the context is known, [B].
         order: last words that the counts know as a context, [B].
         recalled: the one word that ever followed the longest context that anything followed, [B] int64; -1 where
             several did, or something was dropped there. It need not be the most probable one: what was seen once is
             discounted.
+        bound: probability of the word from the bindings, [B]; nan without bindings. The mixture does not ask them, so
+            they bring no part.
         divergence: of counts and bindings in nats, 0 to ln 2, [B]; zero without bindings.
         conflict: whether both are sure of different words, [B] bool.
-        coherence: of what stands at the address of the longest bound order with the word, 0 to 1, [B]; sign-blind.
+        sd: standard deviation of the noise of a count, once all words that stand out at the address of the longest
+            bound order are explained, [B]; nan where no order is bound, or nothing stands.
+        coherence: of what stands at that address with the word, 0 to 1, [B]; sign-blind.
         wrong_coherence: the same for the best other word.
     """
 
     tokens: np.ndarray
     probs: np.ndarray
     shares: np.ndarray
+    said: np.ndarray
     experts: list[str]
     sources: list[str]
     order: np.ndarray
     recalled: np.ndarray
+    bound: np.ndarray
     divergence: np.ndarray
     conflict: np.ndarray
+    sd: np.ndarray
     coherence: np.ndarray
     wrong_coherence: np.ndarray
 
 
 def retrieve_batch(model: HolographicModel, ids: np.ndarray, lengths: np.ndarray | None = None) -> Recollection:
     """Answers to contexts, arguments as of `learn_batch`."""
-    contexts = model.contexts(ids, lengths)
-    logs = model.distributions(contexts)
+    contexts, rows = model.contexts(ids, lengths), model.rows
+    # No contexts are one empty part.
+    begins = range(0, max(1, len(contexts.ends)), rows)
+    parts = [_retrieved(model, contexts.part(slice(begin, begin + rows))) for begin in begins]
+    experts, sources = parts[0].experts, [source for part in parts for source in part.sources]
+    arrays = {
+        f.name: np.concatenate([getattr(p, f.name) for p in parts])
+        for f in fields(Recollection)
+        if f.name not in ("experts", "sources")
+    }
+    return Recollection(experts=experts, sources=sources, **arrays)
+
+
+def _retrieved(model: HolographicModel, contexts: Contexts) -> Recollection:
+    memories, mixture = model.memories, model.mixture
+    reading = memories.read(contexts)
+    logs = model.said(reading)
     tokens = logs.argmax(1).numpy()
-    reading, weights = model.reading(contexts)
-    shares = shares_brought(weights, model.mixture.experts_at(model.memories, reading, tokens)[0])
+    said, known = mixture.experts_at(memories, reading, tokens)
+    shares = shares_brought(mixture.weights(reading, known), said)
     order = (reading.found[0] >= 0).sum(1) - 1
-    experts = model.memories.experts
     nothing = (order == 0) & (reading.mass.sum(1) == 0)
-    sources = [PRIOR if none else experts[i] for none, i in zip(nothing, shares.argmax(1), strict=True)]
-    own = logs.exp().gather(1, torch.from_numpy(tokens)[:, None]).squeeze(1).numpy()
-    zeros = np.zeros(len(tokens))
-    divergence, conflict, right, wrong = zeros, zeros > 0, zeros, zeros
+    sources = [PRIOR if none else memories.experts[i] for none, i in zip(nothing, shares.argmax(1), strict=True)]
+    zeros, nan = np.zeros(len(tokens)), np.full(len(tokens), np.nan)
+    bound, divergence, conflict, sd, right, wrong = nan, zeros, zeros > 0, nan, zeros, zeros
     if model.mirror is not None:
-        divergence, conflict = _conflict(model, model.mirror, reading)
+        whole, sd = model.mirror.said(contexts, memories.counts, memories.settling(contexts, reading))
+        bound = whole[np.arange(len(tokens)), tokens]
+        divergence, conflict = _conflict(memories.counts.dense(reading.found[0]).astype(np.float64), whole)
         right, wrong = model.mirror.coherence(contexts, with_rivals(tokens, logs)).T
-    recalled = _recalled(model, contexts)
-    return Recollection(tokens, own, shares, experts, sources, order, recalled, divergence, conflict, right, wrong)
+    return Recollection(
+        tokens=tokens,
+        probs=logs.exp().gather(1, torch.from_numpy(tokens)[:, None]).squeeze(1).numpy(),
+        shares=shares,
+        said=said,
+        experts=memories.experts,
+        sources=sources,
+        order=order,
+        recalled=_recalled(model, contexts),
+        bound=bound,
+        divergence=divergence,
+        conflict=conflict,
+        sd=sd,
+        coherence=right,
+        wrong_coherence=wrong,
+    )
 
 
 def _recalled(model: HolographicModel, contexts: Contexts) -> np.ndarray:
@@ -98,10 +134,7 @@ def divergence_of(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     return (relative(p) + relative(q)) / 2
 
 
-def _conflict(model: HolographicModel, mirror: Mirror, reading: Reading) -> tuple[np.ndarray, np.ndarray]:
-    counts = model.memories.counts
-    exact = counts.dense(reading.found[0]).astype(np.float64)
-    bound = mirror.distribution(reading.contexts, counts, model.memories.settling(reading.contexts))
+def _conflict(exact: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     divergence = divergence_of(exact, bound)
     sure = np.minimum(exact.max(1), bound.max(1)) >= SURE
     return divergence, (exact.argmax(1) != bound.argmax(1)) & sure & (divergence >= APART)

@@ -260,16 +260,25 @@ def merged(model: HolographicModel, parts: Iterable[Mapping[str, Tensor]]) -> No
     model.attach()
 
 
+def _as_high(config: HolographicConfig, other: HolographicConfig) -> HolographicConfig:
+    """A configuration with a tower of as many levels as that of another."""
+    tower = config.tower.model_copy(update={"levels": other.tower.levels})
+    return config.model_copy(update={"tower": tower})
+
+
 def merge_into(model: HolographicModel, other: HolographicModel) -> None:
     """Adds all pairs that another model has learned: counts and bindings are then those of one pass over both texts.
 
-    Vectors, classes and what hangs on them are dropped, since they mean different things in both: consolidate.
+    Vectors, classes and what hangs on them are dropped, since they mean different things in both: consolidate. A tower
+    with more levels than the model's is folded.
 
     Raises:
-        ConfigError: another tokenizer or configuration.
+        ConfigError: another tokenizer or configuration, or a tower with fewer levels.
         DataError: counts or bindings would overflow. Nothing has changed then.
     """
-    if model.tokenizer.fingerprint != other.tokenizer.fingerprint or model.config != other.config:
+    if model.tokenizer.fingerprint != other.tokenizer.fingerprint or model.config != _as_high(
+        other.config, model.config
+    ):
         raise ConfigError(
             "`other` has another tokenizer or configuration; merge models of one kind: runs with one `data.vocabulary`"
         )

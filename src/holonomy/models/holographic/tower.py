@@ -221,13 +221,15 @@ class Tower:
             ConfigError: another seed, other digits or channels, or fewer levels.
             DataError: an address would overflow.
         """
+        if other.levels < self.levels:
+            raise ConfigError(
+                f"`other` has a tower of {other.levels} levels, this one {self.levels}; merge into the lower one"
+            )
         while other.levels > self.levels:
             other = other.fold()
-        mine, theirs = (
-            (t.seed, t.signatures.seed, t.signatures.channels, t.top_digits, t.levels) for t in (self, other)
-        )
+        mine, theirs = ((t.seed, t.signatures.seed, t.signatures.channels, t.top_digits) for t in (self, other))
         if mine != theirs:
-            raise ConfigError(f"`other` has seeds, channels, digits and levels {theirs}; wanted {mine}")
+            raise ConfigError(f"`other` has seeds, channels and digits {theirs}; wanted {mine}")
         if int((self.load + other.load).max()) > LARGEST_LOAD:
             raise DataError(f"`other` would leave more than {LARGEST_LOAD} items at an address; take more levels")
         return other

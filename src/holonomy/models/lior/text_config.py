@@ -16,7 +16,7 @@ class DataConfig(Config):
         default="pydoc",
         min_length=1,
         description="known name or path of a UTF-8 text file; for a stream also JSON lines, gzipped files, a folder "
-        "of them, or hub:NAME?name=CONFIG&split=SPLIT of Hugging Face datasets",
+        "of them, or hub:NAME?name=CONFIG&split=SPLIT&revision=COMMIT of Hugging Face datasets",
     )
     seq_len: int = Field(default=128, ge=2, le=65536, description="characters per training window")
     batch: int = Field(default=8, ge=1, le=4096, description="windows per update")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from holonomy.core.numerics import GOLDEN
 from holonomy.core.picture import Axis, Picture, Series
 from holonomy.geometry import normal
 from holonomy.models.ternary.model import TernaryVAE
 
 MOST = 1500
 """Operations of one level that a picture shows."""
-GOLDEN = 0.6180339887498949
-"""Steps of this part of a turn spread points evenly, however many there are."""
 
 
 def principal_plane(u: Tensor, k: Tensor) -> Tensor:
@@ -51,6 +50,7 @@ def ternary_pictures(vae: TernaryVAE) -> list[Picture]:
     disk, radii, rows = [], [], []
     for v in range(int(levels.max()) + 1):
         here = level == v
+        # Steps of this part of a turn spread points evenly, however many there are.
         spread = v + 0.7 * ((torch.arange(int(here.sum())).double() * GOLDEN + 0.5) % 1 - 0.5)
         disk.append(Series(f"valuation {v}", plane[here, 0].tolist(), plane[here, 1].tolist()))
         radii.append(Series(f"valuation {v}", spread.tolist(), rho[here].tolist()))
