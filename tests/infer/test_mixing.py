@@ -15,6 +15,7 @@ from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session, generate, generate_batch
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.recipes.mixture import Passage, scored
 
 TOKENIZER = CharTokenizer.from_text("abcd")
 PLAIN = {
@@ -192,6 +193,16 @@ def test_a_mixture_uses_what_its_members_use() -> None:
     few, more = narrow(0, 30), narrow(1, 40)
     assert few.context_limit != more.context_limit == MixedModel([few, more]).context_limit
     assert MixedModel([few, tables()[0]]).context_limit is None
+
+
+def test_figures_of_a_mixture_say_whether_its_members_were_fitted() -> None:
+    member, text = narrow(0, 30), np.random.default_rng(0).choice(4, 2000, p=[0.1, 0.2, 0.3, 0.4])
+    mixed, passage = MixedModel([tables()[0], member]), Passage(text[:1], text[1:300])
+    for fitted in (0, 1):
+        if fitted:
+            member.fit(text)
+        for mode, name in (("static", "val/calibrated"), ("online", "val/calibrated_online")):
+            assert scored(mixed, passage, None, mode=mode, block=64)[name] == fitted
 
 
 def test_wrong_mixtures_are_refused() -> None:
