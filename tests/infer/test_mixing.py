@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,11 @@ import torch
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.infer.mixing import EXCHANGE, REACH, MixedModel, Pooling, even_gate, fitted_gate, num_clues, read_through
+from holonomy.infer.sampling import Sampling
+from holonomy.infer.session import Session, generate, generate_batch
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.model import HolographicModel
+from holonomy.recipes.mixture import Passage, scored
 
 TOKENIZER = CharTokenizer.from_text("abcd")
 PLAIN = {
@@ -162,6 +167,61 @@ def test_members_learn_between_blocks() -> None:
     assert learned == [(0, 30), (30, 60), (60, 90), (90, 120)]
     assert np.allclose(after.losses[:30], before.losses[:30])
     assert after.losses[30:].mean() < before.losses[30:].mean() - 0.1
+
+
+def narrow(seed: int, window: int) -> HolographicModel:
+    """Characters with a working memory of a few, so that prompts are soon longer than what is used."""
+    recency = {"traces": [[0, window, 9.0], [2, window, 20.0]]}
+    model = HolographicModel(HolographicConfig.model_validate(PLAIN | {"recency": recency}), TOKENIZER)
+    model.learn_text(np.random.default_rng(seed).choice(4, 2000, p=[0.1, 0.2, 0.3, 0.4]))
+    return model
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+def test_of_long_prompts_the_end_counts_and_that_is_said_once(mixed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    alone = narrow(0, 40)
+    model = MixedModel([alone, narrow(1, 30)]) if mixed else alone
+    limit, warm = model.context_limit, Sampling(temperature=1.0)
+    assert limit is not None and limit == alone.context_limit and 40 <= limit < 60
+    letters = np.random.default_rng(2).choice(list("abcd"), 100)
+    prompts = ["".join(letters[:80]), "".join(letters), "abc"]
+    with caplog.at_level(logging.WARNING, logger="holonomy"):
+        batched = generate_batch(model, prompts, sampling=warm, max_tokens=60, seed=3)
+        assert [r.getMessage() for r in caplog.records] == [
+            f"a text to continue has 100 tokens, of which the model uses the last {limit}"
+        ]
+        caplog.clear()
+        for n, prompt in enumerate(prompts):
+            assert "".join(generate(model, prompt, sampling=warm, max_tokens=60, seed=3 + n)) == batched[n].text
+        assert [r.args for r in caplog.records] == [(80, limit), (100, limit)]
+        caplog.clear()
+        session = Session(model, warm, seed=4)
+        session.feed(prompts[0][:limit])
+        assert not caplog.records
+        for _ in range(3):
+            session.feed("a")
+            "".join(session.reply(max_tokens=2))
+        assert [r.args for r in caplog.records] == [(limit + 1, limit)]
+    if not mixed:
+        # Nothing before the end has a say.
+        other = "".join(np.random.default_rng(5).choice(list("abcd"), 70)) + prompts[1][-limit:]
+        assert "".join(generate(model, other, sampling=warm, max_tokens=60, seed=4)) == batched[1].text
+
+
+def test_a_mixture_uses_what_its_members_use() -> None:
+    few, more = narrow(0, 30), narrow(1, 40)
+    assert few.context_limit != more.context_limit == MixedModel([few, more]).context_limit
+    assert MixedModel([few, tables()[0]]).context_limit is None
+
+
+def test_figures_of_a_mixture_say_whether_its_members_were_fitted() -> None:
+    member, text = narrow(0, 30), np.random.default_rng(0).choice(4, 2000, p=[0.1, 0.2, 0.3, 0.4])
+    mixed, passage = MixedModel([tables()[0], member]), Passage(text[:1], text[1:300])
+    for fitted in (0, 1):
+        if fitted:
+            member.fit(text)
+        for mode, name in (("static", "val/calibrated"), ("online", "val/calibrated_online")):
+            assert scored(mixed, passage, None, mode=mode, block=64)[name] == fitted
 
 
 def test_wrong_mixtures_are_refused() -> None:

@@ -317,8 +317,23 @@ def test_a_sleep_unites_only_what_costs_little(
     monkeypatch.setattr(sleeping, "NEAR", (-1.0,))
     report = sleep(model, split.train, alike=1.0, bound=0.0)
     assert report.united == 0 and report.loss_after > report.loss_before and torch.equal(before, logs(model, split))
+    assert not report.kept
+    # What was undone is told, and the loss is that of what stays.
+    with monkeypatch.context() as patch:
+        patch.setattr(sleeping, "_forget", lambda *_: (1.0, 1.001, 7, 3))
+        report = sleep(model, split.train, least=2, alike=1.0, bound=0.0)
+        assert (report.kept, report.dropped, report.united) == (False, 7, 0)
+        assert (report.loss_before, report.loss_after) == (1.0, 1.001)
+        patch.setattr(sleeping, "_forget", lambda *_: (1.0, 999.0, 0, 0))
+        assert not sleep(model, split.train, least=2, alike=1.0, bound=0.0).kept
     monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(sleeping, "_forget", lambda *_: (1.0, 999.0, 0, 0))
+        report = sleep(model, split.train, least=2)
+        assert not report.kept and report.united > 0 and report.loss_after is not None and report.loss_after < 999
+    load_into(model, state)
     report = sleep(model, split.train)
+    assert report.kept
     assert report.loss_before is not None and report.loss_after is not None
     assert report.united > 0 and report.loss_after <= report.loss_before + math.log1p(0.01)
     model.learn_text(split.test)

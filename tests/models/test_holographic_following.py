@@ -251,6 +251,33 @@ def test_nothing_is_kept_and_all_of_it_comes_again(both: tuple[HolographicModel,
     assert np.abs(own[64:] - online.losses[64:]).max() > 1e-2
 
 
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_nothing_is_kept_of_a_text_whose_reading_fails_midway(
+    both: tuple[HolographicModel, WordSplit], error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, split = both
+    tokens, positions = asked(split, 320)
+    static, known, asks = predict(model, tokens, positions), model.memories.learned, list[int]()
+    tries = [g.trie for g in [*model.memories.grams, *model.memories.classes]]
+    before = [part for trie in tries for n in range(1, trie.order + 1) for part in trie.grams(n)]
+    honest = model.memories.read_cued
+
+    def failing(*arguments, **options):
+        asks.append(model.memories.learned - known)
+        if len(asks) == 4:
+            raise error("the power fails")
+        return honest(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.memories, "read_cued", failing)
+        with pytest.raises(error, match="the power fails"):
+            predict(model, tokens, positions, online=True)
+    assert asks == [0, 64, 128, 192] and model.memories.learned == known
+    after = [part for trie in tries for n in range(1, trie.order + 1) for part in trie.grams(n)]
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+    assert np.array_equal(predict(model, tokens, positions).losses, static.losses)
+
+
 def test_a_word_changes_nothing_that_was_said_before_its_block_was_over(
     both: tuple[HolographicModel, WordSplit], monkeypatch: pytest.MonkeyPatch
 ) -> None:

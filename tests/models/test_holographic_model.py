@@ -259,18 +259,39 @@ def test_measures_of_honesty() -> None:
         ({"targets": np.array([-1])}, "`targets` row 0"),
         ({"targets": np.array([1])}, "the pad"),
         ({"targets": np.array([2, 3])}, "`targets` has shape"),
-        ({"weights": np.array([0])}, "`weights`"),
-        ({"weights": np.array([np.nan])}, "`weights`"),
-        ({"lengths": np.array([3])}, "`lengths` run"),
-        ({"lengths": np.array([0.5])}, "`lengths` is"),
-        ({"ids": np.array([1.5, 2.0])}, "`ids` is float64"),
+        ({"targets": [[4], [5, 6]]}, "`targets` row 1 has 2 number.* row 0 has 1"),
+        ({"weights": np.array([0])}, "`weights` row 0 holds 0; wanted 1 to"),
+        ({"weights": np.array([2, 3])}, "`weights` .2"),
+        ({"weights": np.array([np.nan])}, "`weights` row 0 holds nan; wanted 1 to .* whole"),
+        ({"weights": np.array([2**63 + 1], dtype=np.uint64)}, "`weights` row 0 holds 9223372036854775809"),
+        ({"weights": ["2"]}, "`weights` is <U1"),
+        ({"weights": np.array([2.0])}, "`weights` is float64"),
+        ({"lengths": np.array([3])}, "`lengths` row 0 holds 3; wanted 0 to 2"),
+        ({"lengths": np.array([0.5])}, "`lengths` row 0 holds 0.5; wanted 0 to 2 as whole"),
+        ({"lengths": np.array([1, 1])}, r"`lengths` has shape \(2,\); wanted \(1,\)"),
+        ({"ids": np.array([[2.0, np.nan]])}, "`ids` row 0 holds nan"),
+        ({"ids": [[2, 3]] * 4 + [[4]] + [[2, 3]], "targets": [4] * 6}, "`ids` row 4 has 1 .* row 0 has 2.*`lengths`"),
+        (
+            {"ids": [[2, 3]] * 3, "targets": [4] * 3, "weights": [1, 2, -1]},
+            "`weights` row 2 holds -1",
+        ),
+        (
+            {"ids": [[2, 3]] * 3, "targets": [4] * 3, "lengths": [1, -2, 0]},
+            "`lengths` row 1 holds -2",
+        ),
+        ({"ids": np.array([1.5, 2.0])}, "`ids` row 0 holds 1.5"),
     ],
 )
 def test_wrong_input_is_named_and_changes_nothing(split: WordSplit, change: dict, named: str) -> None:
     made = fresh(split)
-    with pytest.raises(DataError, match=named):
-        made.learn_batch(**{"ids": np.array([[2, 3]]), "targets": np.array([4]), **change})
-    assert made.memories.counts.num_grams == 0
+    made.learn_text(split.train[:50])
+    before = copy.deepcopy(state_of(made))
+    for way in (made.learn_batch, made.unlearn_batch):
+        with pytest.raises(DataError, match=named):
+            way(**{"ids": np.array([[2, 3]]), "targets": np.array([4]), **change})
+    after = state_of(made)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(v, after[k]) if isinstance(v, torch.Tensor) else v == after[k] for k, v in before.items())
     with pytest.raises(DataError, match="starts"):
         made.learn_text(np.array([2, 3]), np.array([0, 5]))
     with pytest.raises(DataError, match="too few"):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from holonomy.cli import main
 from holonomy.core.config import leaves
 from holonomy.core.errors import ConfigError, DataError
+from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
@@ -85,7 +89,22 @@ def test_one_pass_is_the_model_that_learns_the_text_at_once(text: Path, tmp_path
     assert torch.allclose(torch.cat(parts, 1), found.log_probs(ids), atol=1e-5)
 
 
-def test_an_interrupted_pass_goes_on_exactly(text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def holonomy(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
+) -> tuple[int, str, str]:
+    """Runs the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["holonomy", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main.run()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(False)
+    printed = capfd.readouterr()
+    return int(ended.value.code or 0), printed.out, printed.err
+
+
+def test_an_interrupted_pass_goes_on_exactly(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     config = configured(text, "train.cadence.save_every=2")
     whole = trained(config, tmp_path, "whole")
     assert whole.steps > 5
@@ -101,6 +120,15 @@ def test_an_interrupted_pass_goes_on_exactly(text: Path, tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="power"):
         trained(config, tmp_path, "cut")
     monkeypatch.setattr(OnePass, "next", honest)
+    # Before the first fit, everything that is reported says so.
+    assert launch.evaluate("cut", root=tmp_path)["val/calibrated"] == 0
+    assert whole.metrics["val/calibrated"] == launch.evaluate("whole", root=tmp_path)["val/calibrated"] == 1
+    logged = [json.loads(line) for line in (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()]
+    fitted = [row["val/calibrated"] for row in logged if "val/loss" in row]
+    assert len(fitted) > 2 and fitted == [0] * (len(fitted) - 1) + [1]
+    for name, said in (("cut", True), ("whole", False)):
+        code, out, err = holonomy(capfd, monkeypatch, "eval", name, "--root", str(tmp_path), "--threads", "1")
+        assert code == 0 and "this model" in out and ("nothing was fitted yet" in err) == said
     again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
     assert again.steps == whole.steps
     assert again.metrics["val/loss"] == whole.metrics["val/loss"]
@@ -114,6 +142,41 @@ def test_a_text_too_short_to_fit_is_refused_before_anything_is_written(tmp_path:
     with pytest.raises(DataError, match="the part to learn has 5 .* give a text with 20 or more in it"):
         trained(configured(tmp_path / "short.txt"), tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["short.txt"]
+
+
+def test_a_text_with_too_few_words_to_evaluate_on_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    words = load_text("pydoc").text.split()
+    path, runs = tmp_path / "short.txt", tmp_path / "runs"
+    path.write_text(" ".join(f"w{len(word)}" for word in words[:995]))
+    with pytest.raises(DataError, match=r"has 99 held-out words, .* 100 or more: .*data.train_share \(0.901\)"):
+        trained(configured(path, "data.train_share=0.901"), runs)
+    path.write_text("".join(f"{len(word)}" for word in words)[:985])
+    chars = configure("holographic-chars", overrides=[f"data.source={path}"]).config
+    with pytest.raises(DataError, match="has 99 held-out characters.*data.train_share"):
+        trained(chars, runs)
+    assert not runs.exists()
+    path.write_text(" ".join(f"w{len(word)}" for word in words[:995]))
+    assert trained(configured(path), runs).metrics["val/tokens"] == 100
+
+
+def test_options_that_a_pass_has_no_use_for_name_what_serves_instead(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train = ["train", "holographic", "--data", str(text), "--root", str(tmp_path), "--run", "a", "--threads", "1"]
+    for option, named in (
+        (["--steps", "3"], "`--steps` is not for .* learns its text once.*train.share, or train.words"),
+        (["--cpu-seconds", "3", "--seconds", "9"], "`--cpu-seconds --seconds` .*train.share"),
+        (["--device", "cpu"], "`--device` .*on the CPU.*train.threads"),
+        (["--strict-cuda"], "`--strict-cuda` .*on the CPU.*train.threads"),
+        (["--seed", str(2**40)], "model.seed"),
+    ):
+        code, _, err = holonomy(capfd, monkeypatch, *train, *option)
+        assert code == 2 and re.search(named, " ".join(err.split())), err
+        assert not (tmp_path / "a").exists()
+    small = [word for setting in SMALL for word in ("--set", setting)]
+    code, _, err = holonomy(capfd, monkeypatch, *train, *small, "--seed", "5", "--quiet")
+    assert code == 0, err
+    assert launch.config_of_run("a", tmp_path).model.seed == 5
 
 
 def test_batches_cover_each_word_once() -> None:

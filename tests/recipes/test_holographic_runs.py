@@ -347,12 +347,23 @@ def test_a_text_that_is_mostly_known_is_warned_of(texts: list[Path], tmp_path: P
     assert "runs of 13 words of `--data`" in caplog.text and f"{copy} were learned before" in caplog.text
 
 
-def test_runs_of_unequal_shares_are_not_merged(texts: list[Path], tmp_path: Path) -> None:
-    vocabulary = f"data.vocabulary={texts[0].parent / 'whole.txt'}"
+def test_runs_that_differ_are_not_merged_and_the_key_is_named(texts: list[Path], tmp_path: Path) -> None:
+    known = tmp_path / "known.txt"
+    known.write_text((texts[0].parent / "whole.txt").read_text())
+    vocabulary = f"data.vocabulary={known}"
     trained(tmp_path, "all", texts[0], vocabulary)
     trained(tmp_path, "half", texts[1], vocabulary, "train.share=0.5")
-    with pytest.raises(ConfigError, match=r"train\.share"):
-        merge(["all", "half"], run="sum", root=tmp_path, read=reader(tmp_path))
+    trained(tmp_path, "flat", texts[1], vocabulary, "model.similarity.dim=32")
+    known.write_text(known.read_text()[:20_000])
+    trained(tmp_path, "fewer", texts[1], vocabulary)
+    sizes = [launch.load(name, root=tmp_path).vocab_size for name in ("fewer", "all")]
+    for name, match in (
+        ("half", r"`half` has train\.share 0\.5 where `all` has 1\.0"),
+        ("flat", r"`flat` has model\.similarity\.dim 32 where `all` has 16"),
+        ("fewer", rf"`fewer` .* than `all` \({sizes[0]:,} and {sizes[1]:,} entries\).*data\.vocabulary"),
+    ):
+        with pytest.raises(ConfigError, match=match):
+            merge(["all", name], run="sum", root=tmp_path, read=reader(tmp_path))
     with pytest.raises(ConfigError, match="wanted 2 to 5"):
         sleep_run("all", root=tmp_path, read=reader(tmp_path), lowest=6)
 

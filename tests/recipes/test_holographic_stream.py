@@ -359,6 +359,23 @@ def test_what_cannot_work_is_refused(lines: Path, tmp_path: Path) -> None:
         documents_of(configured(tmp_path / "bad.zip").data)
 
 
+def test_a_stream_with_too_few_words_to_evaluate_on_is_refused(tmp_path: Path) -> None:
+    whole = texts()
+    sides = sides_of(configured(tmp_path).data)
+    held = [t for t in whole if sides(t) == "test" and 50 <= len(t) < 300][:2]
+    rest = [t for t in whole if sides(t) != "test"]
+    path = tmp_path / "few.jsonl"
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in held + rest))
+    config = configured(path)
+    count = len(read_first(config.data).test[0])
+    assert 2 <= count < 100
+    with pytest.raises(
+        DataError, match=rf"has {count} held-out words, .*data.documents.held_out.*data.documents.first"
+    ):
+        trained(config, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.mark.parametrize("words", [34_000, pytest.param(200_000, marks=pytest.mark.slow)])
 def test_a_large_vocabulary_trains_evaluates_and_talks(words: int, tmp_path: Path) -> None:
     random = np.random.default_rng(0)

@@ -37,7 +37,9 @@ def chat(
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest reply, characters.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Longest reply, in tokens: characters, words or byte pairs.")
+    ] = None,
     gate: options.Gate = None,
     selector: options.Selector = None,
     kernel: options.Kernel = None,
@@ -214,7 +216,7 @@ class Talk:
         """Prints what was said so far."""
         speed = self.tokens / self.seconds if self.seconds else 0.0
         self.say(
-            f"{len(self.session.turns)} turns, {self.tokens} characters written, {speed:,.0f} characters/s, "
+            f"{len(self.session.turns)} turns, {self.tokens} tokens written, {speed:,.0f} tokens/s, "
             f"{self.held} times held back, {self.fallbacks} tokens for want of certainty, "
             f"{self.session.sampling}, max_tokens {self.max_tokens}"
         )

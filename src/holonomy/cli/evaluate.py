@@ -89,5 +89,7 @@ def _print_metrics(metrics: Mapping[str, float], protocol: str | None, mode: str
             out().print(f"perplexity {metrics[f'val/perplexity{suffix}']:.3f} per {unit}")
         if unit == "token":
             out().print(f"{metrics[f'val/bits_per_char{suffix}']:.4f} bits per character")
+        if metrics.get(f"val/calibrated{suffix}") == 0:
+            err().print("note: nothing was fitted yet, so all experts weigh the same; finish with --resume")
         if unknown := metrics.get(f"val/unknown{suffix}"):
             out().print(f"{unknown:,.0f} of the characters were never seen in training")

@@ -32,7 +32,9 @@ def generate(
             help="Continue each line of a file that is not empty, many at a time, as JSON lines.",
         ),
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Characters to write.")] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option("--max-tokens", help="Tokens to write: characters, words or byte pairs.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option("--temperature", help="0 is the most probable.")] = None,
     top_p: Annotated[float | None, typer.Option("--top-p", help="Keep this mass of probability.")] = None,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Keep the k most probable; 0 keeps all.")] = None,

@@ -119,5 +119,5 @@ def sleep(
     if report.loss_before is not None and report.loss_after is not None:
         united = f", {report.united:,} hashed neighbours united" if report.united else ""
         said += f", {report.dropped:,} grams dropped{united}, loss on unlearned pieces {report.loss_before:.4f} to "
-        said += f"{report.loss_after:.4f}" + ("" if report.kept else ": more than --bound allows, so all grams stay")
+        said += f"{report.loss_after:.4f}" + ("" if report.kept else "; what costs more than --bound allows stays")
     out().print(said)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,7 +34,9 @@ def train(
     steps: Annotated[int | None, typer.Option("--steps", help="Stop after N updates.")] = None,
     cpu_seconds: Annotated[float | None, typer.Option("--cpu-seconds", help="Stop after this CPU time.")] = None,
     seconds: Annotated[float | None, typer.Option("--seconds", help="Stop after this wall time.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Seed of weights and data order.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of weights and data order, or of what a fit takes.")
+    ] = None,
     threads: options.Threads = None,
     device: Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")] = None,
     strict_cuda: Annotated[bool, typer.Option("--strict-cuda", help="Refuse to train without a GPU.")] = False,
@@ -79,20 +81,21 @@ def train(
         raise ConfigError("`RECIPE` is missing; name one (`holonomy recipes` lists them) or give --resume RUN")
     else:
         settings: dict[str, tuple[str, object]] = {}
+        known = leaves(RECIPES.get(recipe).config())
         budget = {"steps": steps, "tokens": None, "cpu_s": cpu_seconds, "seconds": seconds}
         if any(v is not None for v in budget.values()):
             names = ("--steps", "--cpu-seconds", "--seconds")
             settings["train.budget"] = (" ".join(n for n in names if given[n] is not None), budget)
         for key, option, value in (
             ("data.source", "--data", data),
-            ("train.seed", "--seed", seed),
+            ("train.seed" if "train.seed" in known else "model.seed", "--seed", seed),
             ("train.threads", "--threads", options.thread_count(threads)),
             ("train.device", "--device", device),
             ("train.strict_cuda", "--strict-cuda", strict_cuda or None),
         ):
             if value is not None:
                 settings[key] = (option, value)
-        _check_options(recipe, settings)
+        _check_options(recipe, settings, known)
         resolved = configure(recipe, file=config, overrides=overrides or (), options=settings).config
         report = reported(lambda: _train(resolved, recipe, run, root, init_from, quiet or as_json))
     if _follows():
@@ -131,13 +134,14 @@ def leave_report(run: Path) -> None:
         err().print(f"warning: the report of {run} lacks a part: {fault}")
 
 
-def _check_options(recipe: str, settings: dict[str, tuple[str, object]]) -> None:
+def _check_options(recipe: str, settings: dict[str, tuple[str, object]], known: Collection[str]) -> None:
     """Refuses options that the recipe's family has no key for."""
-    known = leaves(RECIPES.get(recipe).config())
+    family = FAMILIES.get(RECIPES.get(recipe).family)
     for key, (option, _) in settings.items():
         if not any(k == key or k.startswith(f"{key}.") for k in known):
+            cure = family.instead.get(key, "drop it")
             raise ConfigError(
-                f"`{option}` is not for recipes of the family {RECIPES.get(recipe).family}; drop it "
+                f"`{option}` is not for recipes of the family {family.name}: {cure} "
                 f"(`holonomy config show {recipe}` lists what can be set)"
             )
 

@@ -52,7 +52,7 @@ class LanguageModel(Protocol):
 
     Attributes:
         tokenizer: the tokenizer the model was trained with.
-        context_limit: largest number of tokens a state can take, or None when there is no limit.
+        context_limit: how many of the last tokens decide what comes next, or None where all do; a state takes more.
     """
 
     @property

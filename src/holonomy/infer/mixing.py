@@ -194,8 +194,9 @@ class MixedModel:
 
     @property
     def context_limit(self) -> int | None:
-        """The least of the members' limits."""
-        return min((m.context_limit for m in self.members if m.context_limit is not None), default=None)
+        """The largest of the members' limits, if all have one."""
+        limits = [m.context_limit for m in self.members]
+        return None if None in limits else max(limit for limit in limits if limit is not None)
 
     def summed(self, logs: Float[Tensor, "N M V"], weights: Float[Tensor, "N M"]) -> Float[Tensor, "N V"]:
         """Log probabilities of the sum of the members, normalised."""

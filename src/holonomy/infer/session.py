@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from holonomy.infer.commitment import doubts, least_confidence
 from holonomy.infer.language_model import LanguageModel
 from holonomy.infer.sampling import Recent, Sampling, draw, punctuation
 
+logger = logging.getLogger(__name__)
+
 NEWLINE = "\n"
 ROWS, SPREAD = 64, 32
 """Prompts that are continued together at most, and by how many tokens their lengths may differ."""
@@ -30,6 +33,15 @@ def check_max_tokens(max_tokens: int) -> None:
     """
     if not 1 <= max_tokens <= MAX_TOKENS:
         raise ConfigError(f"`max_tokens` is {max_tokens}; wanted a whole number from 1 to {MAX_TOKENS:,}")
+
+
+def _tells_of_tail(model: LanguageModel, size: int) -> bool:
+    """Says that a model does not use all of a text, if so; whether it did."""
+    limit = model.context_limit
+    if limit is None or size <= limit:
+        return False
+    logger.warning("a text to continue has %d tokens, of which the model uses the last %d", size, limit)
+    return True
 
 
 @dataclass
@@ -103,7 +115,7 @@ class Session:
 
     def __init__(self, model: LanguageModel, sampling: Sampling, *, seed: int) -> None:
         _check_seed(seed)
-        self.model, self.seed = model, seed
+        self.model, self.seed, self._told = model, seed, False
         self._chooser = Chooser(model, sampling)
         self.reset()
 
@@ -127,7 +139,7 @@ class Session:
         self._chooser = Chooser(self.model, replace(self.sampling, **values))
 
     def feed(self, text: str) -> None:
-        """Lets the model read `text`.
+        """Lets the model read `text`; where it has more tokens than the model uses, their end counts.
 
         Raises:
             DataError: a character is outside the vocabulary; nothing was read.
@@ -141,9 +153,6 @@ class Session:
         ids = torch.as_tensor(self.model.tokenizer.encode(text))
         if len(ids) == 0:
             return
-        limit = self.model.context_limit
-        if limit is not None and len(ids) > limit:
-            raise ConfigError(f"`prompt` has {len(ids)} tokens, the model takes {limit}; shorten it")
         self._read(ids, text)
 
     def _read(self, ids: Tensor, text: str) -> None:
@@ -151,6 +160,7 @@ class Session:
         self._recent = self._recent.take(ids[None])
         self.turns.append(("user", text))
         self._ids.append(ids.tolist())
+        self._told = self._told or _tells_of_tail(self.model, sum(map(len, self._ids)))
 
     def reply(self, *, max_tokens: int, stop: Sequence[str] = ()) -> Iterator[str]:
         """Yields the reply piece by piece; a stop string ends it and is not yielded.
@@ -300,7 +310,7 @@ def generate_batch(
     seed: int,
     stop: Sequence[str] = (),
 ) -> list[Written]:
-    """Continues many prompts together.
+    """Continues many prompts together, each after its last tokens where it has more than the model uses.
 
     Prompt n is continued as `generate` would with seed + n, up to rounding in the model's batched products.
 
@@ -337,6 +347,7 @@ def continue_batch(
     rows = [torch.as_tensor(ids if len(ids) else model.tokenizer.opening()) for ids in prompts]
     order, texts = sorted(range(len(rows)), key=lambda n: len(rows[n])), [Written()] * len(rows)
     chooser = Chooser(model, sampling)
+    _tells_of_tail(model, max(map(len, rows), default=0))
     while order:
         shortest = len(rows[order[0]])
         places = [n for n in order[:ROWS] if len(rows[n]) <= shortest + SPREAD]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from holonomy.core.config import Config
@@ -30,6 +31,7 @@ class Family:
         loss: what `train/loss` is measured in.
         score: what `val/loss` is measured in; the same words where both belong into one picture.
         figures: held-out metrics from -1 to 1 that are worth a curve.
+        instead: of keys that other families have, why this one has not, and what to set instead.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Family:
     loss: str
     score: str
     figures: tuple[str, ...] = ()
+    instead: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def parts(self) -> FamilyParts:
@@ -66,6 +69,11 @@ for _family in (
         unit="token",
         loss="nats per token",
         score="nats per token",
+        instead={
+            "train.budget": "it learns its text once, to the end; set train.share, or train.words of a stream",
+            "train.device": "it learns on the CPU; set train.threads",
+            "train.strict_cuda": "it learns on the CPU; set train.threads",
+        },
     ),
     Family(
         "mixture",

@@ -26,7 +26,13 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import load_into, state_of
-from holonomy.recipes.holographic_samples import asked_places, close_places, sample_callbacks, sample_writer
+from holonomy.recipes.holographic_samples import (
+    asked_places,
+    check_held_out,
+    close_places,
+    sample_callbacks,
+    sample_writer,
+)
 from holonomy.recipes.holographic_stream import (
     FirstPart,
     prepare_stream,
@@ -242,6 +248,8 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     words, starts = learned_words(config, texts, split.tokenizer)
     # Better before anything is written than when all is learned.
     words_held_out(len(words), config.model.mixture.block_share)
+    if saved is None:
+        check_held_out(len(split.test), config)
     model = HolographicModel(config.model, split.tokenizer)
     sampler = OnePass(
         words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id, starts=starts

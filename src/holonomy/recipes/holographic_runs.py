@@ -303,12 +303,20 @@ def merge(runs: Sequence[str], *, run: str, root: Path, read: Callable[[str], Ch
         if twice:
             known = next(t.source for t in further if t.sha256 in twice)
             raise ConfigError(f"`{name}` learned {known}, which a run before it learned too; it would count twice")
-        mine, theirs = (leaves(c.data, "data.") | {"train.share": c.train.share} for c in (config, own))
+        mine, theirs = (
+            leaves(c.data, "data.") | leaves(c.model, "model.") | {"train.share": c.train.share} for c in (config, own)
+        )
         if odd := [key for key in mine if key != "data.source" and mine[key] != theirs[key]]:
             raise ConfigError(
                 f"`{name}` has {odd[0]} {theirs[odd[0]]!r} where `{runs[0]}` has {mine[odd[0]]!r}; train both with one"
             )
         other = PARTS.load(saved)
+        if model.tokenizer.fingerprint != other.tokenizer.fingerprint:
+            sizes = other.tokenizer.vocab_size, model.tokenizer.vocab_size
+            raise ConfigError(
+                f"`{name}` has another vocabulary than `{runs[0]}` ({sizes[0]:,} and {sizes[1]:,} entries); train both "
+                "with one text as data.vocabulary"
+            )
         if model.memories.counts.cut_off or other.memories.counts.cut_off:
             raise ConfigError(f"`{name}` or a run before it has slept: what it dropped cannot be added; merge first")
         merge_into(model, other)

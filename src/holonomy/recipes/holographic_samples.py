@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from holonomy.core.errors import DataError
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.infer.session import continue_batch
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -16,11 +17,33 @@ from holonomy.models.holographic.streaming import Words
 from holonomy.recipes.work import sampling_of
 from holonomy.train.callbacks import Samples
 
+LEAST = 100
+"""Held-out words that an evaluation needs: of fewer, figures are chance."""
 CLOSELY = 1024
 """Held-out words at most whose predictions are taken apart."""
 PROMPTS, SEED = 3, 1
 WORDS, CHARACTERS = 8, 48
 """Length of a prompt."""
+
+
+def check_held_out(count: int, config: HolographicRunConfig) -> None:
+    """Refuses a text that leaves too few words to evaluate on.
+
+    Raises:
+        DataError: names their number, and the keys that decide it.
+    """
+    if count >= LEAST:
+        return
+    data, what = config.data, "characters" if config.data.tokens == "chars" else "words"
+    cure = (
+        f"raise data.documents.held_out ({data.documents.held_out}) or data.documents.first ({data.documents.first})"
+        if data.stream
+        else f"lower data.train_share ({data.train_share})"
+    )
+    raise DataError(
+        f"`data.source` {data.source} has {count} held-out {what}, an evaluation needs {LEAST} or more: take a longer "
+        f"text, or {cure}"
+    )
 
 
 def asked_places(config: HolographicRunConfig, count: int) -> np.ndarray:

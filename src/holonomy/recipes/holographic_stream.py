@@ -34,7 +34,14 @@ from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.plan import memory_plan
 from holonomy.models.holographic.storage import learned_tensors, merged
 from holonomy.models.holographic.streaming import SEEN, Words, WordStream, in_a_row
-from holonomy.recipes.holographic_samples import asked_places, close_places, sample_callbacks, sample_writer
+from holonomy.recipes.holographic_samples import (
+    LEAST,
+    asked_places,
+    check_held_out,
+    close_places,
+    sample_callbacks,
+    sample_writer,
+)
 from holonomy.recipes.holographic_watch import Watch
 from holonomy.recipes.work import Work, figures
 from holonomy.train.checkpoint import Checkpoint
@@ -43,8 +50,6 @@ from holonomy.train.distributed import World
 logger = logging.getLogger(__name__)
 
 REPEATED = "val/repeated_documents"
-LEAST = 100
-"""Fewest words to evaluate on without the documents that are repeated."""
 MOST = 100_000
 """Held-out words that are kept of each kind."""
 
@@ -259,6 +264,8 @@ def prepare_stream(
     share = None if config.train.words is None else -(-config.train.words // world.size)
     tokenizer = None if saved is None else WordTokenizer.from_json(saved.files[tokenizer_file])
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
+    if saved is None:
+        check_held_out(len(first.test[0]), config)
     plan = memory_plan(config.model, first.tokenizer.vocab_size)
     model, place = HolographicModel(config.model, first.tokenizer), (world.rank, world.size)
     repeats = Repeats(*first.test)

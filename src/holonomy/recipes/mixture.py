@@ -296,7 +296,8 @@ def scored(
     tokenizer, online = model.tokenizer, mode == "online"
     found = predicted(model, passage, online=online, block=block)
     size, unknown = tokenizer.vocab_size, getattr(tokenizer, "unknown_id", None)
-    metrics = figures(found.report(size, unknown), tokenizer, online=online)
+    fitted = all(member.mixture.calibrated for member in memories_of(model))
+    metrics = figures(found.report(size, unknown, calibrated=fitted), tokenizer, online=online)
     if learned is None:
         return metrics
     if not online:

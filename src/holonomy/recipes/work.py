@@ -119,6 +119,7 @@ FIGURES = {
     "separation": "separation",
     "unknown": "unknown_share",
     "words": "tokens",
+    "calibrated": "calibrated",
 }
 """Names of the figures of a report among the metrics."""
 

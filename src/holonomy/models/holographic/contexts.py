@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
 
 import numpy as np
@@ -69,18 +70,51 @@ def of_windows(ids: np.ndarray, pad_id: int) -> Contexts:
     return Contexts(np.ascontiguousarray(ids.reshape(-1)), (starts + last).reshape(-1), ends.reshape(-1))
 
 
-def checked_ids(name: str, ids: np.ndarray, vocab_size: int) -> np.ndarray:
+def checked_array(name: str, values: np.ndarray | Sequence[object]) -> np.ndarray:
+    """Numbers as an array.
+
+    Raises:
+        DataError: rows are of different lengths; names the first that is not as long as row 0.
+    """
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        sizes = [len(row) if isinstance(row, Sized) else 1 for row in values]
+        odd = next((n for n, size in enumerate(sizes) if size != sizes[0]), None)
+        if odd is None:
+            raise DataError(f"`{name}` is no array of numbers: {error}") from error
+        raise DataError(
+            f"`{name}` row {odd} has {sizes[odd]} number(s), row 0 has {sizes[0]}; give rows of one length "
+            "(shorter contexts: pad them in front and pass `lengths`)"
+        ) from error
+
+
+def checked_numbers(name: str, values: np.ndarray | Sequence[object], low: int, high: int) -> np.ndarray:
+    """Whole numbers from `low` to `high` as int64.
+
+    Raises:
+        DataError: something else; names the row and the value.
+    """
+    array = checked_array(name, values)
+    if array.dtype.kind not in "iuf" and array.size:
+        raise DataError(f"`{name}` is {array.dtype}; wanted whole numbers")
+    fractions = array.dtype.kind == "f"
+    # Of NaN each comparison is false.
+    wrong = ~((array >= low) & (array <= high) & (array % 1 == 0)) if fractions else (array < low) | (array > high)
+    if wrong.any():
+        place = np.argwhere(np.atleast_1d(wrong))[0]
+        value = np.atleast_1d(array)[tuple(place)]
+        kind = " as whole numbers" if fractions else ""
+        raise DataError(f"`{name}` row {int(place[0])} holds {value}; wanted {low} to {high}{kind}")
+    if fractions and array.size:
+        raise DataError(f"`{name}` is {array.dtype}; wanted whole numbers")
+    return np.ascontiguousarray(array, dtype=np.int64)
+
+
+def checked_ids(name: str, ids: np.ndarray | Sequence[object], vocab_size: int) -> np.ndarray:
     """Ids as int64.
 
     Raises:
         DataError: not whole numbers, or one is outside the vocabulary; names the row and the value.
     """
-    array = np.asarray(ids)
-    if array.dtype.kind not in "iu" and array.size:
-        raise DataError(f"`{name}` is {array.dtype}; wanted whole numbers")
-    wrong = (array < 0) | (array >= vocab_size)
-    if wrong.any():
-        place = np.argwhere(wrong)[0]
-        value = int(array[tuple(place)])
-        raise DataError(f"`{name}` row {int(place[0])} holds {value}; wanted 0 to {vocab_size - 1}")
-    return np.ascontiguousarray(array, dtype=np.int64)
+    return checked_numbers(name, ids, 0, vocab_size - 1)

@@ -181,6 +181,8 @@ def predict(
         online: learn each block of words after it was predicted, and let the mixture follow; all of it is unlearned
             at the end.
 
+    Whatever ends it early, the model has learned nothing then, either.
+
     Raises:
         ConfigError: no position.
     """
@@ -192,12 +194,17 @@ def predict(
     block, parts, targets = model.config.evaluation.block, list[Predictions](), tokens[positions]
     mixture = following_of(model.memories, model.mixture) if online else None
     step = max(1, together // block) * block if online else together
-    for begin in range(0, len(positions), step):
-        cut = slice(begin, begin + step)
-        part, words = contexts.part(cut), targets[cut]
-        parts.append(judged(model.follow(part, words, block, mixture) if online else model.distributions(part), words))
-    if online:
-        model.change(contexts, targets, sign=-1)
+    known = model.memories.learned
+    try:
+        for begin in range(0, len(positions), step):
+            cut = slice(begin, begin + step)
+            part, words = contexts.part(cut), targets[cut]
+            logs = model.follow(part, words, block, mixture) if online else model.distributions(part)
+            parts.append(judged(logs, words))
+    finally:
+        if online:
+            read = slice(model.memories.learned - known)
+            model.change(contexts.part(read), targets[read], sign=-1)
     return chained(parts)
 
 

@@ -14,13 +14,14 @@ from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.tokenizer import CharTokenizer
 from holonomy.data.words import WordTokenizer
 from holonomy.models.holographic.config import HolographicConfig
-from holonomy.models.holographic.contexts import Contexts, checked_ids, of_rows, of_text, of_windows
+from holonomy.models.holographic.contexts import Contexts, checked_ids, checked_numbers, of_rows, of_text, of_windows
 from holonomy.models.holographic.cues import Cues, Reading
 from holonomy.models.holographic.fit import Mixture, MixtureFit
 from holonomy.models.holographic.following import Following, Multiplied
 from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.mixture import logarithms
+from holonomy.models.holographic.pairs import LARGEST
 from holonomy.models.holographic.topics import WINDOW
 
 
@@ -120,7 +121,7 @@ class HolographicModel:
     ) -> tuple[Contexts, np.ndarray, np.ndarray]:
         contexts = self.contexts(ids, lengths)
         targets = checked_ids("targets", targets, self.vocab_size)
-        weights = np.ones(len(targets), dtype=np.int64) if weights is None else np.asarray(weights)
+        weights = np.ones_like(targets) if weights is None else checked_numbers("weights", weights, 1, LARGEST - 1)
         if targets.shape != contexts.ends.shape or weights.shape != targets.shape:
             raise DataError(
                 f"`targets` has shape {targets.shape} and `weights` {weights.shape}; wanted ({len(contexts.ends)},)"
@@ -129,9 +130,7 @@ class HolographicModel:
             raise DataError(
                 f"`targets` row {int((targets == self.pad_id).argmax())} is the pad, which is never learned"
             )
-        if weights.dtype.kind not in "iu" or (weights.size and weights.min() < 1):
-            raise DataError("`weights` holds something else than whole numbers from 1 on")
-        return contexts, targets, weights.astype(np.int64)
+        return contexts, targets, weights
 
     def contexts(self, ids: np.ndarray, lengths: np.ndarray | None = None) -> Contexts:
         """Rows of ids as contexts, checked; arguments as of `learn_batch`."""
@@ -139,12 +138,10 @@ class HolographicModel:
         if ids.ndim != 2:
             raise DataError(f"`ids` has shape {ids.shape}; wanted one row a context")
         rows, width = ids.shape
-        lengths = np.full(rows, width) if lengths is None else np.asarray(lengths)
-        if lengths.shape != (rows,) or lengths.dtype.kind not in "iu":
-            raise DataError(f"`lengths` is {lengths.dtype} of shape {lengths.shape}; wanted whole numbers, ({rows},)")
-        if rows and not 0 <= lengths.min() <= lengths.max() <= width:
-            raise DataError(f"`lengths` run from {lengths.min()} to {lengths.max()}; wanted 0 to {width}")
-        return of_rows(ids, lengths.astype(np.int64), self.pad_id)
+        lengths = np.full(rows, width) if lengths is None else checked_numbers("lengths", lengths, 0, width)
+        if lengths.shape != (rows,):
+            raise DataError(f"`lengths` has shape {lengths.shape}; wanted ({rows},)")
+        return of_rows(ids, lengths, self.pad_id)
 
     def _change(self, contexts: Contexts, targets: np.ndarray, weights: np.ndarray, *, sign: int) -> None:
         for begin in range(0, len(targets), self.config.batch_size):

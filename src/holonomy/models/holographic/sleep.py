@@ -26,9 +26,10 @@ class SleepReport:
     """What a sleep did.
 
     Attributes:
-        kept: False if it cost more than allowed: then grams that were to be dropped are still there, and after a `nap`
-            everything is as before.
-        loss_before, loss_after: on unlearned pieces of the text, in nats; None where nothing was to be lost.
+        kept: False if something cost more than allowed and was undone: then grams that were to be dropped, or
+            neighbours that were to be united, are as before, and after a `nap` everything is.
+        loss_before, loss_after: on unlearned pieces of the text, in nats, the latter that of the trial where all was
+            undone; None where nothing was to be lost.
         bytes_before, bytes_after: of everything.
         dropped: grams forgotten.
         lowest: order of the shortest of them, 0 if there are none.
@@ -84,14 +85,18 @@ def sleep(
     begins = np.zeros(1, dtype=np.int64) if starts is None else starts
     before = after = None
     dropped = shortest = united = 0
+    kept = True
     if least > 1:
         before, after, dropped, shortest = _forget(model, tokens, begins, places, bound, least, lowest)
+        kept = shortest > 0
     if alike > 0 and model.memories.basins is not None:
         ways = [partial(_unite, model, alike, near) for near in NEAR]
-        first, after, united, _ = _tried(model, tokens, begins, places, bound, ways)
+        first, tried, united, chosen = _tried(model, tokens, begins, places, bound, ways)
         before = first if before is None else before
+        if chosen is not None or not shortest:
+            after = tried
+        kept = kept and chosen is not None
     model.pack()
-    kept = least == 1 or shortest > 0
     return SleepReport(kept, before, after, size, _bytes(model), dropped, shortest, united)
 
 
