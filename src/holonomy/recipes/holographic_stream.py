@@ -30,7 +30,7 @@ from holonomy.models.holographic.figures import part_figures, store_figures
 from holonomy.models.holographic.learner import HolographicLearner
 from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
 from holonomy.models.holographic.model import HolographicModel
-from holonomy.models.holographic.plan import memory_plan
+from holonomy.models.holographic.plan import plan_for_machine
 from holonomy.models.holographic.storage import learned_tensors, merged
 from holonomy.models.holographic.streaming import SEEN, Words, WordStream, in_a_row
 from holonomy.recipes.holographic_samples import asked_places, close_places, sample_callbacks, sample_writer
@@ -251,7 +251,7 @@ def prepare_stream(
     share = None if config.train.words is None else -(-config.train.words // world.size)
     tokenizer = None if saved is None else WordTokenizer.from_json(saved.files[tokenizer_file])
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
-    plan = memory_plan(config.model, first.tokenizer.vocab_size)
+    plan = plan_for_machine(config.model, first.tokenizer.vocab_size)
     model, place = HolographicModel(config.model, first.tokenizer), (world.rank, world.size)
     repeats = Repeats(*first.test)
     # What is given once more at the end comes from the documents of all processes.
@@ -299,7 +299,7 @@ def prepare_stream(
             "held-out words": len(first.test[0]),
             "vocabulary": model.vocab_size,
             "unknown words": f"{first.unknown:.2%} of those held out",
-            **{f"bytes of {name}": f"{size:,}" for name, size in plan.table().items()},
+            **plan.header(),
         },
         files={tokenizer_file: first.tokenizer.to_json()},
         facts={
