@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 from holonomy.infer.language_model import LanguageModel
-from holonomy.infer.sampling import Sampling
+from holonomy.infer.sampling import Sampling, silenced
 
 
 @runtime_checkable
@@ -37,10 +38,16 @@ def least_confidence(model: LanguageModel, sampling: Sampling) -> float:
     return max(sampling.least_prob, model.confidence_bound(sampling.abstain))
 
 
-def doubts(log_probs: Float[Tensor, "B V"], least: float) -> list[str | None]:
-    """Of each distribution, why a model does not commit itself; None where its most probable token reaches `least`."""
+def doubts(log_probs: Float[Tensor, "B V"], least: float, unspoken: Sequence[int] = ()) -> list[str | None]:
+    """Of each distribution, why a model does not commit itself; None where its most probable token reaches `least`.
+
+    Probabilities are those that tokens are drawn with: of what can be said, without those `unspoken`.
+    """
     if not least:
         return [None] * len(log_probs)
-    highest = log_probs.max(1).values.exp().tolist()
+    logs = silenced(log_probs, unspoken)
+    whole = logs.logsumexp(1) if unspoken else 0.0
+    # Where nothing that can be said has any probability, it is no number.
+    highest = (logs.max(1).values - whole).exp().nan_to_num(0.0).tolist()
     reason = f"below {least:.3g}"
     return [f"the most probable token has probability {p:.3g}, {reason}" if p < least else None for p in highest]

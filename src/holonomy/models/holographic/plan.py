@@ -211,7 +211,7 @@ def plan_for_machine(
         available: bytes; None is the memory of this machine.
 
     Raises:
-        ConfigError: it does not fit into `config.memory` or into this machine; names what takes most and what would fit.
+        ConfigError: it is too large for `config.memory` or this machine; names what takes most and what would fit.
     """
     room = available_memory() if available is None else available
 
