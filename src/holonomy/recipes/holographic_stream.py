@@ -234,11 +234,14 @@ def saved_stream_figures(
 
 
 def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, float]:
-    """Losses of the unigram and of the plain counts of the model: nothing else has seen the whole stream."""
+    """Losses of the unigram and of the plain counts of the model: nothing else has seen the whole stream.
+
+    Where a memory made them drop grams, they are no longer Kneser-Ney on the same words, and are not called so.
+    """
     words, counts = first.test[0], model.memories.counts
     plain = counts.score(counts.find(*of_text(*first.test).symbols(counts.order - 1)), words)
     unigram = model.memories.prior()[words]
-    name = f"baseline/kn{counts.order}"
+    name = "baseline/counts" if counts.cut_off else f"baseline/kn{counts.order}"
     return {"baseline/unigram": -float(np.log(unigram).mean()), name: -float(np.log(plain).mean())}
 
 
