@@ -2,9 +2,10 @@
 
 Run: `HOLONOMY_DATA=... python benchmarks/writing.py RUN`. Words held out are predicted, and those of the run's surer
 predictions counted that are right, where the bound is that of `infer.abstain` and where it is one of the entropy
-instead. Then eight seeds continue the first 200 held-out words by 1,000 in each way of drawing: the perplexity that
-the run itself gives to these, their geometric mean, also as a multiple of that of the 1,000 words that really follow;
-the share of distinct pairs of words, its mean and the least; and of words that repeat the last one.
+instead; unknown words are no prediction, since they are never written, and where they come none is right. Then eight
+seeds continue the first 200 held-out words by 1,000 in each way of drawing: the perplexity that the run itself gives to
+these, their geometric mean, also as a multiple of that of the 1,000 words that really follow; the share of distinct
+pairs of words, its mean and the least; and of words that repeat the last one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 
 from holonomy.infer.commitment import least_confidence
-from holonomy.infer.sampling import Sampling
+from holonomy.infer.sampling import Sampling, silenced
 from holonomy.infer.session import Session
 from holonomy.models.holographic.contexts import of_text
 from holonomy.models.holographic.model import HolographicModel
@@ -45,13 +46,15 @@ def gate(model: HolographicModel, train: np.ndarray, test: np.ndarray) -> None:
     contexts, highest, spread, right = of_text(whole, np.zeros(1, np.int64), places), [], [], []
     for begin in range(0, len(places), TOGETHER):
         cut = slice(begin, begin + TOGETHER)
-        probs = model.distributions(contexts.part(cut)).exp()
+        # What is drawn from: a word that is never written is no prediction, and wrong wherever it comes.
+        probs = silenced(model.distributions(contexts.part(cut)), model.tokenizer.unspoken).softmax(1)
         first = probs.max(1)
         highest.append(first.values)
         spread.append(torch.special.entr(probs).sum(1))
         right.append(first.indices == torch.from_numpy(whole[places[cut]]))
     sure, doubt, good = (torch.cat(part).double().numpy() for part in (highest, spread, right))
-    print(f"{len(places)} words, {good.mean():.4f} right")
+    unknown = np.isin(whole[places], model.tokenizer.unspoken).mean()
+    print(f"{len(places)} words, {good.mean():.4f} right, {unknown:.4f} unknown, which none can be right about")
     for share in SHARES:
         kept = sure >= least_confidence(model, Sampling(abstain=share))
         calm = doubt <= np.quantile(doubt, 1 - share)

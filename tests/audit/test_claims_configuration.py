@@ -10,6 +10,7 @@ from mutants import Mutant, assert_refuted, assert_stands
 
 from holonomy.audit.claims import configuration as claims
 from holonomy.data.ternary_ops import StratifiedBatches
+from holonomy.models.holographic.config import HolographicRunConfig
 from holonomy.models.ternary.config import TernaryConfig
 from holonomy.recipes import configure
 
@@ -59,10 +60,34 @@ def test_mutants_are_caught(mutant: Mutant, tmp_path: Path, monkeypatch: pytest.
     assert_refuted(mutant, monkeypatch, tmp_path)
 
 
+def temper_taken_where_nothing_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = HolographicRunConfig._inactive
+    monkeypatch.setattr(
+        HolographicRunConfig, "_inactive", lambda self: (p for p in plain(self) if p[0] != "model.mixture.temper")
+    )
+
+
+def test_keys_that_one_run_reads_and_another_takes_for_nothing_are_caught(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words read everything, and characters all but a key of the linear pool, which they refuse: and if not?"""
+
+    def play(scenario: claims.Scenario, text: Path, where: Path) -> tuple[object, set[str]]:
+        config = scenario.configuration(text)
+        return config, set(claims.leaves(config)) - ({"model.mixture.temper"} if "chars" in scenario.recipe else set())
+
+    monkeypatch.setattr(claims, "_play", play)
+    monkeypatch.setattr(claims, "SCENARIOS", [s for s in claims.SCENARIOS if s.recipe.startswith("holographic")])
+    assert_stands("config.no-dead-keys", tmp_path)
+    taken = Mutant("config.no-dead-keys", "a key has no effect", temper_taken_where_nothing_reads_it)
+    assert_refuted(taken, monkeypatch, tmp_path)
+
+
 def test_refusals_are_told_from_values_that_are_wrong_themselves() -> None:
     plain = TernaryConfig()
     assert claims.refused(plain, "loss.global_rank.pairs")
     assert claims.refused(plain, "data.source")
+    assert claims.refused(plain, "train.schedule.table")
     assert not claims.refused(plain, "model.latent_dim")
     assert not claims.refused(plain, "model.projection.hidden")
     words = configure("holographic-smoke").config

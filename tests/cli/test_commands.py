@@ -413,3 +413,17 @@ def test_data_is_listed_described_prepared_and_trained_on(tmp_path: Path, capfd,
     assert json.loads(printed)["characters"] == found["tokens"]
     code, printed, _ = holonomy(capfd, monkeypatch, "data", "list", "--json")
     assert {row["name"] for row in json.loads(printed)["data"]} == {"pydoc", "tinyshakespeare", "wordnet-mammals"}
+
+
+def test_what_the_machine_cannot_hold_is_refused_before_it_is_made(here: Path) -> None:
+    """The first is more than any machine has, the second more than this process may take."""
+    train = f"{sys.executable} -m holonomy train holographic --data text.txt --run huge --set model.tower"
+    fitting = {
+        ".levels=9": r"model\.tower\.levels 6",
+        ".channels=1024": r"model\.tower\.levels 4 or model\.tower\.channels",
+    }
+    for key, value in fitting.items():
+        done = subprocess.run(["bash", "-c", f"ulimit -v 6000000; {train}{key}"], capture_output=True, text=True)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert re.search(f"for tower; there are 5,859 here: take {value}", " ".join(done.stderr.split()))
+        assert not (here / "runs" / "huge").exists()

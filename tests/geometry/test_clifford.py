@@ -6,6 +6,7 @@ import itertools
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -251,3 +252,57 @@ def test_values_names_and_refusals() -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             act()
+
+
+@pytest.mark.parametrize("signature", SIGNATURES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inverses_of_mixed_multivectors(signature: tuple[int, int, int], dtype: torch.dtype) -> None:
+    """From both sides, and as numpy inverts the matrix of the product, made column by column."""
+    algebra = Algebra(*signature)
+    (a,) = multivectors(algebra, 1, dtype)
+    # A scalar that outweighs the rest keeps matrices far from singular; all grades are there.
+    a = a / a.norm(dim=1, keepdim=True) / 2
+    a[:, 0] += 1.0
+    x, close = cl.inverse(algebra, a), 1e-5 if dtype == torch.float32 else 1e-12
+    one = algebra.scalar(torch.ones(len(a), dtype=dtype))
+    assert torch.allclose(cl.plain_product(algebra, a, x), one, atol=close)
+    assert torch.allclose(cl.plain_product(algebra, x, a), one, atol=close)
+    blades = torch.eye(algebra.size, dtype=torch.float64)
+    for own, found in zip(a.double(), x.double(), strict=True):
+        columns = torch.stack([cl.plain_product(algebra, own, blade) for blade in blades], 1)
+        assert np.allclose(np.linalg.inv(columns.numpy())[:, 0], found.numpy(), atol=100 * close)
+
+
+def test_the_inverse_of_a_versor_is_its_reverse_over_a_number() -> None:
+    algebra = Algebra(3, 1)
+    u, v = (algebra.vector(torch.randn(4, dtype=torch.float64)) for _ in range(2))
+    versor = cl.geometric(algebra, u, v)
+    back = cl.reverse(algebra, versor)
+    assert torch.allclose(cl.inverse(algebra, versor), back / cl.geometric(algebra, versor, back)[0], atol=1e-10)
+
+
+def test_the_inverse_has_derivatives() -> None:
+    algebra = Algebra(2, 1)
+    a = (0.2 * torch.arange(8, dtype=torch.float64) + 1).requires_grad_()
+    assert torch.autograd.gradcheck(partial(cl.inverse, algebra), (a,))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_has_no_inverse_is_refused(dtype: torch.dtype) -> None:
+    """Null vectors, exact or rounded, zero, one plus a blade that squares to one, and what has a null factor."""
+    space = Algebra(3, 1)
+    null = torch.tensor([[3.0, 4.0, 0.0, 5.0], [0.6, 0.8, 0.0, 1.0], [0.48, 0.64, 0.6, 1.0]], dtype=dtype)
+    idempotent = torch.zeros(1, space.size, dtype=dtype)
+    idempotent[0, 0] = idempotent[0, 1] = 0.5
+    sound = space.vector(torch.tensor([[1.0, 2.0, 0.0, 0.5]], dtype=dtype))
+    (mixed,) = multivectors(space, 1, dtype)
+    bad = [*space.vector(null), *idempotent, *torch.zeros(1, space.size, dtype=dtype)]
+    bad += [*cl.plain_product(space, space.vector(null[:1]), mixed)]
+    for a in bad:
+        with pytest.raises(ConfigError, match=r"`a` has no inverse in Cl\(3,1\) at \[1\] \(1 of 2\)"):
+            cl.inverse(space, torch.stack([sound[0], a]))
+    degenerate = Algebra(2, 0, 1)
+    with pytest.raises(ConfigError, match=r"Cl\(2,0,1\)"):
+        cl.inverse(degenerate, degenerate.vector(torch.tensor([0.0, 0.0, 1.0], dtype=dtype)))
+    with pytest.raises(ConfigError, match="wants 16"):
+        cl.inverse(space, torch.ones(8, dtype=dtype))

@@ -73,6 +73,30 @@ def test_nobody_holds_back_unasked() -> None:
     assert doubts(unsure_after_d().table, least_confidence(unsure_after_d(), Sampling())) == [None] * SIZE
 
 
+def test_nobody_commits_to_what_is_never_said() -> None:
+    """Nine tenths for the unknown token, then the best has 0.06 of the 0.1 that can be said."""
+    row = torch.tensor([[0.9, 0.06, 0.03, 0.01]], dtype=torch.float64).log()
+    assert doubts(row, 0.7, (0,)) == ["the most probable token has probability 0.6, below 0.7"]
+    assert doubts(row, 0.59, (0,)) == [None]
+    assert doubts(row, 0.7) == [None]
+    (reason,) = doubts(torch.tensor([[0.0, -torch.inf]]), 0.1, (0,))
+    assert reason is not None and "probability 0, below" in reason
+
+
+@pytest.mark.parametrize(("least", "written"), [(0.7, ""), (0.5, "bbb")])
+def test_a_text_ends_where_only_the_unknown_token_is_sure(least: float, written: str) -> None:
+    tokenizer = CharTokenizer.from_text(LETTERS, unk=True)
+    probs = torch.full((tokenizer.vocab_size,), 0.01)
+    probs[tokenizer.unknown_id], probs[1] = 0.9, 0.06
+    model = Chain(probs.log().expand(len(probs), -1))
+    model.tokenizer = tokenizer
+    # What is left of a tenth: 0.06 of 0.11.
+    session = Session(model, Sampling(temperature=0, least_prob=least), seed=1)
+    session.feed("a")
+    assert "".join(session.reply(max_tokens=3)) == written
+    assert (session.last.doubt is not None) == (written == "")
+
+
 @pytest.mark.parametrize("how", [{"abstain": 0.1}, {"least_prob": 0.5}])
 def test_a_text_ends_where_the_model_is_unsure(how: dict[str, float]) -> None:
     session = Session(unsure_after_d(), Sampling(temperature=0, **how), seed=1)  # type: ignore[arg-type]

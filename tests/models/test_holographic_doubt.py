@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import Session
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.contexts import of_text
-from holonomy.models.holographic.fit import APART, QUANTILES, MixtureFit
+from holonomy.models.holographic.fit import APART, QUANTILES, Mixture, MixtureFit
+from holonomy.models.holographic.mixture import Certainty
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.recipes import holographic_chars
 
@@ -54,6 +57,13 @@ def words() -> tuple[HolographicModel, WordSplit]:
     return model, split
 
 
+def spoken(logs: torch.Tensor, unspoken: tuple[int, ...]) -> torch.Tensor:
+    """Probabilities of what can be said, by its share in all of it."""
+    probs = logs.exp()
+    probs[:, list(unspoken)] = 0
+    return probs / probs.sum(1, keepdim=True)
+
+
 def held_out(model: HolographicModel, split: WordSplit) -> tuple[torch.Tensor, np.ndarray]:
     whole = np.concatenate([split.train, split.test])
     places = np.arange(len(split.train), len(whole))
@@ -63,9 +73,11 @@ def held_out(model: HolographicModel, split: WordSplit) -> tuple[torch.Tensor, n
 def test_as_much_is_held_back_as_asked_and_what_is_left_is_better(words: tuple[HolographicModel, WordSplit]) -> None:
     model, split = words
     logs, targets = held_out(model, split)
-    right = logs.argmax(1).numpy() == targets
+    unspoken = split.tokenizer.unspoken
+    right = spoken(logs, unspoken).argmax(1).numpy() == targets
     for share in (0.1, 0.2, 0.5):
-        kept = np.array([doubt is None for doubt in doubts(logs, least_confidence(model, Sampling(abstain=share)))])
+        found = doubts(logs, least_confidence(model, Sampling(abstain=share)), unspoken)
+        kept = np.array([doubt is None for doubt in found])
         assert abs((1 - kept.mean()) - share) < 0.04
         if share == 0.2:
             assert right[kept].mean() >= 1.15 * right.mean()
@@ -83,21 +95,47 @@ def test_the_fit_knows_how_sure_the_model_is(config: HolographicConfig, chars: b
     # Words are asked for in the last part alone, with a gate of the first; characters in both.
     first = 0 if chars else int(len(split.test) * APART)
     asked = model.distributions(of_text(split.test, np.zeros(1, np.int64), np.arange(first, len(split.test))))
-    expected = np.quantile(asked.max(1).values.exp().numpy(), [0.2, 0.5, 0.8])
+    expected = np.quantile(spoken(asked, split.tokenizer.unspoken).max(1).values.numpy(), [0.2, 0.5, 0.8])
     assert np.abs(np.interp([0.2, 0.5, 0.8], QUANTILES, kept) - expected).max() < 0.04
     assert model.confidence_bound(0.2) == pytest.approx(np.interp(0.2, QUANTILES, kept))
+
+
+@pytest.mark.parametrize("tempered", [True, False])
+def test_confidences_are_of_what_can_be_said_after_the_correction(
+    tempered: bool, words: tuple[HolographicModel, WordSplit]
+) -> None:
+    """Whether the first word, which is corrected, is one that is never written, or not."""
+    model, split = words
+    contexts, random = of_text(split.test, np.zeros(1, np.int64)), np.random.default_rng(3)
+    fit = MixtureFit(model.memories, None, WORDS, contexts, split.test, unspoken=(0, 1))
+    probs = random.dirichlet(np.full(12, 0.3), 400)
+    # The first of all words is now one of these in a third of the cases.
+    lifted = random.random(400) < 0.3
+    probs[lifted, 0] += probs[lifted].max(1) + 0.1
+    probs = (probs / probs.sum(1, keepdims=True)).astype(np.float32)
+    came = np.where(random.random(400) < 0.4, probs.argmax(1), random.integers(0, 12, 400))
+    certainty = Certainty.fit(probs.max(1), probs.argmax(1) == came) if tempered else None
+    fit._said.append(fit._told(probs[:150], came[:150]))
+    fit._said.append(fit._told(probs[150:], came[150:]))
+    mixture = replace(Mixture.uniform(model.memories), certainty=certainty)
+    whole = probs.copy() if certainty is None else certainty.corrected(probs.copy())
+    said = whole[:, 2:].astype(np.float64)
+    assert 0.2 < np.isin(probs.argmax(1), (0, 1)).mean() < 0.6
+    assert np.allclose(fit._confidences(mixture), said.max(1) / said.sum(1), atol=1e-5)
 
 
 def test_a_pool_knows_how_sure_it_is_of_its_own_panel() -> None:
     split = split_characters(load_text("pydoc").text[:30_000], unk=True)
     model, zero = learned(split, CHARS), np.zeros(1, np.int64)
-    fit = MixtureFit(model.memories, model.mirror, CHARS, of_text(split.train, zero), split.train)
+    unspoken = split.tokenizer.unspoken
+    fit = MixtureFit(model.memories, model.mirror, CHARS, of_text(split.train, zero), split.train, unspoken)
     mixture, found = fit.run(), list[np.ndarray]()
     assert mixture.pool is not None
     for block in fit.blocks:
         assert block.panel is not None
         scores = np.einsum("bc,bcv->bv", mixture.pool.scores(block.numbers), block.panel.astype(np.float64))
-        found.append(np.exp(scores).max(1) / np.exp(scores).sum(1))
+        said = np.delete(np.exp(scores), unspoken, 1)
+        found.append(said.max(1) / said.sum(1))
     assert np.allclose(mixture.confidences, np.quantile(np.concatenate(found), QUANTILES), atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -16,7 +17,7 @@ from holonomy.models.holographic.growth import let_go, reached
 from holonomy.models.holographic.mirror import Mirror
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pairs import Pairs
-from holonomy.models.holographic.plan import MIB, least_room, memory_plan
+from holonomy.models.holographic.plan import MIB, least_room, memory_plan, plan_for_machine
 
 V = 300
 ONE = np.zeros(1, dtype=np.int64)
@@ -229,6 +230,56 @@ def test_what_cannot_fit_is_refused_with_what_would() -> None:
         memory_plan(small(memory=40, tower=TowerConfig(role="off")), V)
     needed = int(str(error.value).split(" want ")[1].split(" MiB")[0])
     memory_plan(small(memory=needed + needed // 4, tower=TowerConfig(role="off")), V)
+
+
+def proposed(error: str, pattern: str) -> int:
+    """The one number that an error proposes for what a pattern names."""
+    (found,) = re.findall(pattern, error)
+    return int(found.replace(",", ""))
+
+
+@pytest.mark.parametrize("memory", [None, 1500])
+def test_proposed_values_fit_and_the_next_larger_ones_do_not(memory: int | None) -> None:
+    """Of a budget, and of a machine: each value alone, everything else as it was."""
+    room, words, tower = 1500 * MIB, 200_000, TowerConfig(levels=6, channels=16)
+    config = small(memory=memory, tower=tower)
+
+    def fits(vocab_size: int, **changed: int) -> bool:
+        asked = small(memory=memory, tower=tower.model_copy(update=changed))
+        if memory is None:
+            return sum(memory_plan(asked, vocab_size).table().values()) <= room
+        try:
+            return bool(memory_plan(asked, vocab_size).rooms)
+        except ConfigError:
+            return False
+
+    with pytest.raises(ConfigError, match=r"of them for tower") as error:
+        plan_for_machine(config, 20_000, available=room)
+    levels = proposed(str(error.value), r"model\.tower\.levels (\d+)")
+    assert fits(20_000, levels=levels) and not fits(20_000, levels=levels + 1)
+    channels = proposed(str(error.value), r"model\.tower\.channels (\d+)")
+    assert fits(20_000, channels=channels) and not fits(20_000, channels=2 * channels)
+    # A store of fewer levels, whose words take most.
+    tower = TowerConfig(levels=4, channels=256)
+    with pytest.raises(ConfigError, match=r"of them for signatures") as error:
+        plan_for_machine(small(memory=memory, tower=tower), words, available=room)
+    most = proposed(str(error.value), r"([\d,]+) words \(data\.min_count")
+    assert fits(most) and not fits(most + 1)
+
+
+def test_a_plan_for_the_machine_is_the_plan_or_refused() -> None:
+    config = small(tower=TowerConfig(levels=4))
+    plan = plan_for_machine(config, V, 2500)
+    assert plan == memory_plan(config, V, 2500)
+    total = sum(plan.table().values())
+    assert plan_for_machine(config, V, 2500, available=total) == plan
+    with pytest.raises(ConfigError, match="MiB beside counts"):
+        plan_for_machine(config, V, 2500, available=total - 1)
+    with pytest.raises(ConfigError, match="take model.memory 64 or less"):
+        plan_for_machine(small(memory=256, tower=TowerConfig(role="off")), V, available=64 * MIB)
+    # Nothing fits into nothing.
+    with pytest.raises(ConfigError, match="a larger machine"):
+        plan_for_machine(config, V, available=MIB)
 
 
 def test_a_model_within_a_budget_scores_close_to_one_without() -> None:

@@ -35,9 +35,11 @@ from holonomy.recipes.holographic_stream import (
     prepare_stream,
     read_first,
     sides_of,
+    stream_baselines,
     training_stream,
     unrepeated,
 )
+from holonomy.recipes.results import loss_rows
 from holonomy.train.distributed import World
 from holonomy.train.monitor import SilentProgress
 
@@ -275,6 +277,23 @@ def test_a_run_learns_a_stream_and_an_interrupted_one_goes_on_exactly(
     with pytest.raises(DataError, match="does not begin with"):
         launch.verify("whole", root=tmp_path)
     lines.write_text(lines_before)
+
+
+def test_counts_that_dropped_grams_are_not_called_kneser_ney(lines: Path) -> None:
+    config = configured(lines)
+    first = read_first(config.data)
+    words, starts = beginning(lambda: training_stream(config.data), first.tokenizer, 10**9)
+    model = HolographicModel(config.model, first.tokenizer)
+    model.learn_text(words, starts)
+    whole = stream_baselines(model, first)
+    assert whole.keys() == {"baseline/unigram", "baseline/kn5"}
+    counts = model.memories.counts
+    counts.prune(2, lowest=2)
+    less = stream_baselines(model, first)
+    assert less.keys() == {"baseline/unigram", "baseline/counts"}
+    assert less["baseline/unigram"] == whole["baseline/unigram"]
+    assert less["baseline/counts"] > whole["baseline/kn5"]
+    assert "exact counts, rare ones dropped" in [name for name, _, _ in loss_rows(less)]
 
 
 @pytest.mark.slow

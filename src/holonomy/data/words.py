@@ -16,8 +16,9 @@ from holonomy.data.patterns import WORD_PATTERN, token_pattern
 from holonomy.data.splits import split_text
 from holonomy.data.tokenizer import CharTokenizer, Spelling, stored_kind
 
-UNKNOWN_ID, PAD_ID, END_ID = 0, 1, 2
-UNKNOWN_WORD, PAD_WORD, END_WORD = "<unk>", "<pad>", "<eod>"
+UNKNOWN_ID, PAD_ID = 0, 1
+RESERVED = "<unk>", "<pad>"
+"""Words of these ids."""
 CLOSING = frozenset(".,!?;:")
 """Before these a decoded text has no space."""
 
@@ -25,13 +26,11 @@ CLOSING = frozenset(".,!?;:")
 class WordTokenizer:
     """One token a word; frequent words have small ids.
 
-    Id 0 stands for words outside the vocabulary, id 1 for the place before a document's first word, id 2, where
-    `ends`, for the end of a document.
+    Id 0 stands for words outside the vocabulary, id 1 for the place before a document's first word.
 
     Args:
         words: the vocabulary after those, distinct.
         pattern: regular expression of one token.
-        ends: whether there is an id for the end of a document.
 
     Raises:
         ConfigError: a word stands twice or is a reserved one, or the pattern is none.
@@ -46,10 +45,8 @@ class WordTokenizer:
     spelling: Spelling | None = None
     """Words are not looked into."""
 
-    def __init__(self, words: Sequence[str], *, pattern: str = WORD_PATTERN, ends: bool = False) -> None:
-        self.pattern, self.ends = pattern, ends
-        reserved = [UNKNOWN_WORD, PAD_WORD, *([END_WORD] if ends else [])]
-        self.symbols = (*reserved, *words)
+    def __init__(self, words: Sequence[str], *, pattern: str = WORD_PATTERN) -> None:
+        self.pattern, self.symbols = pattern, (*RESERVED, *words)
         self._find = token_pattern(pattern).findall
         self._ids = {word: i for i, word in enumerate(self.symbols)}
         if len(self._ids) != len(self.symbols):
@@ -64,7 +61,6 @@ class WordTokenizer:
         vocab_size: int = 200_000,
         min_count: int = 2,
         pattern: str = WORD_PATTERN,
-        ends: bool = False,
         max_documents: int = 500_000,
     ) -> WordTokenizer:
         """Takes the most frequent words of documents, equal counts in code-point order.
@@ -74,24 +70,23 @@ class WordTokenizer:
             vocab_size: largest number of ids, the reserved ones included.
             min_count: rarer words are unknown.
             pattern: regular expression of one token.
-            ends: whether to have an id for the end of a document.
             max_documents: later ones are not read.
 
         Raises:
             ConfigError: no place for a word, or a count below one.
             DataError: no word at all.
         """
-        reserved = 3 if ends else 2
-        if vocab_size <= reserved or min_count < 1:
+        if vocab_size <= len(RESERVED) or min_count < 1:
             raise ConfigError(
-                f"`vocab_size` is {vocab_size} and `min_count` {min_count}; wanted more than {reserved} and 1 or more"
+                f"`vocab_size` is {vocab_size} and `min_count` {min_count}; wanted more than {len(RESERVED)} and 1 or "
+                "more"
             )
         find, counts = token_pattern(pattern).findall, Counter()
         for document in islice(documents, max_documents):
             counts.update(find(document))
         if not counts:
             raise DataError("`documents` hold no word; give texts with words, or another `pattern`")
-        return cls.from_counts(counts, vocab_size=vocab_size, min_count=min_count, pattern=pattern, ends=ends)
+        return cls.from_counts(counts, vocab_size=vocab_size, min_count=min_count, pattern=pattern)
 
     @classmethod
     def from_counts(
@@ -101,14 +96,12 @@ class WordTokenizer:
         vocab_size: int = 200_000,
         min_count: int = 2,
         pattern: str = WORD_PATTERN,
-        ends: bool = False,
     ) -> WordTokenizer:
         """As `train`, from counted words, so that several processes may count."""
         frequent = sorted((-count, word) for word, count in counts.items() if count >= min_count)
         if not frequent:
             raise DataError(f"no word occurs `min_count` = {min_count} times; give a longer text, or a smaller number")
-        reserved = 3 if ends else 2
-        return cls([word for _, word in frequent[: vocab_size - reserved]], pattern=pattern, ends=ends)
+        return cls([word for _, word in frequent[: vocab_size - len(RESERVED)]], pattern=pattern)
 
     def extended(self, words: Iterable[str], *, min_count: int = 2) -> WordTokenizer:
         """With further words behind those it has, the most frequent first; ids of the others stay."""
@@ -118,8 +111,7 @@ class WordTokenizer:
 
     def shortened(self, vocab_size: int, more: Sequence[str] = ()) -> WordTokenizer:
         """The first `vocab_size` ids alone, and `more` words behind them."""
-        reserved = 3 if self.ends else 2
-        return WordTokenizer([*self.symbols[reserved:vocab_size], *more], pattern=self.pattern, ends=self.ends)
+        return WordTokenizer([*self.symbols[len(RESERVED) : vocab_size], *more], pattern=self.pattern)
 
     @property
     def vocab_size(self) -> int:
@@ -141,7 +133,7 @@ class WordTokenizer:
         return np.fromiter((known(word, UNKNOWN_ID) for word in words), dtype=np.int64, count=len(words))
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a text, int64, without an end."""
+        """Token ids of a text, int64."""
         return self.encode_words(self._find(text))
 
     def unknown(self, text: str) -> dict[str, int]:
@@ -172,8 +164,9 @@ class WordTokenizer:
 
     def to_json(self) -> str:
         """Everything that `from_json` needs, as text."""
-        words = list(self.symbols[3 if self.ends else 2 :])
-        return json.dumps({"kind": "word", "pattern": self.pattern, "ends": self.ends, "words": words})
+        words = list(self.symbols[len(RESERVED) :])
+        # `ends` stays: fingerprints, which token ids on disk are known by, are of this text.
+        return json.dumps({"kind": "word", "pattern": self.pattern, "ends": False, "words": words})
 
     @classmethod
     def from_json(cls, text: str) -> WordTokenizer:
@@ -187,11 +180,11 @@ class WordTokenizer:
             kind, pattern, ends, words = (content[key] for key in ("kind", "pattern", "ends", "words"))
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"`tokenizer.json` is not a stored tokenizer ({error})") from error
-        sound = kind == "word" and isinstance(pattern, str) and isinstance(ends, bool) and isinstance(words, list)
+        sound = kind == "word" and isinstance(pattern, str) and ends is False and isinstance(words, list)
         if not sound or not all(isinstance(word, str) for word in words):
             raise CheckpointError("`tokenizer.json` does not hold a pattern and a list of words")
         try:
-            return cls(words, pattern=pattern, ends=ends)
+            return cls(words, pattern=pattern)
         except ConfigError as error:
             raise CheckpointError(f"`tokenizer.json` is damaged: {error}") from error
 

@@ -19,6 +19,8 @@ from holonomy.core.numerics import safe_sqrt, sinc, sinhc
 from holonomy.geometry.products import Signs, algebra_kernels, compiled_product, suits_products
 
 MAX_DIMENSION = 6
+MOST_LOST = 1e-2
+"""An inverse that rounding may change by more of itself is none."""
 
 
 @dataclass(frozen=True)
@@ -280,17 +282,40 @@ def exp_bivector(algebra: Algebra, b: Float[Tensor, "... size"]) -> Float[Tensor
     return total
 
 
-def versor_inverse(algebra: Algebra, a: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
-    """reverse(a) / (a reverse(a)): the inverse of a product of vectors that are not null."""
-    back = reverse(algebra, a)
-    return back / geometric(algebra, a, back)[..., :1]
+def inverse(algebra: Algebra, a: Float[Tensor, "... size"]) -> Float[Tensor, "... size"]:
+    """The x with a x = x a = 1, for any multivector that has one.
+
+    Left multiplication by x is the inverse of the matrix of that by a, so both matrices tell how many digits hold.
+
+    Raises:
+        ConfigError: a multivector has none, or less than two digits of it hold in this precision.
+    """
+    check_multivectors(algebra, a=a)
+    one = algebra.scalar(torch.ones_like(a[..., 0]))
+    found, _ = torch.linalg.solve_ex(matrix := left_matrix(algebra, a), one.unsqueeze(-1))
+    found = found.squeeze(-1)
+    lost = matrix.norm(dim=(-2, -1)) * left_matrix(algebra, found).norm(dim=(-2, -1)) * torch.finfo(a.dtype).eps
+    # Also where it is no number.
+    singular = ~(lost < MOST_LOST)
+    if singular.any():
+        first = singular.nonzero()[0].tolist()
+        raise ConfigError(
+            f"`a` has no inverse in {algebra} at {first} ({int(singular.sum())} of {singular.numel()}): it is zero, "
+            "null, or a divisor of zero, as far as this precision tells; leave it out, or use float64"
+        )
+    return found
 
 
 def sandwich(
     algebra: Algebra, versor: Float[Tensor, "... size"], x: Float[Tensor, "... size"]
 ) -> Float[Tensor, "... size"]:
-    """versor x versor^-1, with x involuted under odd versors, so that vectors are reflected, not their mirror."""
+    """versor x versor^-1, with x involuted under odd versors, so that vectors are reflected, not their mirror.
+
+    A versor is a product of vectors, none of them null: its inverse is its reverse over a number. Of anything else the
+    result means nothing; see `inverse`.
+    """
     odd = versor[..., [g % 2 == 1 for g in algebra.grades]].square().sum(-1, keepdim=True)
     even = versor[..., [g % 2 == 0 for g in algebra.grades]].square().sum(-1, keepdim=True)
     moved = torch.where(odd > even, involution(algebra, x), x)
-    return geometric(algebra, geometric(algebra, versor, moved), versor_inverse(algebra, versor))
+    back = reverse(algebra, versor)
+    return geometric(algebra, geometric(algebra, versor, moved), back / geometric(algebra, versor, back)[..., :1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from holonomy.core.errors import ConfigError
 from holonomy.infer.language_model import LanguageModel
-from holonomy.infer.sampling import Sampling
+from holonomy.infer.sampling import Sampling, silenced
 
 
 @runtime_checkable
@@ -38,11 +39,17 @@ def least_confidence(model: LanguageModel, sampling: Sampling) -> float:
     return max(sampling.least_prob, model.confidence_bound(sampling.abstain))
 
 
-def doubts(log_probs: Float[Tensor, "B V"], least: float) -> list[str | None]:
-    """Of each distribution, why a model does not commit itself; None where its most probable token reaches `least`."""
+def doubts(log_probs: Float[Tensor, "B V"], least: float, unspoken: Sequence[int] = ()) -> list[str | None]:
+    """Of each distribution, why a model does not commit itself; None where its most probable token reaches `least`.
+
+    Probabilities are those that tokens are drawn with: of what can be said, without those `unspoken`.
+    """
     if not least:
         return [None] * len(log_probs)
-    probs = log_probs.exp()
+    logs = silenced(log_probs, unspoken)
+    whole = logs.logsumexp(1, keepdim=True) if unspoken else 0.0
+    # Where nothing that can be said has any probability, it is no number.
+    probs = (logs - whole).exp().nan_to_num(0.0)
     told = zip(probs.max(1).values.tolist(), torch.special.entr(probs).sum(1).tolist(), strict=True)
     reason = "the most probable token has probability {:.3g}, below {:.3g}; the entropy is {:.3g} nats"
     return [reason.format(p, least, entropy) if p < least else None for p, entropy in told]

@@ -167,6 +167,13 @@ def sharpen(log_probs: Float[Tensor, "B V"], sampling: Sampling, recent: Recent 
     return probs
 
 
+def silenced(log_probs: Float[Tensor, "B V"], unspoken: Sequence[int]) -> Float[Tensor, "B V"]:
+    """Log probabilities with none for what is never said; not normalised again."""
+    if not unspoken:
+        return log_probs
+    return log_probs.index_fill(1, torch.tensor(unspoken, device=log_probs.device), -torch.inf)
+
+
 def draw(
     log_probs: Float[Tensor, "B V"],
     sampling: Sampling,
@@ -175,9 +182,7 @@ def draw(
     unspoken: Sequence[int] = (),
 ) -> Int[Tensor, " B"]:
     """Draws one token a sequence, none of those `unspoken`; equal generators give equal tokens."""
-    if unspoken:
-        log_probs = log_probs.index_fill(1, torch.tensor(unspoken, device=log_probs.device), -torch.inf)
-    probs = sharpen(log_probs, sampling, recent)
+    probs = sharpen(silenced(log_probs, unspoken), sampling, recent)
     if sampling.temperature == 0:
         return probs.argmax(1)
     if probs.shape[1] > MANY_TOKENS:

@@ -80,7 +80,7 @@ class Chooser:
 
     def doubts(self, ahead: Tensor) -> list[str | None]:
         """Of each distribution [B, V], why the model does not commit itself, or None."""
-        return doubts(ahead, self._least)
+        return doubts(ahead, self._least, self._unspoken)
 
     def take(self, ahead: Tensor, recent: Recent, generator: torch.Generator, doubt: str | None = None) -> Tensor:
         """One token a sequence, [B]; of one that is in doubt the most probable one."""

@@ -24,7 +24,7 @@ from holonomy.models.holographic.learner import HolographicLearner, OnePass
 from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
 from holonomy.models.holographic.model import HolographicModel
 from holonomy.models.holographic.pictures import holographic_pictures
-from holonomy.models.holographic.plan import memory_plan
+from holonomy.models.holographic.plan import plan_for_machine
 from holonomy.models.holographic.storage import load_into, state_of
 from holonomy.recipes.holographic_samples import (
     asked_places,
@@ -250,6 +250,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
     words_held_out(len(words), config.model.mixture.block_share)
     if saved is None:
         check_held_out(len(split.test), config)
+    plan = plan_for_machine(config.model, split.tokenizer.vocab_size, len(words))
     model = HolographicModel(config.model, split.tokenizer)
     sampler = OnePass(
         words, batch=config.model.batch_size, reach=model.memories.reach, pad_id=model.pad_id, starts=starts
@@ -275,7 +276,7 @@ def _prepare(config: HolographicRunConfig, *, start: Checkpoint | None, saved: C
             f"held-out {symbols}": len(split.test),
             "vocabulary": model.vocab_size,
             f"unknown {symbols}": f"{split.unknown_shares[0]:.2%} and {split.unknown_shares[1]:.2%}",
-            "bytes beside counts": f"{sum(memory_plan(config.model, model.vocab_size, len(words)).table().values()):,}",
+            **plan.header(),
         },
         files={TOKENIZER_FILE: split.tokenizer.to_json()},
         facts={

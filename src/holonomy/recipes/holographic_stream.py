@@ -31,7 +31,7 @@ from holonomy.models.holographic.figures import part_figures, store_figures
 from holonomy.models.holographic.learner import HolographicLearner
 from holonomy.models.holographic.metrics import predict, report_of, similarity_lift
 from holonomy.models.holographic.model import HolographicModel
-from holonomy.models.holographic.plan import memory_plan
+from holonomy.models.holographic.plan import plan_for_machine
 from holonomy.models.holographic.storage import learned_tensors, merged
 from holonomy.models.holographic.streaming import SEEN, Words, WordStream, in_a_row
 from holonomy.recipes.holographic_samples import (
@@ -247,11 +247,14 @@ def saved_stream_figures(
 
 
 def stream_baselines(model: HolographicModel, first: FirstPart) -> dict[str, float]:
-    """Losses of the unigram and of the plain counts of the model: nothing else has seen the whole stream."""
+    """Losses of the unigram and of the plain counts of the model: nothing else has seen the whole stream.
+
+    Where a memory made them drop grams, they are no longer Kneser-Ney on the same words, and are not called so.
+    """
     words, counts = first.test[0], model.memories.counts
     plain = counts.score(counts.find(*of_text(*first.test).symbols(counts.order - 1)), words)
     unigram = model.memories.prior()[words]
-    name = f"baseline/kn{counts.order}"
+    name = "baseline/counts" if counts.cut_off else f"baseline/kn{counts.order}"
     return {"baseline/unigram": -float(np.log(unigram).mean()), name: -float(np.log(plain).mean())}
 
 
@@ -266,7 +269,7 @@ def prepare_stream(
     first = read_first(config.data, tokenizer, digest=None if saved is None else saved.state["text_sha256"])
     if saved is None:
         check_held_out(len(first.test[0]), config)
-    plan = memory_plan(config.model, first.tokenizer.vocab_size)
+    plan = plan_for_machine(config.model, first.tokenizer.vocab_size)
     model, place = HolographicModel(config.model, first.tokenizer), (world.rank, world.size)
     repeats = Repeats(*first.test)
     # What is given once more at the end comes from the documents of all processes.
@@ -315,7 +318,7 @@ def prepare_stream(
             "vocabulary": model.vocab_size,
             "unknown words": f"{first.unknown:.2%} of those held out",
             "documents skipped": f"{first.short:,} of the first {first.documents:,}, shorter than data.documents.least",
-            **{f"bytes of {name}": f"{size:,}" for name, size in plan.table().items()},
+            **plan.header(),
         },
         files={tokenizer_file: first.tokenizer.to_json()},
         facts={

@@ -9,6 +9,7 @@ LOSSES = {
     "bigram": "baseline/bigram",
     "Kneser-Ney, order 5": "baseline/kn5",
     "Kneser-Ney, order 7": "baseline/kn7",
+    "exact counts, rare ones dropped": "baseline/counts",
     "this model": "val/loss",
     "Kneser-Ney, order 5, learning": "baseline/kn5_online",
     "Kneser-Ney, order 7, learning": "baseline/kn7_online",

@@ -372,8 +372,9 @@ class HolographicRunConfig(Config):
         if data.stream:
             for key in ("data.train_share", "train.share"):
                 yield key, "documents of a stream are held out by their hash, see data.documents; drop it"
-            for key in ("blocks", "span", "block_share", "rehearsal"):
+            for key in ("blocks", "span", "block_share", "rare", "rehearsal"):
                 yield f"model.mixture.{key}", "a stream is fitted on documents of its own, see data.documents.apart"
+            yield "train.tensorboard", "runs on streams write none"
             yield "train.sleep", "a sleep is tried on the text learned so far, which a stream does not keep"
         else:
             for key in ("data.documents", "train.words", "model.replay"):
@@ -381,7 +382,7 @@ class HolographicRunConfig(Config):
         for key in ("unk",) if data.tokens == "words" else ("min_count", "pattern"):
             yield f"data.{key}", f"data.tokens is {data.tokens}"
         if model.tower.role == "off":
-            for key in ("channels", "levels", "promote_at", "cleanup", "seed"):
+            for key in ("channels", "levels", "top_digits", "promote_at", "cleanup", "seed"):
                 yield f"model.tower.{key}", "model.tower.role is off"
         if mixture.product == "none":
             for key in ("model.mixture.product_steps", "model.similarity.topics"):
@@ -389,11 +390,18 @@ class HolographicRunConfig(Config):
             if model.tower.role == "off" or model.tower.cleanup == "full":
                 yield "model.similarity.candidates", "model.mixture.product is none and nothing else has candidates"
             if not (model.counts.classes or model.similarity.readout or model.basins.enabled):
-                for key in ("dim", "ridge", "decay"):
+                for key in ("dim", "ridge", "decay", "positions"):
                     yield f"model.similarity.{key}", "nothing reads word vectors"
+        if data.tokens == "chars" and not data.unk:
+            yield "model.mixture.rare", "data.unk is false, so nothing is unknown"
+        if not model.counts.classes:
+            yield "model.counts.class_order", "model.counts.classes is empty"
         if not model.basins.enabled:
             for key in ("bits", "tables", "probes", "neighbours"):
                 yield f"model.basins.{key}", "model.basins.enabled is false"
         if mixture.pool == "linear":
             for key in ("lowest", "pool_prior", "pool_steps", "rehearsal"):
                 yield f"model.mixture.{key}", "model.mixture.pool is linear"
+        else:
+            for key in ("temper", "product_positions"):
+                yield f"model.mixture.{key}", "model.mixture.pool is logarithmic"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
@@ -15,7 +15,7 @@ from holonomy.models.holographic.contexts import Contexts
 from holonomy.models.holographic.cues import Reading
 from holonomy.models.holographic.memories import PART, Memories
 from holonomy.models.holographic.mirror import Mirror
-from holonomy.models.holographic.mixture import Certainty, Gate, simplex_search
+from holonomy.models.holographic.mixture import SURE, Certainty, Gate, simplex_search
 from holonomy.models.holographic.pairs import Pairs
 from holonomy.models.holographic.plan import LEAST_FITTED
 from holonomy.models.holographic.pooling import Pool
@@ -46,8 +46,8 @@ class Mixture:
         power: exponent of what is sharpened.
         slope: how much similarity sharpens it.
         tilts: how much the topics of the learned text and of the text itself do; empty without topics.
-        confidences: how sure it is: quantiles, in even steps, of the highest probability of words that were not
-            learned; empty before they are known.
+        confidences: how sure it is: quantiles, in even steps, of the highest probability of what can be said, where
+            words were not learned; empty before they are known.
         product: what is sharpened, as in the configuration.
         certainty: corrects the highest probability, and all others by one factor; None leaves them as they are.
         calibrated: whether anything was fitted.
@@ -202,6 +202,7 @@ class MixtureFit:
         config: of the model.
         contexts: of every word of the text.
         targets: the words.
+        unspoken: ids that are never written.
     """
 
     def __init__(
@@ -211,8 +212,9 @@ class MixtureFit:
         config: HolographicConfig,
         contexts: Contexts,
         targets: np.ndarray,
+        unspoken: Sequence[int] = (),
     ) -> None:
-        self.memories, self.mirror, self.config = memories, mirror, config
+        self.memories, self.mirror, self.config, self.unspoken = memories, mirror, config, list(unspoken)
         self.contexts, self.targets = contexts, targets
         self._asked = contexts.tokens
         self.blocks: list[Block] = []
@@ -316,19 +318,42 @@ class MixtureFit:
         few = self._few(positions, self.memories.breadth)
         for contexts, words in self._pieces(few, self.memories.vocab_size):
             probs = fitted.distribution(self.memories, self.memories.read(contexts))
-            self._said.append(np.stack([probs.max(1), probs.argmax(1) == words]))
+            self._said.append(self._told(probs, words))
+
+    def _told(self, probs: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Of distributions: the highest probability, whether its word came or is never written, all, and `_spoken`."""
+        first = probs.argmax(1)
+        right, unwritten = first == words, np.isin(first, self.unspoken)
+        return np.stack([probs.max(1), right, unwritten, probs.sum(1), *self._spoken(probs)])
 
     def _certainty(self) -> Certainty | None:
         fits = self._said and self.config.mixture.temper
-        return Certainty.fit(*np.concatenate(self._said, 1)) if fits else None
+        return Certainty.fit(*np.concatenate(self._said, 1)[:2]) if fits else None
+
+    def _spoken(self, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The highest probability of what can be said, the next one, and all of it, [B]."""
+        said = np.delete(probs, self.unspoken, 1)
+        best, whole = said.max(1), said.sum(1, dtype=np.float64)
+        said[np.arange(len(said)), said.argmax(1)] = 0
+        return best, said.max(1), whole
 
     def _confidences(self, whole: Mixture) -> np.ndarray:
-        """The highest probabilities in what a mixture says about words that the memories had not seen."""
-        if whole.pool is None:
-            highest = np.concatenate(self._said, 1)[0]
-            return highest if whole.certainty is None else whole.certainty.of(highest)
-        panels = ((b.panel, b.numbers) for b in self.blocks if b.panel is not None)
-        return np.concatenate([whole.pool(panel, numbers).max(1) for panel, numbers in panels])
+        """The highest probabilities in what a mixture says about words that the memories had not seen.
+
+        Of what can be said alone: nobody commits to a word that is never written.
+        """
+        if whole.pool is not None:
+            panels = ((b.panel, b.numbers) for b in self.blocks if b.panel is not None)
+            found = [self._spoken(whole.pool(panel, numbers)) for panel, numbers in panels]
+            return np.concatenate([best / said for best, _, said in found])
+        highest, _, unwritten, total, best, second, said = np.concatenate(self._said, 1)
+        if whole.certainty is None:
+            return best / said
+        # The first of all words gets another probability, the others one factor; where it is not said, that cancels.
+        fresh = whole.certainty.of(highest)
+        factor = (1 - fresh) / np.maximum(total - highest, SURE)
+        told = np.maximum(fresh, second * factor) / (fresh + (said - best) * factor)
+        return np.where(unwritten > 0, best / said, told)
 
     def _few(self, positions: np.ndarray, breadth: int) -> np.ndarray:
         most = min(self.config.mixture.product_positions, self.memories.plan.fitted // breadth)

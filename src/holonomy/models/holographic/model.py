@@ -202,8 +202,12 @@ class HolographicModel:
     def fit(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
         """Fits the mixture on parts of a learned text, each unlearned while it is predicted, then consolidates."""
         contexts, tokens = self._text(tokens, starts)
-        self.mixture = MixtureFit(self.memories, self.mirror, self.config, contexts, tokens).run()
+        self.mixture = self._fitting(contexts, tokens).run()
         self.rehearse(contexts, tokens)
+
+    def _fitting(self, contexts: Contexts, targets: np.ndarray) -> MixtureFit:
+        unspoken = self.tokenizer.unspoken
+        return MixtureFit(self.memories, self.mirror, self.config, contexts, targets, unspoken)
 
     def rehearse(self, contexts: Contexts, targets: np.ndarray) -> None:
         """Follows the end of a learned text with a fitted pool, as it was first read, and keeps what that taught.
@@ -233,7 +237,7 @@ class HolographicModel:
 
     def fit_apart(self, tokens: np.ndarray, starts: np.ndarray | None = None) -> None:
         """Fits the mixture to a text that was not learned; consolidate first."""
-        self.mixture = MixtureFit(self.memories, self.mirror, self.config, *self._text(tokens, starts)).run_apart()
+        self.mixture = self._fitting(*self._text(tokens, starts)).run_apart()
 
     @property
     def rows(self) -> int:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from holonomy.core.errors import ConfigError
+from holonomy.core.machine import available_memory
 from holonomy.models.holographic.config import HolographicConfig
 from holonomy.models.holographic.eviction import trie_bytes
 from holonomy.models.holographic.spelling import MODULUS
@@ -37,6 +39,8 @@ WORKING = 8
 """The part of a budget, one in so many, that word vectors, and that a mixture, may take while they are made."""
 NEIGHBOUR = 100
 """Bytes for each context of the hashed neighbours beside its key, with what stands empty while they grow."""
+FEW_WORDS = 1000
+"""No fewer words are proposed where more of them do not fit."""
 CHUNK_ROWS = 1024
 """Pairs that a trie must have room for at a time; see `counts.CHUNK`."""
 
@@ -66,6 +70,10 @@ class MemoryPlan:
         longest = max(self.making, key=lambda name: self.making[name])
         found[f"{longest} in the making"] = self.making[longest]
         return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+    def header(self) -> dict[str, str]:
+        """The same for the head of a run."""
+        return {f"bytes of {name}": f"{size:,}" for name, size in self.table().items()}
 
 
 def num_candidates(config: HolographicConfig, vocab_size: int) -> int | None:
@@ -179,6 +187,85 @@ def memory_plan(config: HolographicConfig, vocab_size: int, words: int | None = 
     Raises:
         ConfigError: it cannot fit; names what takes most and what would fit.
     """
+    plan, wanted = _divided(config, vocab_size, words)
+    if wanted:
+        most = max(plan.fixed, key=lambda name: plan.fixed[name])
+        found = _fitting(config, vocab_size, lambda less, fewer: not _divided(less, fewer, words)[1])
+        raise ConfigError(
+            f"`model.memory` is {config.memory} MiB; {vocab_size:,} words want {wanted / MIB:,.0f} MiB at least, "
+            f"{plan.fixed[most] / MIB:,.0f} of them for {most}: raise it{', or take ' * bool(found)}{found}; a shorter "
+            "model.replay, and fewer model.counts.skips and classes, help, too"
+        )
+    return plan
+
+
+def plan_for_machine(
+    config: HolographicConfig, vocab_size: int, words: int | None = None, *, available: int | None = None
+) -> MemoryPlan:
+    """The plan of a model that is to be trained here; arguments as of `memory_plan`.
+
+    Args:
+        config: of the model.
+        vocab_size: number of different words.
+        words: that it learns.
+        available: bytes; None is the memory of this machine.
+
+    Raises:
+        ConfigError: it is too large for `config.memory` or this machine; names what takes most and what would fit.
+    """
+    room = available_memory() if available is None else available
+
+    def total(less: HolographicConfig, fewer: int) -> int:
+        return sum(_divided(less, fewer, words)[0].table().values())
+
+    plan = memory_plan(config, vocab_size, words)
+    if (needed := total(config, vocab_size)) > room:
+        sizes = plan.fixed | plan.rooms
+        most = max(sizes, key=lambda name: sizes[name])
+        found = f"model.memory {room // MIB} or less"
+        if config.memory is None:
+            found = _fitting(config, vocab_size, lambda less, fewer: total(less, fewer) <= room)
+        raise ConfigError(
+            f"{vocab_size:,} words want {needed / MIB:,.0f} MiB{' beside counts' * (not plan.rooms)}, "
+            f"{sizes[most] / MIB:,.0f} of them for {most}; there are {room / MIB:,.0f} here: "
+            f"take {found or 'a larger machine'}"
+        )
+    return plan
+
+
+def _fitting(config: HolographicConfig, vocab_size: int, fits: Callable[[HolographicConfig, int], bool]) -> str:
+    """Which levels, channels and number of words would fit, each of them alone; without the store where none does."""
+    tower, found = config.tower, list[str]()
+
+    def having(**values: int | str) -> HolographicConfig:
+        return config.model_copy(update={"tower": tower.model_copy(update=values)})
+
+    def most_words(less: HolographicConfig) -> int:
+        low, high = 0, vocab_size
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(less, middle) else (low, middle)
+        return low
+
+    if tower.role != "off":
+        levels = next((n for n in range(tower.levels - 1, 2, -1) if fits(having(levels=n), vocab_size)), None)
+        halves = (tower.channels >> k for k in range(1, tower.channels.bit_length()))
+        channels = next((n for n in halves if fits(having(channels=n), vocab_size)), None)
+        found += [f"model.tower.levels {levels}"] if levels else []
+        found += [f"model.tower.channels {channels}"] if channels else []
+    if (words := most_words(config)) >= FEW_WORDS:
+        found.append(f"{words:,} words (data.min_count, data.documents.vocab_size)")
+    if not found and tower.role != "off":
+        without = having(role="off")
+        if fits(without, vocab_size):
+            found.append("model.tower.role off")
+        elif (words := most_words(without)) >= FEW_WORDS:
+            found.append(f"{words:,} words and model.tower.role off")
+    return " or ".join(found)
+
+
+def _divided(config: HolographicConfig, vocab_size: int, words: int | None) -> tuple[MemoryPlan, int]:
+    """The plan of a model, and the bytes that `config.memory` lacks for it to be one: what it wants, or 0."""
     learned = words or config.replay
     (fixed, making), shares = _fixed(config, vocab_size, learned), trie_shares(config)
     saved = sum(fixed.get(name, 0) for name in SAVED)
@@ -188,7 +275,7 @@ def memory_plan(config: HolographicConfig, vocab_size: int, words: int | None = 
     if config.memory is None:
         making["checkpoint"] = WAITING * saved
         making["mixture"] = min(making["mixture"], FITTED * FITTED_MOST)
-        return MemoryPlan(fixed, {}, making, FITTED_MOST, None)
+        return MemoryPlan(fixed, {}, making, FITTED_MOST, None), 0
     budget = config.memory * MIB
     fixed["words of the replay"] = REPLAYED * config.replay
     working = budget // WORKING if "readout" in fixed else 0
@@ -201,16 +288,10 @@ def memory_plan(config: HolographicConfig, vocab_size: int, words: int | None = 
     total = sum(share for _, _, share in shares.values())
     rooms = {name: free * share // total for name, (_, _, share) in shares.items()}
     short = {n: least_room(o, vocab_size + extra) for n, (o, extra, _) in shares.items()}
+    wanted = 0
     if any(rooms[name] < short[name] for name in rooms):
         least = max(room * total // shares[name][2] for name, room in short.items())
         made = max((taken + least) // (WORKING - 1), *(making[name] for name in making if name != "word vectors"))
-        needed = taken + max(least + made, COPIES * saved + (1 + COPIES) * least)
-        most = max(fixed, key=lambda name: fixed[name])
-        raise ConfigError(
-            f"`model.memory` is {config.memory} MiB; {vocab_size:,} words want {needed / MIB:,.0f} MiB at least, "
-            f"{fixed[most] / MIB:,.0f} of them for {most}: raise it, take fewer words "
-            "(data.documents.vocab_size, data.min_count), a shorter model.replay, fewer model.counts.skips and "
-            "classes, fewer model.tower.levels, or model.tower.role off"
-        )
+        wanted = taken + max(least + made, COPIES * saved + (1 + COPIES) * least)
     making["checkpoint"] = COPIES * (saved + sum(rooms.values()))
-    return MemoryPlan(fixed, rooms, making, making["mixture"] // FITTED, working // PAIR)
+    return MemoryPlan(fixed, rooms, making, making["mixture"] // FITTED, working // PAIR), wanted

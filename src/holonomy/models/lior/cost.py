@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 from holonomy.core.errors import ConfigError
+from holonomy.core.machine import available_memory
 from holonomy.core.modes import BUMPS, COUPLED
 from holonomy.models.lior.config import LiorConfig
 
@@ -126,11 +126,6 @@ def least_memory(config: LiorConfig, *, vocab_size: int) -> Memory:
     return Memory(weight_bytes(config, vocab_size=vocab_size), FLOAT * tokens * per_token)
 
 
-def physical_memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def check_fits(config: LiorConfig, *, vocab_size: int, available: int | None = None) -> None:
     """Refuses, before anything is allocated, a training that the machine has too little memory for.
 
@@ -142,7 +137,7 @@ def check_fits(config: LiorConfig, *, vocab_size: int, available: int | None = N
     Raises:
         ConfigError: names the estimate and what to lower.
     """
-    need, room = least_memory(config, vocab_size=vocab_size), physical_memory() if available is None else available
+    need, room = least_memory(config, vocab_size=vocab_size), available_memory() if available is None else available
     if need.total > room:
         wide, long = ("model.d, model.n_osc or model.hidden", "data.batch or data.seq_len, or raise train.accumulate")
         raise ConfigError(
