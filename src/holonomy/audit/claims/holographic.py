@@ -325,7 +325,7 @@ def bound_apart(model: HolographicModel, ids: np.ndarray, documents: Sequence[np
 
 @claim(
     "holographic.one-path",
-    statement="With bindings, all ways to ask agree; what is bound is read at its address and settles into what they say.",
+    statement="With bindings, all ways to ask agree; what is bound is read at its address and settles into it.",
     source="docs/holographic.md",
     limit_s=300.0,
 )
