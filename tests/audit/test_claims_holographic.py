@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 import pytest
 from mutants import Mutant
 
 from holonomy.audit.claims import holographic as claims
+from holonomy.models.holographic import mirror
 from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.mirror import Mirror
+from holonomy.models.holographic.settle import spread_counts as plain_counts
 from holonomy.models.holographic.signatures import Signatures
 from holonomy.models.holographic.tower import Tower
 
@@ -58,11 +62,28 @@ def promotion_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Mirror, "merge", lambda self, other, mine, theirs: self.tower.merge(other.tower))
 
 
+def read_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = Tower.read
+
+    def read(self: Tower, symbols, order):
+        other = copy(self)
+        other.seed = self.seed + 1
+        return plain(other, symbols, order)
+
+    monkeypatch.setattr(Tower, "read", read)
+
+
+def states_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "spread_counts", lambda state, size: (plain_counts(state, size) - 1).clamp(min=0))
+
+
 MUTANTS = [
     Mutant("holographic.capacity", "every two channels are the same", channels_alike),
     Mutant("holographic.capacity", "the sum of squares is a tenth too large", sums_overstated),
     Mutant("holographic.exact-counts", "grams seen once are forgotten", rare_grams_forgotten),
     Mutant("holographic.exact-counts", "grams reach over the border of documents", all_is_a_document),
+    Mutant("holographic.one-path", "the read-out takes another address", read_elsewhere),
+    Mutant("holographic.one-path", "the bindings' distribution leaves counts of one out", states_unasked),
     Mutant("holographic.unlearning", "the store keeps what is unlearned", store_remembers),
     Mutant("holographic.unlearning", "pairs frequent in both together stay in the store", promotion_forgotten),
 ]

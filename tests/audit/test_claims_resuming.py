@@ -11,6 +11,7 @@ from mutants import Mutant, assert_refuted, assert_stands
 from holonomy.audit.claims import resuming
 from holonomy.data.tokens import WindowSampler
 from holonomy.learn.autograd import GradientLearner
+from holonomy.models.holographic.counts import CountTrie
 from holonomy.models.holographic.learner import OnePass
 from holonomy.models.ternary.learner import TernaryLearner
 from holonomy.optim.contrastive import AdamW
@@ -57,6 +58,16 @@ def a_batch_comes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OnePass, "load_state", load_state)
 
 
+def counts_are_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = CountTrie.load_state
+
+    def load_state(self, state):
+        plain(self, state)
+        self.prune(2**30)
+
+    monkeypatch.setattr(CountTrie, "load_state", load_state)
+
+
 def processes_forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FORGETFUL), *os.environ.get("PYTHONPATH", "").split(":")]))
 
@@ -67,13 +78,14 @@ MUTANTS = [
     Mutant("train.resume-exact", "noise starts again", noise_starts_again),
     Mutant("train.resume-exact", "a learning rate is forgotten", rate_is_forgotten),
     Mutant("train.resume-exact", "a pass reads a batch twice", a_batch_comes_twice),
+    Mutant("holographic.end-to-end", "exact counts are not saved", counts_are_not_saved),
     Mutant("train.end-to-end", "the text starts again after SIGTERM", processes_forget),
 ]
-SLOW = "train.end-to-end"
+SLOW = ("holographic.end-to-end", "train.end-to-end")
 
 
 def named(name: str) -> object:
-    return pytest.param(name, marks=pytest.mark.slow if name == SLOW else ())
+    return pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
 
 
 @pytest.mark.parametrize("name", [named(n) for n in sorted({m.claim for m in MUTANTS})])
@@ -82,7 +94,7 @@ def test_claims_stand(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "mutant", [pytest.param(m, marks=pytest.mark.slow if m.claim == SLOW else ()) for m in MUTANTS], ids=str
+    "mutant", [pytest.param(m, marks=pytest.mark.slow if m.claim in SLOW else ()) for m in MUTANTS], ids=str
 )
 def test_mutants_are_caught(mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_refuted(mutant, monkeypatch, tmp_path)

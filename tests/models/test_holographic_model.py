@@ -57,21 +57,33 @@ def fresh(split: WordSplit, config: HolographicConfig = SMALL) -> HolographicMod
     return HolographicModel(config, split.tokenizer)
 
 
+def many_contexts(split: WordSplit) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Ten thousand contexts of 0 to 3,000 words in three widths: any words, words of the text, unknown ones alone."""
+    random, found = np.random.default_rng(0), list[tuple[np.ndarray, np.ndarray]]()
+    for rows, width in ((5_000, 30), (4_000, 400), (1_000, 3_000)):
+        ids = random.integers(2, split.tokenizer.vocab_size, (rows, width))
+        for row in range(0, rows, 2):
+            ids[row] = np.resize(np.roll(split.train, -int(random.integers(len(split.train)))), width)
+        ids[::10] = split.tokenizer.unknown_id
+        lengths = random.integers(0, width + 1, rows)
+        lengths[:20], lengths[20:400] = 0, width
+        found.append((ids, lengths))
+    return found
+
+
 @pytest.mark.parametrize("product", ["episodic", "all", "none"])
 def test_probabilities_sum_to_one(split: WordSplit, product: str) -> None:
     mixture = {**SMALL.mixture.model_dump(), "product": product}
     config = HolographicConfig.model_validate({**SMALL.model_dump(), "mixture": mixture})
-    made, random = fresh(split, config), np.random.default_rng(0)
-    ids = random.integers(2, split.tokenizer.vocab_size, (60, 400))
-    lengths = random.integers(0, 401, 60)
-    ids[0], lengths[:2] = 0, (400, 0)
-    ids[5:20] = split.train[: 15 * 400].reshape(-1, 400)[:15] if len(split.train) >= 6000 else split.train[:400]
+    made, asked = fresh(split, config), many_contexts(split)
+    assert sum(len(ids) for ids, _ in asked) == 10_000
     for trained in (False, True):
         if trained:
             made.learn_text(split.train)
             made.fit(split.train)
         assert made.mixture.calibrated == trained
-        assert (made.next_log_probs(ids, lengths).exp().sum(1) - 1).abs().max() < 1e-5
+        for ids, lengths in asked:
+            assert (made.next_log_probs(ids, lengths).exp().sum(1) - 1).abs().max() < 1e-5
 
 
 def test_all_ways_to_ask_agree(model: HolographicModel, split: WordSplit) -> None:

@@ -177,6 +177,31 @@ def test_divergence_of_plain_rows() -> None:
     assert np.allclose(divergence_of(p, q), [math.log(2), 0.0])
 
 
+def test_what_is_flagged_as_a_conflict_was_planted() -> None:
+    made = HolographicModel(
+        HolographicConfig.model_validate(CONFIG), WordTokenizer([f"w{i}" for i in range(WORDS - 2)])
+    )
+    words, random = text(), np.random.default_rng(5)
+    made.learn_text(words)
+    made.fit(words)
+    contexts = random.permutation(np.unique(random.integers(2, WORDS, (400, 4)), axis=0))[:200]
+    first, size = random.integers(2, WORDS, 200), WORDS - 2
+    other = (first - 2 + random.integers(1, size, 200)) % size + 2
+    made.learn_batch(np.repeat(contexts, 20, 0), np.repeat(first, 20))
+    assert made.mirror is not None
+    # The counts of a hundred contexts remember one word, and the bindings are made to say another.
+    weights = np.tile([0, 0, 20], (100, 1))
+    made.mirror.bind(contexts[:100], np.full(100, 3), first[:100], -weights)
+    made.mirror.bind(contexts[:100], np.full(100, 3), other[:100], weights)
+    flagged = retrieve_batch(made, contexts).conflict
+    elsewhere = np.concatenate(
+        [np.lib.stride_tricks.sliding_window_view(words, 4), random.integers(2, WORDS, (1000, 4))]
+    )
+    false = flagged[100:].sum() + retrieve_batch(made, elsewhere).conflict.sum()
+    found = flagged[:100].sum()
+    assert found >= 90 and found / (found + false) >= 0.8
+
+
 def followers_of(words: np.ndarray, starts: list[int], most: int) -> dict[tuple[int, ...], Counter[int]]:
     """What followed each context of one to `most` words, and how often, by a plain walk."""
     found: dict[tuple[int, ...], Counter[int]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -18,7 +19,8 @@ import numpy as np
 import torch
 
 from holonomy.audit.claim import DoesNotApply, Evidence, Figure, Setting, claim
-from holonomy.core.errors import Interrupted
+from holonomy.core.errors import HolonomyError, Interrupted
+from holonomy.data.text import load_text
 from holonomy.infer.sampling import Sampling
 from holonomy.infer.session import generate
 from holonomy.recipes import configure, launch
@@ -269,3 +271,102 @@ def end_to_end(setting: Setting) -> Evidence:
             Figure("texts generated", len({printed, written}), "==", 1),
         )
     )
+
+
+ONE_PASS = {
+    "train.cadence.log_every": "1",
+    "model.batch_size": "400",
+    "model.counts.classes": "[20]",
+    "model.similarity.dim": "16",
+    "model.mixture.product_steps": "5",
+    "model.mixture.em_steps": "20",
+    "model.tower.role": "mirror",
+    "model.tower.levels": "3",
+    "model.tower.channels": "4",
+    "train.cadence.save_every": "3",
+    "train.cadence.eval_every": "100000",
+    "train.cadence.samples": "0",
+}
+ONE_PASS_RUNS: Mapping[str, tuple[str, int, Mapping[str, str]]] = {
+    "stream": (
+        "holographic-openwebtext",
+        60_000,
+        {
+            "model.replay": "4000",
+            "model.memory": "192",
+            "data.documents.first": "200",
+            "data.documents.held_out": "0.1",
+            "data.documents.apart": "0.1",
+            "data.documents.shuffle": "16",
+        },
+    ),
+    # A stream keeps no text to sleep on.
+    "text with sleeps": (
+        "holographic",
+        30_000,
+        {"model.mixture.blocks": "2", "train.sleep.every": "2000", "train.sleep.least": "2"},
+    ),
+}
+"""Name -> recipe, characters of the reference text of Python, and further overrides."""
+OF_KNESER_NEY = 0.80
+"""Of the perplexity of Kneser-Ney of order 5 on the same words: what a pass has to reach."""
+
+
+@claim(
+    "holographic.end-to-end",
+    statement="Read, learn, sleep, SIGTERM at half, resume, evaluate and write: as undisturbed, and below Kneser-Ney.",
+    source="README.md; docs/holographic.md",
+    limit_s=600.0,
+)
+def holographic_end_to_end(setting: Setting) -> Evidence:
+    """A stream whose token ids are kept, and a text with sleeps, each straight and stopped at half of its batches."""
+    if threading.current_thread() is not threading.main_thread():
+        raise DoesNotApply("signals reach the main thread of a process only")
+    figures, whole_text = [], load_text("pydoc").text
+    for name, (recipe, size, further) in ONE_PASS_RUNS.items():
+        text, source = whole_text[:size], setting.scratch / f"{name}.txt"
+        chosen = {**ONE_PASS, **further, "model.seed": str(setting.seed)}
+        if name == "stream":
+            source = source.with_suffix(".jsonl")
+            parts = (text[at : at + 2000] for at in range(0, size, 2000))
+            source.write_text("".join(json.dumps({"text": part}) + "\n" for part in parts), encoding="utf-8")
+            chosen["data.documents.cache"] = str(setting.scratch / "ids")
+        else:
+            source.write_text(text, encoding="utf-8")
+        settings = [f"{k}={v}" for k, v in {**chosen, "data.source": str(source)}.items()]
+        config = configure(recipe, overrides=settings).config
+        whole, cut = setting.scratch / f"{name} whole", setting.scratch / f"{name} cut"
+        report = launch.train(config, recipe=recipe, run=whole.name, root=setting.scratch, progress=SilentProgress())
+        stopped = 0
+        try:
+            launch.train(config, recipe=recipe, run=cut.name, root=setting.scratch, progress=Stopper(report.steps // 2))
+        except Interrupted:
+            stopped = 1
+            torch.manual_seed(stopped)
+            try:
+                launch.resume(str(cut), root=setting.scratch, progress=SilentProgress())
+            except HolonomyError as error:
+                raise AssertionError(f"{name}: what was stopped cannot go on: {error}") from error
+        wanted, found = (launch.read_checkpoint(str(run), setting.scratch) for run in (whole, cut))
+        final = [{k: v for k, v in _records(run)[-1].items() if k != "time"} for run in (whole, cut)]
+        judged = [launch.evaluate(str(run), root=setting.scratch) for run in (whole, cut)]
+        sampling = Sampling(temperature=0)
+        written = [
+            "".join(generate(launch.load(r), "the ", sampling=sampling, max_tokens=16, seed=0)) for r in (whole, cut)
+        ]
+        loss, plain = report.metrics["val/loss"], report.metrics["baseline/kn5"]
+        figures += [
+            Figure(f"{name}: runs that were stopped", stopped, "==", 1),
+            Figure(f"{name}: tensors that differ", _differing(found.tensors, wanted.tensors), "==", 0),
+            Figure(f"{name}: final metrics", len(final[0]), ">=", 10),
+            Figure(
+                f"{name}: final metrics that differ", sum(final[1].get(k) != v for k, v in final[0].items()), "==", 0
+            ),
+            Figure(f"{name}: loss by eval differs by", max(abs(j["val/loss"] - loss) for j in judged), "<=", 1e-6),
+            Figure(f"{name}: characters written", min(map(len, written)), ">=", 10),
+            Figure(f"{name}: texts written", len(set(written)), "==", 1),
+            Figure(f"{name}: perplexity over that of KN-5", math.exp(loss - plain), "<=", OF_KNESER_NEY),
+        ]
+        if "train.sleep.every" in further:
+            figures.append(Figure(f"{name}: sleeps", report.metrics["memory/sleeps"], ">=", 1))
+    return Evidence(tuple(figures))

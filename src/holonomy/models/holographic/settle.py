@@ -16,8 +16,6 @@ STEPS = 40
 """Words explained at most."""
 LEAST, NOISE = 0.5, 3.3
 """A word is explained if its count exceeds a half, and 3.3 standard deviations of the noise."""
-REFIT = 512
-"""States whose counts are fitted together at a time."""
 QUIET, LOUD = 0.707, 1.414
 """Bounds between three classes of noise that is left."""
 COUNT_CLASSES = 10
@@ -48,18 +46,16 @@ def noise(x: Float[Tensor, "B K 4 4"]) -> Float[Tensor, " B"]:
     return (x.flatten(1).square().sum(1) / (4 * channels) / (16 * channels)).sqrt()
 
 
-def settle(x: Float[Tensor, "B K 4 4"], signatures: Signatures, *, steps: int = STEPS, refit: bool = False) -> Settled:
+def settle(x: Float[Tensor, "B K 4 4"], signatures: Signatures, *, steps: int = STEPS) -> Settled:
     """Takes the most likely word with its count out of each x, again and again, until only noise is left.
 
     The energy of the residual falls by 4 K v^2 with each word of count v. Words taken early were read through all the
-    others; fitting the counts of all words found together makes them exact where no other items stand, and noisier
-    where many do.
+    others, so counts of several, large ones above all, are exact only nearly.
 
     Args:
         x: superpositions.
         signatures: of the words.
         steps: words taken out at most.
-        refit: whether counts are fitted together at the end.
     """
     residual, batch = x.clone(), len(x)
     tokens = torch.full((batch, steps), -1, device=x.device)
@@ -82,10 +78,6 @@ def settle(x: Float[Tensor, "B K 4 4"], signatures: Signatures, *, steps: int = 
         taken[active] += 1
     longest = max(1, int(used.max())) if batch else 1
     tokens, counts = tokens[:, :longest], counts[:, :longest]
-    if refit:
-        several = (used > 1).nonzero().squeeze(1)
-        for part in several.split(REFIT):
-            counts[part], residual[part] = _fitted(x[part], tokens[part], signatures)
     return Settled(tokens, counts, residual, noise(residual), taken)
 
 
@@ -100,17 +92,6 @@ def settle_among(x: Float[Tensor, "B K 4 4"], signatures: Signatures, words: Int
             for parts, value in ((tokens, -1), ([s.counts for s in found], 0.0))]  # fmt: skip
     rest = (torch.cat([s[k] for s in found]) for k in (2, 3, 4))
     return Settled(*(torch.cat(parts) for parts in wide), *rest)
-
-
-def _fitted(
-    x: Float[Tensor, "B K 4 4"], tokens: Int[Tensor, "B R"], signatures: Signatures
-) -> tuple[Float[Tensor, "B R"], Float[Tensor, "B K 4 4"]]:
-    """Counts of given words that leave the smallest residual, none below zero, and that residual."""
-    there = tokens >= 0
-    words = signatures.words[tokens.clamp(min=0)].flatten(2) * there[..., None]
-    gram = words @ words.mT + torch.diag_embed((~there).to(words.dtype))
-    counts = torch.linalg.solve(gram, (words @ x.flatten(1)[..., None])).squeeze(-1).clamp(min=0)
-    return counts, x - (counts[:, None] @ words).view_as(x)
 
 
 def spread_counts(settled: Settled, vocab_size: int) -> Float[Tensor, "B V"]:
