@@ -31,6 +31,8 @@ ON_THE_PACKAGE = [
     *test_claims_generalisation.MUTANTS,
 ]
 """Mutants of claims that look at no trained run; those of the others are tried where their runs are."""
+LONG = ("holographic.one-path",)
+"""Claims that take so long that only they themselves are tried each time."""
 MUTANTS: list[Mutant] = [
     *ON_THE_PACKAGE,
     *test_claims_checkpoints.MUTANTS,
@@ -48,7 +50,9 @@ def test_claims_stand(name: str, tmp_path: Path) -> None:
     assert_stands(name, tmp_path)
 
 
-@pytest.mark.parametrize("mutant", ON_THE_PACKAGE, ids=str)
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(m, marks=pytest.mark.slow if m.claim in LONG else ()) for m in ON_THE_PACKAGE], ids=str
+)
 def test_mutants_are_caught(mutant: Mutant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert_refuted(mutant, monkeypatch, tmp_path)
 

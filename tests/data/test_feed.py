@@ -157,7 +157,7 @@ def test_memory_does_not_follow_the_size_of_the_files(tmp_path: Path) -> None:
         return used
 
     peak(10)  # what the first call imports and keeps is not memory of the texts
-    small, large = peak(2000), peak(6000)  # both larger than what is read at a time
+    small, large = peak(2000), peak(4000)  # both larger than what is read at a time
     assert large < 1.2 * small, (small, large)
 
 

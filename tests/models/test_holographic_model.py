@@ -329,3 +329,5 @@ def test_targets_on_the_reference_of_python() -> None:
     tokens = np.concatenate([split.train, split.test])
     found = predict(made, tokens, np.arange(len(split.train), len(tokens)))
     assert np.exp(found.losses.mean()) <= 0.46 * 71.95
+    report = found.report(split.tokenizer.vocab_size, 0)
+    assert report.calibration <= max(0.02, report.floor + 0.01)

@@ -297,14 +297,14 @@ def test_counts_that_dropped_grams_are_not_called_kneser_ney(lines: Path) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kept", [False, True])
-def test_two_processes_learn_what_one_does(kept: bool, lines: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("processes", "kept"), [(2, False), (2, True), (4, False)])
+def test_several_processes_learn_what_one_does(processes: int, kept: bool, lines: Path, tmp_path: Path) -> None:
     settings = ["model.tower.role=mirror", "model.tower.levels=3", "model.tower.channels=4", f"data.source={lines}"]
     one = trained(configured(lines, *settings), tmp_path / "runs", "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    # Both kinds may run at the same time.
-    command += ["--master-port", str(29651 + kept), "-m", "--", "holonomy", "train", "holographic-openwebtext"]
-    command += ["--run", "two", "--threads", "1", "--quiet"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
+    # All kinds may run at the same time.
+    command += ["--master-port", str(29651 + processes + kept), "-m", "--", "holonomy", "train"]
+    command += ["holographic-openwebtext", "--run", "two", "--threads", "1", "--quiet"]
     settings += ["data.documents.cache=ids"] if kept else []
     command += [part for setting in [*SMALL, *settings] for part in ("--set", setting)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400, cwd=tmp_path)
