@@ -76,7 +76,9 @@ def test_nobody_holds_back_unasked() -> None:
 def test_nobody_commits_to_what_is_never_said() -> None:
     """Nine tenths for the unknown token, then the best has 0.06 of the 0.1 that can be said."""
     row = torch.tensor([[0.9, 0.06, 0.03, 0.01]], dtype=torch.float64).log()
-    assert doubts(row, 0.7, (0,)) == ["the most probable token has probability 0.6, below 0.7"]
+    # -(0.6 ln 0.6 + 0.3 ln 0.3 + 0.1 ln 0.1)
+    reason = "the most probable token has probability 0.6, below 0.7; the entropy is 0.898 nats"
+    assert doubts(row, 0.7, (0,)) == [reason]
     assert doubts(row, 0.59, (0,)) == [None]
     assert doubts(row, 0.7) == [None]
     (reason,) = doubts(torch.tensor([[0.0, -torch.inf]]), 0.1, (0,))

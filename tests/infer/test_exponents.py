@@ -49,8 +49,8 @@ def by_autograd(logs: np.ndarray, x: np.ndarray, tokens: np.ndarray) -> tuple[np
 
 
 def test_steps_are_those_of_autograd_and_a_dense_solver() -> None:
-    random, logs = np.random.default_rng(1), spoken(0, 2, 30, 3, 7)
-    x, tokens = random.normal(0, 1, (2, 30, 4)), random.integers(0, 7, (2, 29))
+    random, logs = np.random.default_rng(1), spoken(0, 2, 16, 3, 7)
+    x, tokens = random.normal(0, 1, (2, 16, 4)), random.integers(0, 7, (2, 15))
     moved, curvature = nothing(2, 4, 3)
     found = multiplied(logs, x, tokens, moved, curvature)
     for row in range(2):

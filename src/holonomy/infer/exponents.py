@@ -69,7 +69,7 @@ def saying() -> Any:
 
 
 @lru_cache(maxsize=1)
-def moments_kernel() -> Any:
+def moment_kernel() -> Any:
     """`measure(logs, probs, mean, spread)`: means and covariances of the rows of `logs` under `probs`."""
 
     def measure(logs, probs, mean, spread):
@@ -88,9 +88,9 @@ def moments_kernel() -> Any:
 
 
 @lru_cache(maxsize=1)
-def following() -> Any:
+def exponent_kernel() -> Any:
     """`follow(logs, x, tokens, moved, curvature, keep, pull, out)`: see `multiplied`."""
-    solve, say, measure = solving(), saying(), moments_kernel()
+    solve, say, measure = solving(), saying(), moment_kernel()
 
     def follow(logs, x, tokens, moved, curvature, keep, pull, out):
         rows, places, voices, words = logs.shape
@@ -138,5 +138,5 @@ def multiplied(
     """
     out = np.empty((*logs.shape[:2], logs.shape[3]), dtype=np.float32)
     tokens = np.ascontiguousarray(tokens)
-    following()(np.ascontiguousarray(logs), x, tokens, moved, curvature, 1 - 1 / MEMORY, PULL, out)
+    exponent_kernel()(np.ascontiguousarray(logs), x, tokens, moved, curvature, 1 - 1 / MEMORY, PULL, out)
     return out

@@ -43,6 +43,9 @@ from holonomy.train.run import RunDirectory
 
 logger = logging.getLogger(__name__)
 
+FREE = ("data.source", "model.tower.levels")
+"""Keys that runs to be merged may differ in: their texts, and levels of the store, of which higher ones are folded."""
+
 
 def _config(saved: Checkpoint) -> HolographicRunConfig:
     if saved.state["config"].get("family") != "holographic":
@@ -306,7 +309,7 @@ def merge(runs: Sequence[str], *, run: str, root: Path, read: Callable[[str], Ch
         mine, theirs = (
             leaves(c.data, "data.") | leaves(c.model, "model.") | {"train.share": c.train.share} for c in (config, own)
         )
-        if odd := [key for key in mine if key != "data.source" and mine[key] != theirs[key]]:
+        if odd := [key for key in mine if key not in FREE and mine[key] != theirs[key]]:
             raise ConfigError(
                 f"`{name}` has {odd[0]} {theirs[odd[0]]!r} where `{runs[0]}` has {mine[odd[0]]!r}; train both with one"
             )

@@ -259,8 +259,8 @@ PATHS_APART = 1e-4
 """Of log probabilities by different paths, nats."""
 
 
-def splitmix(x: np.ndarray) -> np.ndarray:
-    """One step of the generator of that name, on unsigned 64-bit numbers."""
+def scrambled(x: np.ndarray) -> np.ndarray:
+    """One step of splitmix64 on unsigned 64-bit numbers."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
@@ -269,9 +269,9 @@ def splitmix(x: np.ndarray) -> np.ndarray:
 
 def address_of(symbols: np.ndarray, order: int, tower: Tower) -> np.ndarray:
     """Where contexts, nearest word last, belong by the formula: the digit of the order, then others of a hash."""
-    h = splitmix(np.array([tower.seed ^ order * 0x9E3779B97F4A7C15 % 2**64], dtype=np.uint64)).repeat(len(symbols))
+    h = scrambled(np.array([tower.seed ^ order * 0x9E3779B97F4A7C15 % 2**64], dtype=np.uint64)).repeat(len(symbols))
     for j in range(1, order):
-        h = splitmix(h ^ symbols[:, -j].astype(np.uint64) + np.uint64(j * 0xD1B54A32D192ED03 % 2**64))
+        h = scrambled(h ^ symbols[:, -j].astype(np.uint64) + np.uint64(j * 0xD1B54A32D192ED03 % 2**64))
     high, low, below = h >> np.uint64(32), h & np.uint64(2**32 - 1), 4 * (tower.levels - 2)
     first = sum(digits for n, digits in tower.top_digits.items() if n < order)
     top = first + (high * np.uint64(tower.top_digits[order]) >> np.uint64(32)).astype(np.int64)
@@ -329,7 +329,7 @@ def bound_apart(model: HolographicModel, ids: np.ndarray, documents: Sequence[np
     source="docs/holographic.md",
     limit_s=300.0,
 )
-def one_path(setting: Setting) -> Evidence:
+def bound_paths(setting: Setting) -> Evidence:
     """Towers of 3, 4 and 5 levels: 10,200 contexts by every path, 1,020,000 addresses by formula, settled states."""
     random, paths, words, size = np.random.default_rng(setting.seed), list[Paths](), 60, 3_000
     loads = reads = 0
