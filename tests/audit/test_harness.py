@@ -144,6 +144,16 @@ def test_a_text_costs_what_evaluation_says(name: str, models, world: Path) -> No
     assert math.exp(-nats / words) == pytest.approx(ours, rel=1e-4)
 
 
+def test_the_border_of_parts_cuts_no_token_of_a_whole_text(models, world: Path) -> None:
+    text, encode = (world / "held.txt").read_text(encoding="utf-8"), models["pairs"].model.tokenizer.encode
+    cuts = ((n, int(n * 0.9)) for n in range(len(text), 0, -1))
+    size = next(n for n, cut in cuts if len(encode(text[:cut])) + len(encode(text[cut:n])) > len(encode(text[:n])))
+    (world / "cut.txt").write_text(text[:size], encoding="utf-8")
+    for protocol in ("carried", "windows"):
+        measured = launch.evaluate("pairs", root=world / "runs", data=str(world / "cut.txt"), protocol=protocol)
+        assert measured["val/tokens"] == len(encode(text[:size])) - 1
+
+
 def test_texts_longer_than_a_state_are_read_with_all_that_it_keeps(models, world: Path) -> None:
     model = models["words"].model
     limit, tokens = model.context_limit, model.tokenizer.encode((world / "text.txt").read_text(encoding="utf-8") * 2)

@@ -14,24 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from holonomy.cli import console, main
+from holonomy.cli import console
 from holonomy.core.errors import StorageError, TrainingDiverged
 from holonomy.recipes import RECIPES
 
 TEXT = "".join(f"{n} and {n + 1} make {2 * n + 1}.\n\n" for n in range(300))
 SMALL = ["--set", "model.d=16", "--set", "model.n_osc=16", "--set", "model.hidden=16", "--set", "model.heads=2"]
 SMALL += ["--set", "data.seq_len=32", "--set", "data.batch=4", "--threads", "1"]
-
-
-def holonomy(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    """Runs the command line in this process."""
-    monkeypatch.setattr(sys, "argv", ["holonomy", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main.run()
-    printed = capfd.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
 
 
 @pytest.fixture(scope="module")
@@ -63,72 +52,72 @@ def test_train_prints_one_json_object(world: Path) -> None:
     assert report["best"]["metric"] == "val/loss"
 
 
-def test_eval(here: Path, capfd, monkeypatch) -> None:
-    code, out, _ = holonomy(capfd, monkeypatch, "eval", "a", "--baselines", "--json", "--threads", "1")
+def test_eval(here: Path, holonomy) -> None:
+    code, out, _ = holonomy("eval", "a", "--baselines", "--json", "--threads", "1")
     report = json.loads((here / "report.json").read_text())
     metrics = json.loads(out)["metrics"]
     assert code == 0
     for name in ("val/loss", "baseline/kn5", "baseline/kn7"):
         assert metrics[name] == report["metrics"][name]
     (here / "foreign.txt").write_text("1 and 2 make Zürich\n")
-    code, out, _ = holonomy(capfd, monkeypatch, "eval", "a", "--data", "foreign.txt")
+    code, out, _ = holonomy("eval", "a", "--data", "foreign.txt")
     assert "6 of the characters were never seen" in out
-    code, out, _ = holonomy(capfd, monkeypatch, "eval", "runs/a", "--baselines")
+    code, out, _ = holonomy("eval", "runs/a", "--baselines")
     assert code == 0
     assert f"{metrics['val/loss']:.4f}" in out
 
 
-def test_generate_streams_what_json_says(here: Path, capfd, monkeypatch) -> None:
+def test_generate_streams_what_json_says(here: Path, holonomy) -> None:
     words = ["generate", "a", "--prompt", "7 and ", "--max-tokens", "30", "--seed", "3"]
-    code, out, _ = holonomy(capfd, monkeypatch, *words)
+    code, out, _ = holonomy(*words)
     assert code == 0
-    again, as_json, _ = holonomy(capfd, monkeypatch, *words, "--json")
+    again, as_json, _ = holonomy(*words, "--json")
     assert again == 0
     assert json.loads(as_json)["text"] + "\n" == out
     assert len(out) == 31
 
 
-def test_many_prompts_are_continued_as_each_alone(here: Path, capfd, monkeypatch) -> None:
+def test_many_prompts_are_continued_as_each_alone(here: Path, holonomy) -> None:
     (here / "prompts.txt").write_text("7 and 8\n1\n")
     words = ["generate", "a", "--max-tokens", "12", "--selector", "gibbsmax", "--gate", "--top-k", "5"]
-    code, out, _ = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--seed", "3")
+    code, out, _ = holonomy(*words, "--prompts", "prompts.txt", "--seed", "3")
     assert code == 0
     found = [json.loads(line) for line in out.splitlines()]
     for n, prompt in enumerate(["7 and 8", "1"]):
-        _, alone, _ = holonomy(capfd, monkeypatch, *words, "--prompt", prompt, "--seed", str(3 + n), "--quiet")
+        _, alone, _ = holonomy(*words, "--prompt", prompt, "--seed", str(3 + n), "--quiet")
         assert found[n] == {"prompt": prompt, "text": alone, "doubt": None, "fallbacks": 0}
-    code, out, _ = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--seed", "3", "--json")
+    code, out, _ = holonomy(*words, "--prompts", "prompts.txt", "--seed", "3", "--json")
     assert json.loads(out)["texts"] == found
-    _, _, err = holonomy(capfd, monkeypatch, *words, "--prompts", "none.txt")
+    _, _, err = holonomy(*words, "--prompts", "none.txt")
     assert "cannot be read" in err
-    code, _, err = holonomy(capfd, monkeypatch, *words, "--prompts", "prompts.txt", "--prompt", "1")
+    code, _, err = holonomy(*words, "--prompts", "prompts.txt", "--prompt", "1")
     assert code == 2
     assert "give one of them" in err
 
 
-def test_who_holds_back_says_why(here: Path, capfd, monkeypatch) -> None:
+def test_who_holds_back_says_why(here: Path, holonomy) -> None:
     words = ["generate", "a", "--prompt", "7 and ", "--max-tokens", "30", "--least-prob", "0.999"]
-    code, out, err = holonomy(capfd, monkeypatch, *words)
+    code, out, err = holonomy(*words)
     assert (code, out) == (0, "\n")
     assert "note: the model holds back: the most probable token has probability" in err
-    code, out, err = holonomy(capfd, monkeypatch, *words, "--doubt", "fallback", "--json")
+    code, out, err = holonomy(*words, "--doubt", "fallback", "--json")
     found = json.loads(out)
     assert (found["doubt"], found["fallbacks"], found["tokens"]) == (None, 30, 30)
-    code, greedy, _ = holonomy(capfd, monkeypatch, *words[:-2], "--temperature", "0", "--json")
+    code, greedy, _ = holonomy(*words[:-2], "--temperature", "0", "--json")
     assert json.loads(greedy)["text"] == found["text"]
-    code, out, err = holonomy(capfd, monkeypatch, *words, "--quiet")
+    code, out, err = holonomy(*words, "--quiet")
     assert (code, out, err) == (0, "", "")
-    code, _, err = holonomy(capfd, monkeypatch, *words[:-2], "--kernel", "phi", "--temperature", "0.5")
+    code, _, err = holonomy(*words[:-2], "--kernel", "phi", "--temperature", "0.5")
     assert code == 2 and "drop it, or `--temperature`" in err
-    code, _, err = holonomy(capfd, monkeypatch, *words[:-2], "--abstain", "0.2")
+    code, _, err = holonomy(*words[:-2], "--abstain", "0.2")
     assert code == 2 and "`abstain` is 0.2, but only holographic runs" in err
 
 
-def test_memory_and_field_are_for_runs_that_have_them(here: Path, capfd, monkeypatch) -> None:
+def test_memory_and_field_are_for_runs_that_have_them(here: Path, holonomy) -> None:
     words = ["generate", "a", "--prompt", "7 and ", "--max-tokens", "5", "--temperature", "0"]
-    assert holonomy(capfd, monkeypatch, *words, "--memory")[0] == 0
+    assert holonomy(*words, "--memory")[0] == 0
     for command in (words, ["eval", "a", "--protocol", "field"]):
-        code, _, err = holonomy(capfd, monkeypatch, *command, *(["--field"] if command is words else []))
+        code, _, err = holonomy(*command, *(["--field"] if command is words else []))
         assert code == 2
         assert "no tensor field" in err
 
@@ -158,10 +147,10 @@ def test_memory_and_field_are_for_runs_that_have_them(here: Path, capfd, monkeyp
         (4, "not a run directory", ["train", "--resume", "nothing"]),
     ],
 )
-def test_mistakes_are_explained(here: Path, capfd, monkeypatch, code, words, arguments) -> None:
+def test_mistakes_are_explained(here: Path, code, words, arguments, holonomy) -> None:
     for name, content in (("short", b"abc" * 10), ("binary", b"a\0b"), ("latin", b"caf\xff"), ("empty", b"")):
         (here / f"{name}.txt").write_bytes(content)
-    found, out, err = holonomy(capfd, monkeypatch, *arguments)
+    found, out, err = holonomy(*arguments)
     assert found == code, err
     assert words in err.replace("\n", " ")
     assert err.startswith("error: ")
@@ -169,50 +158,50 @@ def test_mistakes_are_explained(here: Path, capfd, monkeypatch, code, words, arg
     assert "Traceback" not in err
 
 
-def test_runs_are_listed_compared_and_verified(here: Path, capfd, monkeypatch) -> None:
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "list", "--json")
+def test_runs_are_listed_compared_and_verified(here: Path, monkeypatch, holonomy) -> None:
+    code, out, _ = holonomy("runs", "list", "--json")
     listed = {r["name"]: r for r in json.loads(out)["runs"]}
     assert code == 0
     assert listed["a"]["state"] == "finished"
     assert listed["a"]["step"] == 40
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "compare", "a")
+    code, out, _ = holonomy("runs", "compare", "a")
     assert code == 0
     assert "finished" in out
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "show", "a", "--json")
+    code, out, _ = holonomy("runs", "show", "a", "--json")
     shown = json.loads(out)
     assert code == 0
     assert shown["metrics"]["val/loss"] == listed["a"]["loss"]
     assert shown["changed"]["model.d"] == 16
     assert "step-40" in shown["checkpoints"]
     assert shown["environment"]["threads"] == 1
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "show", "a")
+    code, out, _ = holonomy("runs", "show", "a")
     assert code == 0
     assert "model.n_osc" in out
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a", "--json", "--threads", "1")
+    code, out, _ = holonomy("runs", "verify", "a", "--json", "--threads", "1")
     assert code == 0
     assert json.loads(out)["runs"][0]["valid"]
     monkeypatch.setattr("holonomy.recipes.launch.verify", lambda run, root: (1.0, 1.002))
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "verify", "a")
+    code, out, _ = holonomy("runs", "verify", "a")
     assert code == 1
     assert "INVALID" in out
-    code, _, err = holonomy(capfd, monkeypatch, "runs", "prune", "b")
+    code, _, err = holonomy("runs", "prune", "b")
     assert code == 4
     assert "there are: a" in err
 
 
-def test_cuda_is_never_replaced_silently(here: Path, capfd, monkeypatch) -> None:
+def test_cuda_is_never_replaced_silently(here: Path, monkeypatch, holonomy) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for option in (["--device", "cuda"], ["--strict-cuda"]):
-        code, _, err = holonomy(capfd, monkeypatch, "train", "lior", "--data", "text.txt", "--run", "z", *option)
+        code, _, err = holonomy("train", "lior", "--data", "text.txt", "--run", "z", *option)
         assert code == 2
         assert "CUDA" in err
         assert not (here / "runs" / "z").exists()
 
 
-def test_config_show_names_origins(capfd, monkeypatch) -> None:
-    code, out, _ = holonomy(capfd, monkeypatch, "config", "show", "lior", "--set", "model.d=64", "--json")
+def test_config_show_names_origins(holonomy) -> None:
+    code, out, _ = holonomy("config", "show", "lior", "--set", "model.d=64", "--json")
     shown = json.loads(out)
     assert code == 0
     assert shown["config"]["model"]["d"] == 64
@@ -220,16 +209,16 @@ def test_config_show_names_origins(capfd, monkeypatch) -> None:
     assert shown["origins"]["data.unk"] == "recipe lior"
 
 
-def test_config_show_yaml_is_a_config_file(here: Path, capfd, monkeypatch) -> None:
-    _, out, _ = holonomy(capfd, monkeypatch, "config", "show", "lior-smoke", "--set", "model.d=64", "--yaml")
+def test_config_show_yaml_is_a_config_file(here: Path, holonomy) -> None:
+    _, out, _ = holonomy("config", "show", "lior-smoke", "--set", "model.d=64", "--yaml")
     (here / "mine.yaml").write_text(out)
-    code, again, _ = holonomy(capfd, monkeypatch, "config", "show", "lior", "--config", "mine.yaml", "--yaml")
+    code, again, _ = holonomy("config", "show", "lior", "--config", "mine.yaml", "--yaml")
     assert code == 0
     assert again == out
 
 
-def test_resume_of_a_finished_run_and_its_table(here: Path, capfd, monkeypatch) -> None:
-    code, out, err = holonomy(capfd, monkeypatch, "train", "--resume", "a", "--threads", "1")
+def test_resume_of_a_finished_run_and_its_table(here: Path, holonomy) -> None:
+    code, out, err = holonomy("train", "--resume", "a", "--threads", "1")
     assert code == 0
     assert "Kneser-Ney, order 7" in out
     assert "holonomy chat a" in out
@@ -261,23 +250,23 @@ def test_plain_terminals_and_closed_pipes(here: Path) -> None:
     assert piped.stderr == ""
 
 
-def test_an_interrupt_is_said(monkeypatch, capfd) -> None:
+def test_an_interrupt_is_said(monkeypatch, holonomy) -> None:
     def interrupted(run: str, root: Path) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("holonomy.recipes.launch.verify", interrupted)
-    code, out, err = holonomy(capfd, monkeypatch, "runs", "verify", "a")
+    code, out, err = holonomy("runs", "verify", "a")
     assert (code, out, err.strip()) == (130, "", "error: interrupted")
 
 
-def test_names_are_printed_as_they_are(tmp_path: Path, monkeypatch, capfd) -> None:
+def test_names_are_printed_as_they_are(tmp_path: Path, monkeypatch, capfd, holonomy) -> None:
     monkeypatch.chdir(tmp_path)
     names = "my[red].txt", "[/x].txt", ":car:.txt"
     digest = hashlib.sha256(b"a text of some words").hexdigest()
     for name in names:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text("a text of some words")
-        code, out, err = holonomy(capfd, monkeypatch, "data", "info", name)
+        code, out, err = holonomy("data", "info", name)
         assert (code, err) == (0, "")
         assert name in out
         assert digest in re.sub(r"\W", "", out), "not cut at eighty columns"
@@ -285,21 +274,21 @@ def test_names_are_printed_as_they_are(tmp_path: Path, monkeypatch, capfd) -> No
     assert capfd.readouterr().err == f"0 {names[0]}, 1 {names[1]}, 2 {names[2]}\n"
 
 
-def test_every_recipe_is_listed_by_its_whole_name(monkeypatch, capfd) -> None:
+def test_every_recipe_is_listed_by_its_whole_name(monkeypatch, holonomy) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    code, out, _ = holonomy(capfd, monkeypatch, "recipes")
+    code, out, _ = holonomy("recipes")
     assert code == 0
     assert [line for line in out.splitlines() if not line.startswith(" ")] == [r.name for r in RECIPES]
 
 
-def test_a_text_of_one_line_is_learned_and_spoken(tmp_path: Path, monkeypatch, capfd) -> None:
+def test_a_text_of_one_line_is_learned_and_spoken(tmp_path: Path, monkeypatch, holonomy) -> None:
     monkeypatch.chdir(tmp_path)
     Path("line.txt").write_text("some words and no line end, " * 60)
     sampled = ["--steps", "2", "--set", "train.cadence.samples=5", "--set", "data.unk=false"]
-    code, out, err = holonomy(capfd, monkeypatch, "train", "lior", "--data", "line.txt", "--run", "r", *SMALL, *sampled)
+    code, out, err = holonomy("train", "lior", "--data", "line.txt", "--run", "r", *SMALL, *sampled)
     assert code == 0, err
     assert "sample" in out and "warning" not in err
-    code, out, _ = holonomy(capfd, monkeypatch, "generate", "r", "--max-tokens", "7", "--quiet")
+    code, out, _ = holonomy("generate", "r", "--max-tokens", "7", "--quiet")
     assert (code, len(out)) == (0, 7)
 
 
@@ -322,22 +311,22 @@ def test_interrupted_training_saves_names_the_checkpoint_and_resumes(here: Path)
     assert "Plain baselines are measured when a run uses up its budget" in page
 
 
-def test_every_training_leaves_a_report(here: Path, capfd, monkeypatch, tmp_path: Path) -> None:
+def test_every_training_leaves_a_report(here: Path, tmp_path: Path, holonomy) -> None:
     first = (here / "runs" / "a" / "report.html").read_bytes()
     printed, kept = (json.loads((here / n).read_text()) for n in ("report.json", "runs/a/result.json"))
     assert kept.keys() == printed.keys()
     assert kept["metrics"] == printed["metrics"]
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "report", "a", "--out", str(tmp_path / "page.html"), "--json")
+    code, out, _ = holonomy("runs", "report", "a", "--out", str(tmp_path / "page.html"), "--json")
     assert code == 0
     found = json.loads(out)
     assert found == {"run": "a", "report": str(tmp_path / "page.html"), "bytes": len(first), "faults": []}
     assert (tmp_path / "page.html").read_bytes() == first
-    code, out, _ = holonomy(capfd, monkeypatch, "runs", "report", "runs/a")
+    code, out, _ = holonomy("runs", "report", "runs/a")
     assert (code, out) == (0, "runs/a/report.html\n")
-    assert holonomy(capfd, monkeypatch, "runs", "report", "aa")[0] == 4
+    assert holonomy("runs", "report", "aa")[0] == 4
 
 
-def test_a_report_that_fails_is_told_of_and_costs_nothing_else(here: Path, capfd, monkeypatch) -> None:
+def test_a_report_that_fails_is_told_of_and_costs_nothing_else(here: Path, monkeypatch, holonomy) -> None:
     from holonomy.audit import run_report
 
     def full(path: Path, text: str) -> None:
@@ -345,13 +334,13 @@ def test_a_report_that_fails_is_told_of_and_costs_nothing_else(here: Path, capfd
 
     monkeypatch.setattr(run_report, "replace_text", full)
     train = ["train", "lior", "--data", "text.txt", "--steps", "2", *SMALL, "--json"]
-    code, out, err = holonomy(capfd, monkeypatch, *train, "--run", "full")
+    code, out, err = holonomy(*train, "--run", "full")
     assert code == 0
     assert json.loads(out)["steps"] == 2
     assert "warning: no report of runs/full was written: cannot write `runs/full/report.html`: No space left" in err
 
 
-def test_a_training_that_diverges_leaves_a_report(here: Path, capfd, monkeypatch) -> None:
+def test_a_training_that_diverges_leaves_a_report(here: Path, monkeypatch, holonomy) -> None:
     from holonomy.recipes import launch
 
     def lost(*_, **__) -> None:
@@ -359,59 +348,59 @@ def test_a_training_that_diverges_leaves_a_report(here: Path, capfd, monkeypatch
 
     monkeypatch.setattr(launch, "fit", lost)
     train = ["train", "lior", "--data", "text.txt", "--steps", "9", *SMALL, "--json", "--run", "wild"]
-    code, out, err = holonomy(capfd, monkeypatch, *train)
+    code, out, err = holonomy(*train)
     assert (code, out) == (5, "")
     assert "12 tokens is no number at step 3" in (here / "runs" / "wild" / "report.html").read_text()
     assert "warning: the report of runs/wild lacks a part: Inside the model" in err
 
 
-def test_config_validate_and_migrate(tmp_path: Path, capfd, monkeypatch) -> None:
+def test_config_validate_and_migrate(tmp_path: Path, monkeypatch, holonomy) -> None:
     file = tmp_path / "old.yaml"
     file.write_text("train:\n  optim:\n    lr: 0.002\n    warmup: 0.1\n")
-    code, _, errors = holonomy(capfd, monkeypatch, "config", "validate", str(file))
+    code, _, errors = holonomy("config", "validate", str(file))
     assert code == 2
     assert "`train.optim.warmup` is now `train.schedule.warmup`" in errors
-    code, printed, errors = holonomy(capfd, monkeypatch, "config", "migrate", str(file))
+    code, printed, errors = holonomy("config", "migrate", str(file))
     assert code == 0
     assert "is now" in errors
     assert "version: 2" in printed
-    assert holonomy(capfd, monkeypatch, "config", "migrate", str(file), "--write")[0] == 0
+    assert holonomy("config", "migrate", str(file), "--write")[0] == 0
     assert file.read_text() == printed
-    code, printed, _ = holonomy(capfd, monkeypatch, "config", "validate", str(file), "--json")
+    code, printed, _ = holonomy("config", "validate", str(file), "--json")
     assert code == 0
     assert json.loads(printed)["keys"] == ["version", "train.optim.lr", "train.schedule.warmup"]
     monkeypatch.setenv("HOLONOMY__TRAIN__SEED", "many")
-    code, _, errors = holonomy(capfd, monkeypatch, "config", "show", "lior")
+    code, _, errors = holonomy("config", "show", "lior")
     assert code == 2
     assert "HOLONOMY__TRAIN__SEED: `train.seed`" in errors
 
 
-def test_data_is_listed_described_prepared_and_trained_on(tmp_path: Path, capfd, monkeypatch) -> None:
+def test_data_is_listed_described_prepared_and_trained_on(tmp_path: Path, monkeypatch, holonomy) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [json.dumps({"text": f"{n} and {n + 1} make {2 * n + 1}."}) for n in range(300)]
     Path("sums.jsonl").write_text("\n".join([*lines[:100], "broken", *lines[100:]]))
-    code, _, errors = holonomy(capfd, monkeypatch, "data", "prepare", "sums.jsonl", "--out", "sums")
+    code, _, errors = holonomy("data", "prepare", "sums.jsonl", "--out", "sums")
     assert code == 3
     assert "sums.jsonl`:101" in errors
     rest = ["--out", "sums", "--skip-bad", "--unk", "--json"]
-    code, printed, _ = holonomy(capfd, monkeypatch, "data", "prepare", "sums.jsonl", *rest)
+    code, printed, _ = holonomy("data", "prepare", "sums.jsonl", *rest)
     assert code == 0
     assert json.loads(printed)["documents"] == 300
-    code, printed, _ = holonomy(capfd, monkeypatch, "data", "info", "sums", "--json")
+    code, printed, _ = holonomy("data", "info", "sums", "--json")
     found = json.loads(printed)
     assert (code, found["documents"], found["bytes_per_token"]) == (0, 300, 2)
     Path("sums.txt").write_text("".join(f"{json.loads(line)['text']}\n\n" for line in lines))
     reports = []
     for source in ("sums", "sums.txt"):
         arguments = ["train", "lior", "--data", source, "--run", f"r-{source}", "--steps", "5", *SMALL, "--json"]
-        code, printed, errors = holonomy(capfd, monkeypatch, *arguments)
+        code, printed, errors = holonomy(*arguments)
         assert code == 0, errors
         reports.append(json.loads(printed)["metrics"])
     assert reports[0]["val/loss"] == reports[1]["val/loss"]
     assert reports[0]["baseline/kn5"] == reports[1]["baseline/kn5"]
-    code, printed, _ = holonomy(capfd, monkeypatch, "data", "info", "sums.txt", "--json")
+    code, printed, _ = holonomy("data", "info", "sums.txt", "--json")
     assert json.loads(printed)["characters"] == found["tokens"]
-    code, printed, _ = holonomy(capfd, monkeypatch, "data", "list", "--json")
+    code, printed, _ = holonomy("data", "list", "--json")
     assert {row["name"] for row in json.loads(printed)["data"]} == {"pydoc", "tinyshakespeare", "wordnet-mammals"}
 
 

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
-import pytest
-
-from holonomy.cli.main import run
 
 
-def holonomy(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: str) -> tuple[int, str, str]:
-    monkeypatch.setattr(sys, "argv", ["holonomy", *words])
-    with pytest.raises(SystemExit) as left:
-        run()
-    out, err = capfd.readouterr()
-    return int(left.value.code or 0), out, err
-
-
-def test_from_nouns_to_points(tmp_path: Path, capfd, monkeypatch) -> None:
+def test_from_nouns_to_points(tmp_path: Path, holonomy) -> None:
     words = ["entity", "animal", "dog", "cat", "plant", "tree"]
     above = [None, 0, 1, 1, 0, 4]
     nouns, index = "", ""
@@ -31,21 +19,21 @@ def test_from_nouns_to_points(tmp_path: Path, capfd, monkeypatch) -> None:
     (tmp_path / "data.noun").write_text(nouns)
     (tmp_path / "index.noun").write_text(index)
     table, points = tmp_path / "pairs.tsv", tmp_path / "points.tsv"
-    code, out, err = holonomy(capfd, monkeypatch, "data", "wordnet", str(tmp_path), "--out", str(table), "--json")
+    code, out, err = holonomy("data", "wordnet", str(tmp_path), "--out", str(table), "--json")
     assert code == 0, err
     assert json.loads(out) == {"out": str(table), "nouns": 6, "relations": 8}
     embed = ["embed", str(table), "--dim", "3", "--out", str(points), "--threads", "1"]
-    code, out, err = holonomy(capfd, monkeypatch, *embed, "--json")
+    code, out, err = holonomy(*embed, "--json")
     assert code == 0, err
     found = json.loads(out)
     assert (found["things"], found["relations"], found["map"], found["mean_rank"]) == (6, 8, 1.0, 1.0)
     names, *columns = np.loadtxt(points, dtype=str, delimiter="\t").T
     assert sorted(names) == sorted(f"{w}.n.01" for w in words)
     assert (np.linalg.norm(np.array(columns, float), axis=0) < 1).all()
-    code, out, _ = holonomy(capfd, monkeypatch, *embed, "--steps", "0")
+    code, out, _ = holonomy(*embed, "--steps", "0")
     assert code == 0
     assert "6 things in 3 dimensions, MAP" in out
     table.write_text("a\tb\nb\ta\n")
-    code, _, err = holonomy(capfd, monkeypatch, *embed)
+    code, _, err = holonomy(*embed)
     assert code == 3
     assert "above itself" in err

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from holonomy.cli import main
 from holonomy.core.config import leaves
 from holonomy.core.errors import ConfigError, DataError
 from holonomy.data.text import load_text
@@ -89,21 +87,8 @@ def test_one_pass_is_the_model_that_learns_the_text_at_once(text: Path, tmp_path
     assert torch.allclose(torch.cat(parts, 1), found.log_probs(ids), atol=1e-5)
 
 
-def holonomy(
-    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str
-) -> tuple[int, str, str]:
-    """Runs the command line in this process."""
-    monkeypatch.setattr(sys, "argv", ["holonomy", *arguments])
-    with pytest.raises(SystemExit) as ended:
-        main.run()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(False)
-    printed = capfd.readouterr()
-    return int(ended.value.code or 0), printed.out, printed.err
-
-
 def test_an_interrupted_pass_goes_on_exactly(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holonomy
 ) -> None:
     config = configured(text, "train.cadence.save_every=2")
     whole = trained(config, tmp_path, "whole")
@@ -127,7 +112,7 @@ def test_an_interrupted_pass_goes_on_exactly(
     fitted = [row["val/calibrated"] for row in logged if "val/loss" in row]
     assert len(fitted) > 2 and fitted == [0] * (len(fitted) - 1) + [1]
     for name, said in (("cut", True), ("whole", False)):
-        code, out, err = holonomy(capfd, monkeypatch, "eval", name, "--root", str(tmp_path), "--threads", "1")
+        code, out, err = holonomy("eval", name, "--root", str(tmp_path), "--threads", "1")
         assert code == 0 and "this model" in out and ("nothing was fitted yet" in err) == said
     again = launch.resume("cut", root=tmp_path, progress=SilentProgress())
     assert again.steps == whole.steps
@@ -159,9 +144,7 @@ def test_a_text_with_too_few_words_to_evaluate_on_is_refused_before_anything_is_
     assert trained(configured(path), runs).metrics["val/tokens"] == 100
 
 
-def test_options_that_a_pass_has_no_use_for_name_what_serves_instead(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_a_pass_has_no_use_for_name_what_serves_instead(text: Path, tmp_path: Path, holonomy) -> None:
     train = ["train", "holographic", "--data", str(text), "--root", str(tmp_path), "--run", "a", "--threads", "1"]
     for option, named in (
         (["--steps", "3"], "`--steps` is not for .* learns its text once.*train.share, or train.words"),
@@ -170,11 +153,11 @@ def test_options_that_a_pass_has_no_use_for_name_what_serves_instead(
         (["--strict-cuda"], "`--strict-cuda` .*on the CPU.*train.threads"),
         (["--seed", str(2**40)], "model.seed"),
     ):
-        code, _, err = holonomy(capfd, monkeypatch, *train, *option)
+        code, _, err = holonomy(*train, *option)
         assert code == 2 and re.search(named, " ".join(err.split())), err
         assert not (tmp_path / "a").exists()
     small = [word for setting in SMALL for word in ("--set", setting)]
-    code, _, err = holonomy(capfd, monkeypatch, *train, *small, "--seed", "5", "--quiet")
+    code, _, err = holonomy(*train, *small, "--seed", "5", "--quiet")
     assert code == 0, err
     assert launch.config_of_run("a", tmp_path).model.seed == 5
 

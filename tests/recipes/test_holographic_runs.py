@@ -6,14 +6,12 @@ import json
 import os
 import shutil
 import signal
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from holonomy.cli import main
 from holonomy.core.errors import CheckpointError, ConfigError, DataError, StorageError
 from holonomy.data.text import load_text
 from holonomy.models.holographic.config import HolographicRunConfig
@@ -206,52 +204,44 @@ def test_merged_runs_are_one_pass_over_their_texts(texts: list[Path], tmp_path: 
     assert not (tmp_path / "x").exists()
 
 
-def test_a_run_sleeps(texts: list[Path], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch) -> None:
+def test_a_run_sleeps(texts: list[Path], tmp_path: Path, holonomy) -> None:
+    here = ("--root", str(tmp_path))
     trained(tmp_path, "a", texts[0].parent / "whole.txt")
-
-    def holonomy(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["holonomy", *arguments, "--root", str(tmp_path)])
-        with pytest.raises(SystemExit) as ended:
-            main.run()
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(False)
-        printed = capfd.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
 
     directory = launch.RunDirectory.open("a", tmp_path)
     loss, first = launch.verify("a", root=tmp_path)[0], steps(directory.checkpoints)[-1]
     tensors = "tensors.safetensors"
     size = (directory.checkpoints / f"step-{first}" / tensors).stat().st_size
     (directory.path / "audit.json").write_text("{}")
-    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1")
+    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1", *here)
     said = json.loads(out)
     assert code == 0 and said["dropped"] == 0 and said["bytes_after"] <= 0.7 * said["bytes_before"]
     # The same model in less memory, on disk too; what was said of the old checkpoint is gone.
     assert launch.verify("a", root=tmp_path) == (loss, loss)
     assert not (directory.path / "audit.json").exists()
     assert (directory.checkpoints / f"step-{first + 1}" / tensors).stat().st_size <= 0.7 * size
-    code, out, _ = holonomy("sleep", "a", "--threads", "1")
+    code, out, _ = holonomy("sleep", "a", "--threads", "1", *here)
     assert code == 0 and f"{said['bytes_after']:,} bytes to {said['bytes_after']:,}" in out
     assert steps(directory.checkpoints)[-1] == first + 1
-    code, _, err = holonomy("forget", "a", "--data", str(texts[0]))
+    code, _, err = holonomy("forget", "a", "--data", str(texts[0]), *here)
     assert code == 3 and "never learned" in err
     # Nothing was lost, so it learns and forgets as one that never slept.
     further(tmp_path, "a", texts[1])
     forget("a", str(texts[1]), root=tmp_path, read=reader(tmp_path))
     assert launch.verify("a", root=tmp_path)[1] == pytest.approx(loss, abs=1e-6)
-    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1", "--least", "2", "--bound", "0.5")
+    code, out, _ = holonomy("sleep", "a", "--json", "--threads", "1", "--least", "2", "--bound", "0.5", *here)
     said = json.loads(out)
     assert code == 0 and said["kept"] and said["dropped"] > 0
     assert said["loss_after"] <= said["loss_before"] + np.log1p(0.5)
     stored, measured = launch.verify("a", root=tmp_path)
     assert stored == pytest.approx(measured, abs=1e-9)
-    code, _, err = holonomy("train", "--resume", "a", "--data", str(texts[0].parent / "none.txt"))
+    code, _, err = holonomy("train", "--resume", "a", "--data", str(texts[0].parent / "none.txt"), *here)
     assert code == 3 and "none.txt" in err
-    code, out, _ = holonomy("train", "--resume", "a", "--data", str(texts[0]), "--json", "--threads", "1")
+    code, out, _ = holonomy("train", "--resume", "a", "--data", str(texts[0]), "--json", "--threads", "1", *here)
     assert code == 0 and json.loads(out)["family"] == "holographic"
-    code, _, err = holonomy("forget", "a", "--data", str(texts[0]))
+    code, _, err = holonomy("forget", "a", "--data", str(texts[0]), *here)
     assert code == 2 and "has slept" in err
-    code, _, err = holonomy("merge", "a", "--run", "x")
+    code, _, err = holonomy("merge", "a", "--run", "x", *here)
     assert code == 2 and "two or more" in err
 
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from holonomy.cli import main
 from holonomy.core.errors import CheckpointError, ConfigError
 from holonomy.data.text import load_text
 from holonomy.data.words import WordTokenizer
@@ -165,15 +162,7 @@ def test_runs_that_do_not_go_together_are_refused(root: Path) -> None:
     assert stored == pytest.approx(measured, abs=1e-6)
 
 
-def test_the_command(root: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def holonomy(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["holonomy", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main.run()
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(False)
-        printed = capfd.readouterr()
-        return int(ended.value.code or 0), printed.out, printed.err
+def test_the_command(root: Path, holonomy) -> None:
 
     words = ["mix", "network", "memory", "--run", "again", "--root", str(root), "--threads", "1"]
     code, out, _ = holonomy(*words, "--json")

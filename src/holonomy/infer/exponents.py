@@ -7,7 +7,9 @@ k = 1 - 1 / memory,
     H <- k H + (x x^T) (x) cov_q(log p),    W <- W + (H + c)^-1 [x (log p(token) - E_q log p) - (1 - k) c W],
 
 recursive least squares with a forgetting factor (Ljung 1999, section 11.2) for the curvature of this likelihood. c
-holds W to zero where nothing was seen, and the last term draws it back there.
+holds W to zero where nothing was seen, and the last term draws it back there. Unlike `models.holographic.tracking`,
+which follows one text by blocks for good, this is a state of each sequence and steps with every token, so that no way
+of cutting a text changes what is said.
 """
 
 from __future__ import annotations

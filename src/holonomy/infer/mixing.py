@@ -198,11 +198,6 @@ class MixedModel:
         limits = [m.context_limit for m in self.members]
         return None if None in limits else max(limit for limit in limits if limit is not None)
 
-    def summed(self, logs: Float[Tensor, "N M V"], weights: Float[Tensor, "N M"]) -> Float[Tensor, "N V"]:
-        """Log probabilities of the sum of the members, normalised."""
-        shares = torch.from_numpy(self.gate(clues(logs, weights))).float()
-        return (logs + shares.log()[:, :, None]).logsumexp(1).log_softmax(1)
-
     def start(self, batch: int) -> Joint:
         """State before the first token: one of each member."""
         return self._joint([m.start(batch) for m in self.members], batch)
@@ -230,11 +225,12 @@ class MixedModel:
         shares, out = state.weights.copy(), np.empty(own.shape)
         share_kernel()(np.ascontiguousarray(own), shares, self.shares, EXCHANGE, out)
         weights = torch.from_numpy(np.concatenate([out, shares.sum(1)[:, None]], 1)).float()
-        said = self.summed(places.flatten(0, 1), weights.flatten(0, 1)).view(len(ids), count + 1, -1)
+        x = clues(places.flatten(0, 1), weights.flatten(0, 1))
+        gated = torch.from_numpy(self.gate(x)).float().view(weights.shape)
+        said = (places + gated.log()[..., None]).logsumexp(2).log_softmax(2)
         moved, curvature = state.moved.copy(), state.curvature.copy()
         if self.pool == "geometric":
-            voices = torch.cat([places, said[:, :, None]], 2).numpy()
-            x = clues(places.flatten(0, 1), weights.flatten(0, 1)).reshape(len(ids), count + 1, -1)
+            voices, x = torch.cat([places, said[:, :, None]], 2).numpy(), x.reshape(len(ids), count + 1, -1)
             said = torch.from_numpy(multiplied(voices, x, known.numpy(), moved, curvature))
         cut = slice(count + 1 - ids.shape[1], None)
         state = Joint([s for _, s in found], shares, moved, curvature, logs[:, -1])

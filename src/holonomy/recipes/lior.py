@@ -356,6 +356,13 @@ def _field_figures(net: EchoLayer) -> dict[str, float]:
     return {} if sites is None else {f"field/{name}": value for name, value in sites.copy().figures().items()}
 
 
+def _whole(corpus: Corpus, config: DataConfig) -> np.ndarray:
+    """All tokens of a text; byte pairs reach over the border of its parts."""
+    if isinstance(corpus.tokenizer, BytePairTokenizer) and not config.stream and not is_store(Path(config.source)):
+        return corpus.tokenizer.encode(load_text(config.source).text)
+    return np.concatenate([corpus.train, corpus.validation])
+
+
 def _evaluate(
     saved: Checkpoint, *, data: str | None, split: str | None, with_baselines: bool, protocol: str | None, mode: str
 ) -> dict[str, float]:
@@ -369,7 +376,7 @@ def _evaluate(
     parts = {
         "train": corpus.train,
         "validation": corpus.validation,
-        "all": np.concatenate([corpus.train, corpus.validation]),
+        "all": _whole(corpus, _of_source(own, data)),
     }
     if split not in parts:
         raise ConfigError(f"`--split` is {split}; wanted one of {', '.join(parts)}")
